@@ -1,0 +1,33 @@
+# make demo: the main job on built-in scenes, in minutes.   make test: lint, types, tests.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+# --no-compile: Python compiles what is imported; compiling all of torch beforehand takes longer than the demo's teacher.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+
+.PHONY: demo test format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/segdistill demo --output demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check --no-fix .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV)

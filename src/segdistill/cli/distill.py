@@ -1,0 +1,19 @@
+"""``segdistill distill``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segdistill.cli.parsing import call
+from segdistill.training.distill import distill
+
+EXAMPLES = """\
+  segdistill distill recipes/idd-lite/student.yaml --teacher runs/teacher --method brd --output runs/brd
+  segdistill distill recipes/idd-lite/student.yaml --teacher runs/teacher --method '[brd, cwd]' --output runs/both
+  segdistill distill recipes/idd-lite/student.yaml --teacher runs/teacher --train.lr 3e-4 \\
+      --method '{brd: {boundary: 2.0}}' --output runs/strong"""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Distils one student."""
+    call(distill, argv, name="distill", first="recipe", examples=EXAMPLES)

@@ -1,0 +1,101 @@
+"""Turns a command line into one call of one Python function."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
+
+from segdistill.errors import UserError, unknown_name
+from segdistill.recipe import explain
+
+T = TypeVar("T")
+
+
+class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Help with defaults, and with the examples' line breaks kept."""
+
+
+def call(
+    function: Callable[..., T], argv: Sequence[str], *, name: str, first: str | None, examples: str
+) -> T:
+    """Calls ``function`` with what ``argv`` says; every keyword of it is an option, nested ones with dots.
+
+    Args:
+        function: annotated, with a Google-style docstring, from which the help is made.
+        argv: the arguments after the command's name.
+        name: the command's name.
+        first: what a leading argument without a dash is: ``"recipe"`` for a YAML file with any of the keywords, or the
+            name of a keyword.
+        examples: shown below the help.
+
+    Raises:
+        UserError: for an unknown, missing or wrong-typed option.
+    """
+    shown = "" if first is None else f" {first.upper()}"
+    parser = ArgumentParser(
+        exit_on_error=False,
+        prog=f"segdistill {name}",
+        usage=f"segdistill {name}{shown} [--option value ...]",
+        description=(inspect.getdoc(function) or "").partition("\n")[0],
+        epilog=f"examples:\n{examples}",
+        formatter_class=_Formatter,
+    )
+    if first == "recipe":
+        parser.add_argument(
+            "--recipe",
+            action=ActionConfigFile,
+            help="YAML file with any of the options below; later ones win",
+        )
+    parser.add_function_arguments(function)
+    arguments = list(argv)
+    if first is not None and arguments and not arguments[0].startswith("-"):
+        arguments[0:1] = [f"--{first}", arguments[0]]
+    try:
+        values = (
+            parser.parse_args(arguments).as_dict()
+            if not _wants_help(arguments)
+            else parser.parse_args(["--help"])
+        )
+    except ArgumentError as error:
+        raise _friendly(error, parser) from error
+    values.pop("recipe", None)
+    return function(**_typed(function, values))
+
+
+def _wants_help(arguments: Sequence[str]) -> bool:
+    return any(argument in ("-h", "--help") for argument in arguments)
+
+
+def _typed(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Dataclass parameters arrive as mappings of checked values; their classes make them whole."""
+    made = dict(values)
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        if hasattr(parameter.annotation, "__dataclass_fields__"):
+            made[name] = parameter.annotation(**values[name])
+    return made
+
+
+def _friendly(error: ArgumentError, parser: ArgumentParser) -> UserError:
+    text = explain(error)
+    known = [
+        option.removeprefix("--")
+        for action in parser._actions
+        for option in action.option_strings
+        if option[:2] == "--"
+    ]
+    group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
+    option = re.search(r"Option '([\w.]+)' is not accepted", text) or re.search(
+        r"unrecognized arguments: --([\w.]+)", text
+    )
+    if group:
+        return unknown_name(
+            "key", f"{group[1]}.{group[2]}", [key for key in known if key.startswith(f"{group[1]}.")]
+        )
+    if option:
+        return unknown_name("key", option[1], [key for key in known if key not in ("help", "print_config")])
+    return UserError(text)

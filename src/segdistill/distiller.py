@@ -1,0 +1,217 @@
+"""`Distiller`: a teacher, a student and methods as one plain module with one loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segdistill.errors import UserError
+from segdistill.losses import cross_entropy
+from segdistill.methods import Method
+from segdistill.networks.network import Network, pad_to_multiple
+
+#: A loss on labels: (logits (B, K, H, W), labels (B, H, W), ignore_index) -> scalar, by keyword.
+TaskLoss = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class LearnerOutput:
+    """What one training step gives back.
+
+    Attributes:
+        loss: the sum of all terms; call ``backward()`` on it.
+        terms: every weighted term by name, e.g. ``task`` and ``brd.boundary``; scalars.
+        logits: the student's class scores at image size, (B, K, H, W).
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    logits: Tensor
+
+
+class Distiller(nn.Module):
+    """Trains a student from labels and from what a teacher shows.
+
+    The teacher is frozen, kept in eval mode and run without gradients. It is deliberately not a submodule:
+    ``parameters()``, ``train()`` and ``state_dict()`` know only the student and the methods' adapters, while
+    ``to()`` moves the teacher along.
+
+    Args:
+        teacher: a trained `Network`.
+        student: the `Network` to train.
+        method: a method or a list of them; their terms are added up.
+        task_loss: loss on labels; cross-entropy, mean over valid pixels, by default. Not used without labels.
+        ignore_index: label of pixels that do not count.
+        ignored: ``"skip"`` leaves ignored pixels out of distillation too; ``"distil"`` lets the teacher speak there.
+
+    Raises:
+        UserError: where something else than a `Network` is given, teacher and student are the same object, or a
+            method cannot pair the two.
+
+    Example:
+        >>> import torch, segdistill
+        >>> teacher = segdistill.load_network("smp:FPN:resnet18", num_classes=4)
+        >>> student = segdistill.load_network("smp:FPN:tu-mobilenetv3_small_050", num_classes=4)
+        >>> distiller = segdistill.Distiller(teacher, student, method=segdistill.methods.BRD())
+        >>> images, labels = torch.rand(2, 3, 64, 64), torch.randint(0, 4, (2, 64, 64))
+        >>> out = distiller(images, labels)
+        >>> out.loss.backward()
+        >>> sorted(out.terms)
+        ['brd.boundary', 'brd.kd', 'brd.relation', 'task']
+    """
+
+    teacher: Network
+
+    def __init__(
+        self,
+        teacher: Network,
+        student: Network,
+        method: Method | Sequence[Method],
+        *,
+        task_loss: TaskLoss = cross_entropy,
+        ignore_index: int = 255,
+        ignored: Literal["skip", "distil"] = "skip",
+    ) -> None:
+        super().__init__()
+        for role, network in (("teacher", teacher), ("student", student)):
+            if not isinstance(network, Network):
+                raise UserError(
+                    f"the {role} is a {type(network).__name__}, expected a segdistill Network; "
+                    "wrap it: Network(model, stages=[...], embedding=..., logits=...)"
+                )
+        if teacher.model is student.model:
+            raise UserError(
+                "teacher and student are the same module; give the student its own copy (copy.deepcopy)"
+            )
+        if teacher.info.in_channels != student.info.in_channels:
+            raise UserError(
+                f"the teacher takes {teacher.info.in_channels} channels and the student {student.info.in_channels}; "
+                "both see the same images"
+            )
+        if ignored not in ("skip", "distil"):
+            raise UserError(f"ignored is '{ignored}', expected 'skip' or 'distil'")
+        methods = [method] if isinstance(method, Method) else list(method)
+        self.student = student
+        self.methods = nn.ModuleDict()
+        for one in methods:
+            if not isinstance(one, Method):
+                raise UserError(
+                    f"method has a {type(one).__name__}, expected segdistill methods such as BRD()"
+                )
+            one.build(student.info, teacher.info)
+            count = sum(type(other) is type(one) for other in self.methods.values())
+            self.methods[one.name if count == 0 else f"{one.name}_{count + 1}"] = one
+        object.__setattr__(self, "teacher", teacher.requires_grad_(False).eval())
+        self.task_loss = task_loss
+        self.ignore_index = ignore_index
+        self.ignored = ignored
+        self._multiple = math.lcm(teacher.multiple, student.multiple)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
+        self.teacher._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
+
+    @property
+    def has_pre_stage(self) -> bool:
+        """Whether a method does something in `prepare`."""
+        return any(type(method).prepare is not Method.prepare for method in self._methods())
+
+    def prepare(self, batches: Iterable[Any]) -> None:
+        """Runs the pre-stage of every method that has one (KA's auto-encoder). The student is not touched.
+
+        Args:
+            batches: one pass over the training images, each a tensor (B, C, H, W) or a tuple that begins with one.
+                Read once for every method with a pre-stage, so a generator serves only one, and not at all without.
+        """
+        device = next(self.student.parameters()).device
+        self.teacher.eval()
+        for method in self._methods():
+            if type(method).prepare is not Method.prepare:
+                method.prepare(self.teacher, _images(batches, self._multiple, device))
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> LearnerOutput:
+        """The loss of one batch.
+
+        Args:
+            images: float (B, C, H, W) in 0..1, or uint8; any size.
+            labels: class indices, integer (B, H, W), ``ignore_index`` where nothing is known; None without labels.
+
+        Raises:
+            UserError: where labels and images differ in size, or a method needs labels and there are none.
+        """
+        _check_batch(images, labels)
+        height, width = images.shape[-2:]
+        # Both networks see the same padded image, so that their views cover the same extent.
+        images = pad_to_multiple(images, self._multiple)
+        padding = (0, images.shape[-1] - width, 0, images.shape[-2] - height)
+        inside = torch.ones((len(images), height, width), dtype=torch.bool, device=images.device)
+        valid = inside if labels is None or self.ignored == "distil" else labels != self.ignore_index
+        valid = F.pad(valid, padding, value=False)
+        padded = None if labels is None else F.pad(labels, padding, value=self.ignore_index)
+
+        logits, student = self.student.forward_with_views(images)
+        logits = logits[..., :height, :width]
+        self.teacher.eval()  # whatever was done to it since: a teacher in train mode spoils itself silently
+        with torch.no_grad():
+            teacher = self.teacher.views(images)
+
+        terms: dict[str, Tensor] = {}
+        if labels is not None:
+            terms["task"] = self.task_loss(logits=logits, labels=labels, ignore_index=self.ignore_index)
+        for name, method in self.methods.items():
+            if labels is None and method.needs_labels:
+                raise UserError(f"method {name} needs labels, and this batch has none")
+            parts = method(student=student, teacher=teacher, labels=padded, valid=valid)
+            if len(parts) == 1:
+                terms[name] = next(iter(parts.values()))
+            else:
+                terms |= {f"{name}.{part}": value for part, value in parts.items()}
+        return LearnerOutput(loss=_total(terms, logits), terms=terms, logits=logits)
+
+    def _methods(self) -> list[Method]:
+        return [method for method in self.methods.values() if isinstance(method, Method)]
+
+
+class Supervised(nn.Module):
+    """A student trained from labels alone: the baseline, and how a teacher is made. Called like a `Distiller`."""
+
+    def __init__(
+        self, student: Network, *, task_loss: TaskLoss = cross_entropy, ignore_index: int = 255
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.task_loss = task_loss
+        self.ignore_index = ignore_index
+
+    def forward(self, images: Tensor, labels: Tensor) -> LearnerOutput:
+        """The task loss of one batch; see `Distiller.forward`."""
+        _check_batch(images, labels)
+        logits = self.student(images)
+        terms = {"task": self.task_loss(logits=logits, labels=labels, ignore_index=self.ignore_index)}
+        return LearnerOutput(loss=terms["task"], terms=terms, logits=logits)
+
+
+def _check_batch(images: Tensor, labels: Tensor | None) -> None:
+    if labels is not None and (labels.dim() != 3 or labels.shape != (len(images), *images.shape[-2:])):
+        raise UserError(
+            f"labels have shape {tuple(labels.shape)}, expected {(len(images), *images.shape[-2:])} "
+            f"for images of shape {tuple(images.shape)}"
+        )
+
+
+def _total(terms: dict[str, Tensor], logits: Tensor) -> Tensor:
+    # Without labels and without terms the loss is 0, and still has a graph for backward().
+    return torch.stack(list(terms.values())).sum() if terms else logits.sum() * 0.0
+
+
+def _images(batches: Iterable[Any], multiple: int, device: torch.device) -> Iterable[Tensor]:
+    for batch in batches:
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        yield pad_to_multiple(images.to(device, non_blocking=True), multiple)

@@ -1,0 +1,67 @@
+"""What every loss asks of its tensors, checked once and told in one sentence.
+
+Only shapes and types are checked: looking at values would make the host wait for the accelerator.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segdistill.errors import UserError
+
+
+def pair(
+    student: Tensor, teacher: Tensor, valid: Tensor | None, *, same_channels: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Check a pair; return both in float32 at least, the teacher detached, ignored positions set to 0.
+
+    Ignored positions are overwritten before any arithmetic, so that whatever stands there (a huge value, even
+    a NaN) reaches neither the value nor a gradient.
+    """
+    check_features("student", student)
+    check_features("teacher", teacher)
+    batch, _, height, width = student.shape
+    if same_channels and teacher.shape != student.shape:
+        raise UserError(
+            f"teacher has shape {tuple(teacher.shape)}, expected the student's shape {tuple(student.shape)}"
+        )
+    if teacher.shape[0] != batch or teacher.shape[2:] != student.shape[2:]:
+        raise UserError(
+            f"teacher has shape {tuple(teacher.shape)}, expected ({batch}, C, {height}, {width}) "
+            f"for a student of shape {tuple(student.shape)}"
+        )
+    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+    student, teacher = student.to(dtype), teacher.detach().to(dtype)
+    if valid is None:
+        return student, teacher
+    check_valid(valid, (batch, height, width))
+    ignored = ~valid.unsqueeze(1)
+    return student.masked_fill(ignored, 0.0), teacher.masked_fill(ignored, 0.0)
+
+
+def check_features(name: str, features: Tensor) -> None:
+    """``features`` is a floating-point (B, C, H, W) tensor."""
+    if features.dim() != 4:
+        raise UserError(f"{name} has shape {tuple(features.shape)}, expected four dimensions (B, C, H, W)")
+    if not features.is_floating_point():
+        raise UserError(f"{name} has dtype {features.dtype}, expected a floating-point dtype")
+
+
+def check_valid(valid: Tensor, shape: tuple[int, ...] | None = None) -> None:
+    """``valid`` is a bool (B, H, W) tensor, of ``shape`` if given."""
+    if valid.dtype != torch.bool:
+        raise UserError(f"valid has dtype {valid.dtype}, expected torch.bool")
+    if valid.dim() != 3 or (shape is not None and valid.shape != shape):
+        raise UserError(f"valid has shape {tuple(valid.shape)}, expected {shape or '(B, H, W)'}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """``value`` is above 0 (and not NaN)."""
+    if not value > 0:
+        raise UserError(f"{name} is {value}, expected a number above 0")
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision becomes float32; float32 and float64 stay."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,50 @@
+"""A mask of valid pixels at another resolution."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segdistill.errors import UserError
+from segdistill.losses import _inputs
+
+
+def shrink_valid(valid: Tensor, size: tuple[int, int]) -> Tensor:
+    """The mask at ``size``: a position is valid when at least half of the area it covers is.
+
+    Areas are exact for any ratio, also where pixels straddle two positions, and also when enlarging.
+
+    Args:
+        valid: bool (B, H, W).
+        size: (h, w), both above 0.
+
+    Returns:
+        bool (B, h, w).
+
+    Raises:
+        UserError: the shape or dtype does not fit, or a side is not above 0.
+
+    Example:
+        >>> shrink_valid(torch.tensor([[[True, True, False, True, False, False]]]), (1, 2))
+        tensor([[[ True, False]]])
+    """
+    _inputs.check_valid(valid)
+    height, width = size
+    if height < 1 or width < 1:
+        raise UserError(f"size is {tuple(size)}, expected two numbers above 0")
+    if valid.shape[1:] == (height, width):
+        return valid
+    # Whole numbers below 2^24 throughout, so that float32 decides "half" without rounding.
+    with torch.autocast(valid.device.type, enabled=False):
+        rows = _overlap(height, valid.shape[1], valid.device)
+        columns = _overlap(width, valid.shape[2], valid.device)
+        area = rows @ valid.float() @ columns.T
+    return 2 * area >= valid.shape[1] * valid.shape[2]
+
+
+def _overlap(cells: int, pixels: int, device: torch.device) -> Tensor:
+    """(cells, pixels): common length of each cell and pixel of a line that is cells * pixels long."""
+    cell = torch.arange(cells, device=device).unsqueeze(1) * pixels
+    pixel = torch.arange(pixels, device=device) * cells
+    length = torch.minimum(cell + pixels, pixel + cells) - torch.maximum(cell, pixel)
+    return length.clamp(min=0).float()

@@ -1,0 +1,144 @@
+"""Task losses: cross-entropy of class scores with labels, plain, on the hardest pixels, and class weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segdistill.errors import UserError
+from segdistill.losses import _inputs
+
+
+def cross_entropy(
+    *, logits: Tensor, labels: Tensor, ignore_index: int = 255, class_weights: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy over the pixels whose label is not ``ignore_index``.
+
+    With ``class_weights`` it is the weighted mean: the sum of weight times loss over the sum of weights.
+
+    Args:
+        logits: class scores (B, K, H, W), any floating dtype.
+        labels: (B, H, W), any integer dtype, classes 0 .. K - 1 or ``ignore_index``.
+        ignore_index: the label of the pixels that do not count.
+        class_weights: (K,), >= 0, or ``None`` for equal weights.
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 logits); 0 when no pixel counts.
+
+    Raises:
+        UserError: a shape or dtype does not fit.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]]).reshape(1, 2, 1, 2)
+        >>> round(cross_entropy(logits=logits, labels=torch.tensor([[[0, 255]]])).item(), 4)
+        0.1269
+    """
+    logits, labels, weights = _task_inputs(logits, labels, ignore_index, class_weights)
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    return _weighted_mean(losses, weights)
+
+
+def ohem_cross_entropy(
+    *,
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = 255,
+    threshold: float = 0.7,
+    min_kept: float = 1 / 16,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy on hard pixels only: those to whose true class the network gives less than ``threshold``.
+
+    At least the hardest ``min_kept`` of the batch's labelled pixels are kept, whatever their probability.
+    Shrivastava et al., "Training Region-based Object Detectors with Online Hard Example Mining", arXiv
+    1604.03540, in the form usual for segmentation. ``threshold=1`` keeps every pixel.
+
+    Args:
+        logits: class scores (B, K, H, W), any floating dtype.
+        labels: (B, H, W), any integer dtype, classes 0 .. K - 1 or ``ignore_index``.
+        ignore_index: the label of the pixels that do not count.
+        threshold: probability in (0, 1].
+        min_kept: share of the labelled pixels, in [0, 1].
+        class_weights: (K,), >= 0, for the mean over the kept pixels; they do not change which are kept.
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 logits); 0 when no pixel counts.
+
+    Raises:
+        UserError: a shape or dtype does not fit, or ``threshold`` or ``min_kept`` is out of its range.
+    """
+    if not 0 < threshold <= 1:
+        raise UserError(f"threshold is {threshold}, expected a probability above 0 and at most 1")
+    if not 0 <= min_kept <= 1:
+        raise UserError(f"min_kept is {min_kept}, expected a share between 0 and 1")
+    logits, labels, weights = _task_inputs(logits, labels, ignore_index, class_weights)
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    hardness = losses.detach().masked_fill(labels == ignore_index, -1.0)
+    easiest_kept = torch.full_like(hardness[0, 0, 0], -math.log(threshold))
+    most = math.ceil(min_kept * hardness.numel())
+    if most > 0:
+        # How many pixels are labelled is known on the device alone, and stays there.
+        kept = torch.ceil(min_kept * (hardness >= 0).sum().double()).long()
+        hardest = hardness.flatten().topk(most).values
+        easiest_kept = torch.minimum(
+            easiest_kept, hardest.gather(0, (kept - 1).clamp(min=0, max=most - 1).view(1))[0]
+        )
+    return _weighted_mean(losses, torch.where(hardness >= easiest_kept, weights, 0.0))
+
+
+def balanced_weights(counts: Tensor | Sequence[float]) -> Tensor:
+    """Class weights 1 / ln(1.02 + share of pixels), scaled to a mean of 1 over the classes that occur.
+
+    Paszke et al., "ENet", arXiv 1606.02147. A class without a pixel has no share to be balanced by:
+    its weight is 0, so that a class which never occurs does not scale down all the others.
+
+    Args:
+        counts: number of pixels of each class, (K,), >= 0, at least one above 0.
+
+    Returns:
+        (K,) float32.
+
+    Raises:
+        UserError: ``counts`` is not such a list.
+
+    Example:
+        >>> [round(weight, 2) for weight in balanced_weights([90, 10, 0]).tolist()]
+        [0.3, 1.7, 0.0]
+    """
+    pixels = torch.as_tensor(counts, dtype=torch.float64)
+    if pixels.dim() != 1 or not bool((pixels >= 0).all()) or not bool(pixels.sum() > 0):
+        raise UserError(
+            f"counts is {pixels.tolist()}, expected one number of pixels per class, at least one above 0"
+        )
+    seen = pixels > 0
+    weights = torch.where(seen, 1 / torch.log(1.02 + pixels / pixels.sum()), 0.0)
+    return (weights * seen.sum() / weights.sum()).float()
+
+
+def _task_inputs(
+    logits: Tensor, labels: Tensor, ignore_index: int, class_weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Checked logits in float32 at least, labels as int64, and the weight of each pixel (0 where ignored)."""
+    _inputs.check_features("logits", logits)
+    batch, classes, height, width = logits.shape
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise UserError(f"labels has dtype {labels.dtype}, expected an integer dtype")
+    if labels.shape != (batch, height, width):
+        raise UserError(f"labels has shape {tuple(labels.shape)}, expected {(batch, height, width)}")
+    logits, labels = _inputs.at_least_float32(logits), labels.long()
+    labelled = labels != ignore_index
+    if class_weights is None:
+        return logits, labels, labelled.to(logits.dtype)
+    if class_weights.shape != (classes,):
+        raise UserError(f"class_weights has shape {tuple(class_weights.shape)}, expected ({classes},)")
+    weights = class_weights.to(logits)[labels.masked_fill(~labelled, 0)]
+    return logits, labels, torch.where(labelled, weights, 0.0)
+
+
+def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    total = weights.sum()
+    return (losses * weights).sum() / torch.where(total > 0, total, 1.0)

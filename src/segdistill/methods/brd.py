@@ -1,0 +1,88 @@
+"""BRD: object boundaries from every backbone stage, and how pixels relate to each other."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from segdistill.errors import UserError
+from segdistill.losses import boundary_map, boundary_mse, pixel_kl, relation_kl, shrink_valid
+from segdistill.methods.alignment import bounded, check_same_classes, match_stages, resize, size_of
+from segdistill.methods.method import Method
+from segdistill.networks.views import NetworkInfo, Views
+
+
+class BRD(Method):
+    """Zhang et al., *Boundary and Relation Distillation for Semantic Segmentation*, 2024 (arXiv 2401.13174).
+
+    Boundary: for each pair of backbone stages, ``b(F) = l2-normalise(mean_c (F - avgpool3(F))^2)``, the energy of what
+    a local mean leaves over, and ``||b(x) - b(t)||^2``, mean over stages. The teacher's energy is resized bilinearly
+    to the student's stage. Relation: similarities of every pixel of the embedding to all others, as a softmax over
+    each row; KL divergence from the teacher's rows, tiled so that the N x N matrix is never held. Together with
+    pixel-wise KD of the logits.
+
+    This library's reading: similarities are cosines. At a temperature of 1 a row of cosines is nearly uniform
+    whatever the features are; 0.1 (as in CIRKD) lets the softmax tell near from far.
+
+    Args:
+        boundary: weight of the boundary term; 0 leaves it out.
+        relation: weight of the relation term; 0 leaves it out.
+        kd: weight of pixel-wise KD of the logits at temperature 1; 0 leaves it out.
+        temperature: softmax temperature of the relation's rows, above 0.
+        operator: what takes the boundary from a feature map: ``"pool"``, ``"laplacian"`` or ``"sobel"``.
+    """
+
+    def __init__(
+        self,
+        boundary: float = 1.0,
+        relation: float = 10.0,
+        kd: float = 1.0,
+        temperature: float = 0.1,
+        operator: Literal["pool", "laplacian", "sobel"] = "pool",
+    ) -> None:
+        super().__init__()
+        if operator not in ("pool", "laplacian", "sobel"):
+            raise UserError(f"brd: operator is '{operator}', expected 'pool', 'laplacian' or 'sobel'")
+        self.boundary = boundary
+        self.relation = relation
+        self.kd = kd
+        self.temperature = temperature
+        self.operator = operator
+        self._pairs: list[tuple[int, int]] = []
+        self._strides = (1, 1)
+
+    def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
+        if self.kd:
+            check_same_classes("BRD's kd term", student, teacher)
+        self._pairs = match_stages(student.stages, teacher.stages)
+        self._strides = (student.embedding.stride, teacher.embedding.stride)
+
+    def forward(
+        self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor
+    ) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        if self.boundary:
+            terms["boundary"] = self.boundary * self._boundary_term(student, teacher, valid)
+        if self.relation:
+            x = bounded(student.embedding, self._strides[0])
+            t = resize(bounded(teacher.embedding, self._strides[1]), size_of(x))
+            terms["relation"] = self.relation * relation_kl(
+                student=x, teacher=t, temperature=self.temperature, valid=shrink_valid(valid, size_of(x))
+            )
+        if self.kd:
+            size = size_of(student.logits)
+            terms["kd"] = self.kd * pixel_kl(
+                student=student.logits, teacher=resize(teacher.logits, size), valid=shrink_valid(valid, size)
+            )
+        return terms
+
+    def _boundary_term(self, student: Views, teacher: Views, valid: Tensor) -> Tensor:
+        losses = []
+        for i, j in self._pairs:
+            energy = boundary_map(student.stages[i], operator=self.operator)[:, None]
+            size = size_of(energy)
+            target = resize(boundary_map(teacher.stages[j], operator=self.operator)[:, None], size)
+            losses.append(boundary_mse(student=energy, teacher=target, valid=shrink_valid(valid, size)))
+        return torch.stack(losses).mean()

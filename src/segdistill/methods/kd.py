@@ -1,0 +1,42 @@
+"""KD: the teacher's class probabilities, pixel by pixel."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from segdistill.losses import pixel_kl, shrink_valid
+from segdistill.methods.alignment import check_same_classes, resize, size_of
+from segdistill.methods.method import Method
+from segdistill.networks.views import NetworkInfo, Views
+
+
+class KD(Method):
+    """Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015 (arXiv 1503.02531), for every pixel.
+
+    ``T^2 KL(softmax(z_t / T) || softmax(z_x / T))``, mean over valid pixels, on the logits before up-sampling; the
+    teacher's are resized bilinearly to the student's size.
+
+    Args:
+        weight: weight of the term.
+        temperature: T, above 0.
+    """
+
+    def __init__(self, weight: float = 1.0, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+        self.temperature = temperature
+
+    def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
+        check_same_classes("KD", student, teacher)
+
+    def forward(
+        self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor
+    ) -> dict[str, Tensor]:
+        size = size_of(student.logits)
+        loss = pixel_kl(
+            student=student.logits,
+            teacher=resize(teacher.logits, size),
+            temperature=self.temperature,
+            valid=shrink_valid(valid, size),
+        )
+        return {"logits": self.weight * loss}

@@ -1,0 +1,63 @@
+"""The contract of a distillation method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from segdistill.networks.network import Network
+from segdistill.networks.views import NetworkInfo, Views
+
+
+class Method(nn.Module, ABC):
+    """One way to carry knowledge from a teacher to a student.
+
+    A method is made from its hyper-parameters alone, so that a recipe can write it down. The `Distiller` then calls
+    `build` once, `prepare` where a pre-stage is wanted, and the method itself on every batch. Whatever is trainable
+    here is trained with the student and saved beside it, never inside it.
+    """
+
+    #: Whether the method can do nothing without labels.
+    needs_labels: bool = False
+
+    @property
+    def name(self) -> str:
+        """The method's name in recipes, tables and loss terms: its class name in lower case."""
+        return type(self).__name__.lower()
+
+    def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
+        """Makes the adapters, sized from what both networks show.
+
+        Args:
+            student: channels and strides of the student's taps.
+            teacher: the same of the teacher.
+
+        Raises:
+            UserError: where the two networks cannot be paired by this method.
+        """
+
+    def prepare(self, teacher: Network, batches: Iterable[Tensor]) -> None:
+        """Runs the method's pre-stage, if it has one, before the student's training.
+
+        Args:
+            teacher: the frozen teacher, on the device of the batches.
+            batches: one pass over the training images, each (B, C, H, W).
+        """
+
+    @abstractmethod
+    def forward(
+        self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor
+    ) -> dict[str, Tensor]:
+        """The method's loss terms for one batch, each weighted, by name.
+
+        Args:
+            student: what the student shows; gradients flow into it.
+            teacher: what the teacher shows; constant.
+            labels: class of every pixel, int64 (B, H, W), or None for images without labels.
+            valid: pixels that count, bool (B, H, W), at the images' size.
+
+        Returns:
+            Scalars; their sum is the method's loss. A batch without a valid pixel gives zeros.
+        """

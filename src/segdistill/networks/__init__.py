@@ -1,0 +1,1 @@
+"""One uniform view of any segmentation network; building, saving and loading them."""

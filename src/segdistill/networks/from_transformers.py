@@ -1,0 +1,309 @@
+"""Semantic segmentation networks of transformers: ``transformers:NAME-OR-FOLDER``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from segdistill.errors import UserError, unknown_name
+from segdistill.networks.network import Network
+from segdistill.networks.request import Request
+from segdistill.networks.unused import freeze_unused
+from segdistill.networks.weights import read_state_dict, refuse_misfit
+
+_CONVNEXT_TINY = {"model_type": "convnext", "depths": [3, 3, 9, 3], "hidden_sizes": [96, 192, 384, 768]}
+
+
+@dataclass(frozen=True)
+class _Family:
+    """One model type: where its taps are, and the settings of a new one that differ from the library's."""
+
+    stages: Sequence[str]
+    embedding: str
+    logits: str
+    head: str
+    defaults: Mapping[str, Any]
+
+
+# The embedding is always taken before the dropout that precedes the classifier.
+FAMILIES = {
+    "segformer": _Family(
+        stages=[f"segformer.stages.{i}" for i in range(4)],
+        embedding="decode_head.activation",
+        logits="decode_head.classifier",
+        head="decode_head",
+        defaults={},
+    ),
+    "upernet": _Family(
+        stages=[f"decode_head:input[{i}]" for i in range(4)],
+        embedding="decode_head.fpn_bottleneck",
+        logits="decode_head.classifier",
+        head="decode_head",
+        # Without the auxiliary head: its scores go nowhere but into the library's own loss.
+        defaults={"backbone_config": _CONVNEXT_TINY, "hidden_size": 256, "use_auxiliary_head": False},
+    ),
+    "mobilenet_v2": _Family(
+        stages=[
+            f"mobilenet_v2.layer.{i}" for i in (1, 4, 11, 15)
+        ],  # the last before each stride of 2, and the last
+        embedding="segmentation_head.conv_projection",
+        logits="segmentation_head.classifier",
+        head="segmentation_head",
+        # Stride 8 as in the published weights. The library's dropout of 0.8 is what TensorFlow KEEPS.
+        defaults={"output_stride": 8, "classifier_dropout_prob": 0.2},
+    ),
+    "mobilevit": _Family(
+        stages=[f"mobilevit.encoder.layer.{i}" for i in range(1, 5)],
+        embedding="segmentation_head.aspp.project",
+        logits="segmentation_head.classifier",
+        head="segmentation_head",
+        defaults={"output_stride": 16},  # as in the published weights
+    ),
+}
+
+
+def load(request: Request) -> Network:
+    """Build ``transformers:TYPE`` anew, or load ``transformers:FOLDER`` or ``transformers:OWNER/NAME``.
+
+    Options go to the configuration of a new network: ``transformers:segformer?hidden_sizes=[16,32,80,128]``.
+    With weights "imagenet", a checkpoint (an image classifier such as nvidia/mit-b0 too) gives the backbone
+    alone, and the head is new, for ``num_classes`` classes.
+
+    Raises:
+        UserError: transformers is not installed; type, folder, name or option unknown; weights misfit.
+    """
+    try:
+        import transformers  # noqa: F401 - takes seconds, and is an optional extra
+    except ImportError as error:
+        raise UserError(
+            f"network '{request.spec}' needs the package transformers: pip install 'segdistill[transformers]'"
+        ) from error
+
+    if request.name in FAMILIES:
+        model, (mean, std) = _new(request), request.default_normalization()
+        channels = request.in_channels
+    else:
+        if request.options:
+            raise UserError(
+                f"network '{request.spec}': a checkpoint takes no options, only new networks do "
+                f"({', '.join(FAMILIES)})"
+            )
+        model = _pretrained(request)
+        channels = _channels(model.config)
+        mean, std = _checkpoint_normalization(request, channels)
+    family = FAMILIES[model.config.model_type]
+    network = Network(
+        model,
+        stages=family.stages,
+        embedding=family.embedding,
+        logits=family.logits,
+        in_channels=channels,
+        mean=mean,
+        std=std,
+        spec=request.spec,
+        probe_size=64,
+        write=write,
+        read=read,
+    )
+    return freeze_unused(network)
+
+
+def write(network: Network, folder: Path) -> None:
+    """Write config.json, model.safetensors and preprocessor_config.json: what the Auto classes read."""
+    with _quiet():
+        network.model.save_pretrained(folder)  # type: ignore[operator]
+    if network.info.in_channels == 3:
+        # The most general of its processors: rescales and normalises, nothing else.
+        settings: dict[str, Any] = {"image_processor_type": "SegformerImageProcessor", "do_resize": False}
+        settings["do_normalize"] = network.mean is not None and network.std is not None
+        if network.mean is not None and network.std is not None:
+            settings |= {
+                "image_mean": network.mean.flatten().tolist(),
+                "image_std": network.std.flatten().tolist(),
+            }
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def read(model: nn.Module, file: Path) -> None:
+    """Load ``file`` into ``model``, with the names of this version of the library or of the file format.
+
+    Raises:
+        UserError: it cannot be read, or does not fit.
+    """
+    # Only the library itself knows how the names in its files map to those in its models.
+    with _quiet():
+        try:
+            loaded, report = type(model).from_pretrained(  # type: ignore[attr-defined]
+                None,
+                config=model.config,
+                state_dict=read_state_dict(file),
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are reported, and refused here
+            )
+        except RuntimeError as error:
+            raise UserError(f"weights file {file} does not fit this network: {error}") from error
+    _refuse_incomplete(file, report)
+    model.load_state_dict(loaded.state_dict())
+
+
+def _new(request: Request) -> Any:
+    from transformers import AutoConfig, AutoModelForSemanticSegmentation
+
+    _check_options(request, request.options, AutoConfig.for_model(request.name).to_dict())
+    if request.imagenet:
+        raise UserError(
+            f"network '{request.spec}' has no ImageNet weights: name a checkpoint, "
+            "such as transformers:nvidia/mit-b0"
+        )
+    settings = {**FAMILIES[request.name].defaults, **request.options, "num_labels": request.classes()}
+    if request.name == "upernet":
+        settings["backbone_config"] = _backbone(request, settings["backbone_config"])
+    else:
+        settings["num_channels"] = request.in_channels
+    with request.building():
+        model = AutoModelForSemanticSegmentation.from_config(AutoConfig.for_model(request.name, **settings))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Made to be overwritten by published weights, the library's start does not train: MobileViT draws
+            # gains around 0, MobileNetV2 takes TensorFlow's decay, 0.997, for torch's momentum, 1 - decay.
+            module.reset_parameters()
+            module.momentum = 0.1
+    return model
+
+
+def _backbone(request: Request, wanted: Any) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    if not isinstance(wanted, dict) or "model_type" not in wanted:
+        raise UserError(
+            f"backbone_config of '{request.spec}' is {wanted!r}, expected a mapping like {{model_type: swin}}"
+        )
+    with request.building():
+        known = AutoConfig.for_model(wanted["model_type"]).to_dict()
+    _check_options(request, wanted, known)
+    base = _CONVNEXT_TINY if wanted["model_type"] == "convnext" else {}
+    outputs = {"out_features": [f"stage{i}" for i in range(1, 5)], "num_channels": request.in_channels}
+    return {**base, **outputs, **wanted}
+
+
+def _check_options(request: Request, options: Iterable[str], known: Iterable[str]) -> None:
+    # The library keeps every setting it does not know, and says nothing.
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of '{request.spec}'", option, known)
+
+
+def _pretrained(request: Request) -> Any:
+    from transformers import AutoConfig, AutoModelForSemanticSegmentation
+
+    folder = Path(request.name)
+    if not folder.is_dir() and (
+        folder.is_absolute() or request.name.startswith(".") or request.name.count("/") != 1
+    ):
+        raise UserError(
+            f"network '{request.spec}': '{request.name}' is neither a folder, nor a name on the hub "
+            f"(OWNER/NAME), nor one of {', '.join(FAMILIES)}"
+        )
+    for file in sorted(folder.glob("*.safetensors")):
+        read_state_dict(file)  # names a damaged file, which the library does not
+    with _quiet():
+        try:
+            config = AutoConfig.from_pretrained(request.name)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"network '{request.spec}': cannot read '{request.name}' as a folder here, nor fetch it from "
+                f"the Hugging Face hub: {str(error).splitlines()[0]}"
+            ) from error
+        if config.model_type not in FAMILIES:
+            raise unknown_name(f"model type of '{request.name}':", config.model_type, FAMILIES)
+        if request.imagenet:
+            config.num_labels = request.classes()
+        elif request.num_classes not in (None, config.num_labels):
+            raise UserError(
+                f"network '{request.spec}' has {config.num_labels} classes, expected "
+                f"num_classes={request.num_classes}; weights='imagenet' keeps the backbone alone"
+            )
+        channels = _channels(config)
+        if request.in_channels not in (3, channels):
+            raise UserError(
+                f"network '{request.spec}' takes {channels} channels, not in_channels={request.in_channels}"
+            )
+        if config.model_type == "upernet":
+            config.use_auxiliary_head = False
+        try:
+            model, report = AutoModelForSemanticSegmentation.from_pretrained(
+                request.name,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are reported, and refused here
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"cannot load network '{request.spec}': {str(error).splitlines()[0]}") from error
+    for tensor in (*model.parameters(), *model.buffers()):
+        # Out of the mapped file: it may go away, and unaligned weights give other last digits than they were
+        # saved with.
+        tensor.data = tensor.data.clone()
+    _refuse_incomplete(folder, report, new=FAMILIES[config.model_type].head if request.imagenet else None)
+    return model
+
+
+def _refuse_incomplete(file: Path, report: Mapping[str, Any], new: str | None = None) -> None:
+    """Refuse weights that leave a part of the network random, but for a head that is ``new`` on purpose."""
+
+    def wanted(name: str) -> bool:
+        return new is None or not name.startswith(new)
+
+    missing = sorted(filter(wanted, report["missing_keys"]))
+    shapes = sorted(key for key, *_ in report["mismatched_keys"] if wanted(key))
+    # What is in the file and not in the network (an auxiliary head, an image classifier's) does no harm.
+    refuse_misfit(file, missing, [], shapes)
+
+
+def _channels(config: Any) -> int:
+    owner = config.backbone_config if config.model_type == "upernet" else config
+    return int(owner.num_channels)
+
+
+def _checkpoint_normalization(request: Request, channels: int) -> tuple[Any, Any]:
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    try:
+        settings, _ = BaseImageProcessor.get_image_processor_dict(request.name)
+    except (OSError, json.JSONDecodeError):
+        settings = None
+    if settings is None:
+        return Request(request.spec, request.name, in_channels=channels).default_normalization()
+    if settings.get("do_flip_channel_order"):
+        raise UserError(
+            f"network '{request.spec}' was trained on BGR images (do_flip_channel_order in its "
+            f"preprocessor_config.json), expected one for RGB"
+        )
+    if not settings.get("do_normalize", "image_mean" in settings):
+        return None, None
+    return settings.get("image_mean"), settings.get("image_std")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress bars and reports off the terminal, and leave its settings as they were."""
+    from transformers.utils import logging
+
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

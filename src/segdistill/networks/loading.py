@@ -1,0 +1,130 @@
+"""`load_network`: a network from its spec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from segdistill.errors import UserError
+from segdistill.networks import from_python, from_smp, from_torchvision, from_transformers
+from segdistill.networks.folder import CARD_FILE, read_card
+from segdistill.networks.network import Network
+from segdistill.networks.request import Request, parse_options
+from segdistill.networks.weights import WEIGHTS_FILE
+
+# A new source is one file and one line here.
+SOURCES: dict[str, Callable[[Request], Network]] = {
+    "smp": from_smp.load,
+    "torchvision": from_torchvision.load,
+    "transformers": from_transformers.load,
+    "python": from_python.load,
+}
+
+
+def load_network(
+    spec: str | os.PathLike[str],
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    weights: str | os.PathLike[str] | None = None,
+) -> Network:
+    """Build a network from its ``spec``, or load one from the folder it was saved to.
+
+    Args:
+        spec: one of
+
+            * ``smp:ARCH:ENCODER``, e.g. ``smp:FPN:tu-mobilenetv3_small_050``,
+            * ``torchvision:NAME``, e.g. ``torchvision:deeplabv3_resnet50``,
+            * ``transformers:NAME``, a model type (``transformers:segformer``), a folder or a name on the hub,
+            * ``python:module:function``, called with ``num_classes`` and ``in_channels``, returns a
+              `Network`,
+            * a folder made by `Network.save`,
+
+            options for the constructor follow as ``?key=value&key=value``, each value in YAML.
+        num_classes: the number of classes; None where the weights say it (a folder, a checkpoint).
+        in_channels: channels of the images; a folder knows its own.
+        weights: None for random ones (or the folder's own), ``"imagenet"`` for those of the encoder from its
+            own library, or a .safetensors or .pth file of the whole network.
+
+    Returns:
+        The network, in training mode like every new module: call ``eval()`` before you predict with it.
+
+    Raises:
+        UserError: something in the above does not exist, cannot be read or does not agree.
+
+    Example:
+        >>> network = load_network("smp:FPN:resnet18", num_classes=4)
+        >>> [stage.stride for stage in network.info.stages]
+        [4, 8, 16, 32]
+    """
+    text = os.fspath(spec)
+    if num_classes is not None and num_classes < 1:
+        raise UserError(f"num_classes is {num_classes}, expected at least 1")
+    if in_channels < 1:
+        raise UserError(f"in_channels is {in_channels}, expected at least 1")
+    source, colon, rest = text.partition(":")
+    if colon and source in SOURCES:
+        name, _, query = rest.partition("?")
+        imagenet = weights == "imagenet"
+        request = Request(text, name, parse_options(query, text), num_classes, in_channels, imagenet)
+        network = SOURCES[source](request)
+        file = None if weights is None or imagenet else Path(weights)
+    elif Path(text).is_dir():
+        network = _load_folder(Path(text), num_classes, in_channels)
+        if weights == "imagenet":
+            raise UserError(f"weights 'imagenet' contradict '{text}': a saved network has its own weights")
+        file = None if weights is None else Path(weights)
+    else:
+        raise UserError(
+            f"unknown network '{text}': no such folder, nor one of {', '.join(f'{s}:...' for s in SOURCES)}"
+        )
+    if file is not None:
+        network.load_weights(file)
+    if num_classes is not None and network.num_classes != num_classes:
+        raise UserError(
+            f"network '{text}' has {network.num_classes} classes, expected num_classes={num_classes}"
+        )
+    # Said outright: transformers hands out checkpoints in eval mode, the others do not.
+    return network.train()
+
+
+def load_run(folder: str | os.PathLike[str]) -> Network:
+    """The network of a run folder, or of any folder made by `Network.save`, in eval mode, ready to predict.
+
+    Raises:
+        UserError: no such folder, no network in it, or a damaged one.
+    """
+    return _load_folder(Path(folder), num_classes=None, in_channels=3).eval()
+
+
+def _load_folder(folder: Path, num_classes: int | None, in_channels: int) -> Network:
+    card = read_card(folder)
+    assert card.spec is not None  # read_card refuses it
+    if num_classes not in (None, card.num_classes):
+        raise UserError(
+            f"network '{folder}' has {card.num_classes} classes, expected num_classes={num_classes}"
+        )
+    # 3 is the default: nobody may have meant it.
+    if in_channels not in (3, card.in_channels):
+        raise UserError(
+            f"network '{folder}' has {card.in_channels} channels, expected in_channels={in_channels}"
+        )
+    source, _, rest = card.spec.partition(":")
+    if source not in SOURCES:
+        raise UserError(f"{folder / CARD_FILE}: spec is '{card.spec}', expected one of {', '.join(SOURCES)}")
+    name, _, query = rest.partition("?")
+    request = Request(
+        card.spec, name, parse_options(query, card.spec), card.num_classes, card.in_channels, imagenet=False
+    )
+    if source == "transformers":
+        # The folder has the whole configuration, while the spec may name a place that has moved on since.
+        network = SOURCES[source](
+            replace(request, spec=f"transformers:{folder}", name=str(folder), options={})
+        )
+        network.spec = card.spec
+    else:
+        network = SOURCES[source](request)
+        network.load_weights(folder / WEIGHTS_FILE)
+    network.set_normalization(card.mean, card.std)
+    return network

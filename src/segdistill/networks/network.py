@@ -1,0 +1,243 @@
+"""`Network`: any segmentation model, seen in one uniform way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segdistill.errors import UserError
+from segdistill.networks import weights
+from segdistill.networks.folder import save_network
+from segdistill.networks.padding import pad_to_multiple
+from segdistill.networks.size import example_images, untouched
+from segdistill.networks.taps import describe, record_taps
+from segdistill.networks.views import NetworkInfo, Tap, Views
+
+
+def write_state_dict(network: Network, folder: Path) -> None:
+    """Write the model's weights to ``folder``, by parameter name: the default of `Network.save`."""
+    weights.write_weights(network.model, folder)
+
+
+class Network(nn.Module):
+    """A segmentation model, teacher or student, with a uniform view of its inside.
+
+    A tap names a place by module: ``"backbone.layer1"`` (the module's output), ``"encoder[2]"`` or
+    ``"[out]"`` (an item of it), ``"classifier.4:input"`` (the module's first input); ``""`` is the model
+    itself. The embedding is best tapped before any dropout: what dropout zeroes is noise to a loss on
+    features. Channels and strides are learnt from one small forward at construction, which leaves training
+    mode and random state as they were.
+
+    Args:
+        model: the plain model: takes (B, C, H, W), returns logits as a tensor, under "out" or as ``.logits``,
+            at the image's size or smaller. It stays reachable as ``network.model``.
+        stages: taps of the backbone's stages, fine to coarse; by custom those of stride 4 and more.
+        embedding: tap of the last feature map before the classifier.
+        logits: tap of the class scores before up-sampling.
+        in_channels: channels of the images.
+        multiple: what height and width of the images must be divisible by; others are padded.
+        mean: per-channel mean of images in 0..1, subtracted inside; None: images go in as they are.
+        std: per-channel standard deviation, given with ``mean``.
+        spec: what `load_network` can build the model from again; None for a model wrapped by hand.
+        probe_size: height and width of the image for the forward at construction, for models of one size.
+        write: writes the model's own files into a folder; by default the state dict as model.safetensors.
+        read: loads a file of weights into the model; by default strictly, by parameter name.
+
+    Attributes:
+        info: channels and stride of every tap, known before the first image.
+
+    Raises:
+        UserError: a tap does not exist or is no (B, C, H, W) tensor; stages are not fine to coarse; the
+            output has no logits or another class count than the logits tap; ``mean`` and ``std`` do not fit
+            ``in_channels``.
+
+    Example:
+        >>> body = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, 16, 2, stride=2))
+        >>> model = nn.Sequential(body, nn.Conv2d(16, 5, 1))
+        >>> network = Network(model, stages=["0.1", "0.2"], embedding="0", logits="1")
+        >>> network.num_classes, network.info.embedding
+        (5, Tap(name='0', channels=16, stride=8))
+        >>> tuple(network(torch.rand(2, 3, 64, 96)).shape)
+        (2, 5, 64, 96)
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        stages: Sequence[str],
+        embedding: str,
+        logits: str,
+        in_channels: int = 3,
+        multiple: int = 1,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        spec: str | None = None,
+        probe_size: int = 128,
+        write: Callable[[Network, Path], None] = write_state_dict,
+        read: Callable[[nn.Module, Path], None] = weights.load_weights,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.multiple = multiple
+        self.spec = spec
+        self._in_channels = in_channels
+        self._write = write
+        self._read = read
+        self.set_normalization(mean, std)
+        self._stages, self._embedding, self._logits = tuple(stages), embedding, logits
+        self.info = self._probe(probe_size)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, K."""
+        return self.info.num_classes
+
+    def set_normalization(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+        """Normalise images by ``mean`` and ``std`` (one value per channel, of images in 0..1) from now on.
+
+        Raises:
+            UserError: only one of the two is given, or not one value per channel.
+        """
+        lengths = [None if values is None else len(values) for values in (mean, std)]
+        if lengths not in ([None, None], [self._in_channels] * 2):
+            raise UserError(
+                f"mean is {mean} and std is {std}, expected {self._in_channels} values each, or None for both"
+            )
+        device = next((parameter.device for parameter in self.model.parameters()), None)
+        # Not persistent: the state dict is the model's alone, network.json keeps these.
+        for name, values in (("mean", mean), ("std", std)):
+            column = None if values is None else torch.tensor(values, device=device).view(1, -1, 1, 1)
+            self.register_buffer(name, column, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores at the images' size, by the model's own forward and its own up-sampling.
+
+        Images of a size that is not divisible by ``multiple`` are padded at the right and bottom
+        (`pad_to_multiple`) and the scores cropped back.
+
+        Args:
+            images: (B, C, H, W), floating in 0..1 or uint8 in 0..255.
+
+        Returns:
+            Logits (B, K, H, W).
+
+        Raises:
+            UserError: images of another rank, channel count or dtype.
+        """
+        self._check(images)
+        height, width = images.shape[-2:]
+        padded = self._normalize(pad_to_multiple(images, self.multiple))
+        logits = _logits_in(self.model(padded))
+        if logits.shape[-2:] != padded.shape[-2:]:
+            logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
+
+    def forward_with_views(self, images: Tensor) -> tuple[Tensor, Views]:
+        """Class scores at the images' size and what the inside showed, from one forward.
+
+        The views are of the padded images where padding was needed: pad beforehand, with `pad_to_multiple`,
+        to have labels or another network's views fit them.
+
+        Args:
+            images: as in `forward`.
+
+        Returns:
+            Logits (B, K, H, W), and the `Views`; gradients flow through both.
+        """
+        with record_taps(self.model, [*self._stages, self._embedding, self._logits]) as seen:
+            logits = self(images)
+        stages = tuple(seen[tap] for tap in self._stages)
+        return logits, Views(stages=stages, embedding=seen[self._embedding], logits=seen[self._logits])
+
+    def views(self, images: Tensor) -> Views:
+        """What the inside shows of ``images``; see `forward_with_views`."""
+        return self.forward_with_views(images)[1]
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Save to ``folder``: the files of the model's own library, which load without segdistill.
+
+        network.json beside them keeps spec, mean and std. A network that is there already is replaced file by
+        file, each whole.
+
+        Raises:
+            UserError: ``folder`` is a file, or cannot be written to.
+        """
+        save_network(self, Path(folder), self._write)
+
+    def load_weights(self, path: str | os.PathLike[str]) -> None:
+        """Load weights into the model from a .safetensors or .pth file, or from a folder made by `save`.
+
+        Raises:
+            UserError: not there, damaged, or of another network.
+        """
+        file = Path(path)
+        self._read(self.model, file / weights.WEIGHTS_FILE if file.is_dir() else file)
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != self._in_channels:
+            raise UserError(
+                f"images have shape {tuple(images.shape)}, expected (B, {self._in_channels}, H, W): "
+                f"this network takes {self._in_channels} channels"
+            )
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise UserError(f"images are {images.dtype}, expected floating in 0..1 or torch.uint8 in 0..255")
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        model_dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+        # In single precision even for a model in half: 8 bits of mean are lost colours.
+        working = torch.promote_types(model_dtype, torch.float32)
+        scale = 255 if images.dtype == torch.uint8 else 1
+        images = images.to(working) / scale
+        if self.mean is not None and self.std is not None:
+            images = (images - self.mean.to(working)) / self.std.to(working)
+        return images.to(model_dtype)
+
+    def _probe(self, size: int) -> NetworkInfo:
+        side = -(-size // self.multiple) * self.multiple
+        images = example_images(self.model, self._in_channels, (side, side))
+        with untouched(self.model):
+            output, views = self.forward_with_views(images)
+
+        def tap(name: str, value: Tensor) -> Tap:
+            return Tap(name=name, channels=value.shape[1], stride=round(side / value.shape[2]))
+
+        stages = tuple(tap(name, value) for name, value in zip(self._stages, views.stages, strict=True))
+        strides = [stage.stride for stage in stages]
+        if not stages or strides != sorted(strides):
+            raise UserError(
+                f"stages {list(self._stages)} have strides {strides}, expected some, fine to coarse"
+            )
+        logits = tap(self._logits, views.logits)
+        if logits.channels != output.shape[1]:
+            raise UserError(
+                f"logits tap '{self._logits}' has {logits.channels} channels, but the network's output has "
+                f"{output.shape[1]} classes: expected the same"
+            )
+        return NetworkInfo(
+            stages=stages,
+            embedding=tap(self._embedding, views.embedding),
+            logits=logits,
+            num_classes=logits.channels,
+            in_channels=self._in_channels,
+        )
+
+
+def _logits_in(output: Any) -> Tensor:
+    """The logits in what a model returned: itself, torchvision's dict["out"] or transformers' ``.logits``."""
+    logits = output.get("out") if isinstance(output, Mapping) and "out" in output else output
+    logits = getattr(logits, "logits", logits)
+    if not isinstance(logits, Tensor) or logits.ndim != 4:
+        raise UserError(
+            f"the model returns {describe(output)}, expected logits (B, K, H, W), dict['out'] or .logits"
+        )
+    return logits

@@ -1,0 +1,100 @@
+"""What a source is asked for: a parsed network spec and what goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from segdistill.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One network that is wanted.
+
+    Attributes:
+        spec: the whole spec, e.g. ``"smp:FPN:resnet18?decoder_dropout=0"``.
+        name: what stands between source and options, e.g. ``"FPN:resnet18"``.
+        options: the query, values read as YAML.
+        num_classes: None: as many as the weights have, where they say.
+        in_channels: channels of the images.
+        imagenet: start from the library's ImageNet weights for the encoder.
+    """
+
+    spec: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    num_classes: int | None = None
+    in_channels: int = 3
+    imagenet: bool = False
+
+    def classes(self) -> int:
+        """The number of classes.
+
+        Raises:
+            UserError: it was not given.
+        """
+        if self.num_classes is None:
+            raise UserError(
+                f"num_classes is missing: network '{self.spec}' can be built for any number of classes"
+            )
+        return self.num_classes
+
+    def default_normalization(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+        """ImageNet's mean and std for three channels, none for others."""
+        return (IMAGENET_MEAN, IMAGENET_STD) if self.in_channels == 3 else (None, None)
+
+    @contextmanager
+    def building(self, *, fetching: bool = False) -> Iterator[None]:
+        """Turn whatever another library raises inside into one sentence about this spec.
+
+        Args:
+            fetching: ImageNet weights are fetched inside, which is what fails then as a rule.
+
+        Raises:
+            UserError: instead of any other exception.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        # Every library and every option fails in its own way, from KeyError to errors of the HTTP client.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if fetching:
+                raise UserError(
+                    f"cannot get ImageNet weights for '{self.spec}' ({reason}): they are fetched over the "
+                    "network once; weights=None starts from random ones"
+                ) from error
+            raise UserError(f"cannot build network '{self.spec}': {reason}") from error
+
+
+def parse_options(query: str, spec: str) -> dict[str, Any]:
+    """Parse ``key=value&key=value``, each value as YAML.
+
+    Raises:
+        UserError: a part without "=", a key twice, or a value that is no YAML.
+
+    Example:
+        >>> parse_options("depths=[2, 2]&dropout=0.1&norm=null", spec="")
+        {'depths': [2, 2], 'dropout': 0.1, 'norm': None}
+    """
+    options: dict[str, Any] = {}
+    for part in query.split("&") if query else []:
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise UserError(f"option '{part}' of network '{spec}' cannot be read: expected key=value")
+        if key in options:
+            raise UserError(f"option '{key}' of network '{spec}' is given twice")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"option '{key}' of network '{spec}': '{value}' is no YAML value") from error
+    return options

@@ -1,0 +1,160 @@
+"""From a recipe's plain values (YAML, command line, keywords) to objects, each value checked on the way."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser
+
+from segdistill.data.augmentation import Augmentation
+from segdistill.datasets import DATASETS, SegmentationDataset
+from segdistill.errors import UserError, unknown_name
+from segdistill.methods import METHODS, Method
+
+#: A method as a recipe writes it: a name, a list, or a mapping from names to hyper-parameters.
+MethodSpec = str | list[Any] | dict[str, Any]
+
+#: Longest side of a training crop where the recipe names none.
+LARGEST_DEFAULT_CROP = 512
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a recipe's ``data`` names.
+
+    Attributes:
+        train: training split.
+        val: validation split.
+        augmentation: how training images are changed.
+        values: the recipe's ``data`` made complete, with what was chosen where it was silent.
+    """
+
+    train: SegmentationDataset
+    val: SegmentationDataset
+    augmentation: Augmentation
+    values: dict[str, Any]
+
+
+def build_data(values: Mapping[str, Any]) -> Data:
+    """The training and validation split and the augmentation that a recipe's ``data`` names.
+
+    Args:
+        values: ``dataset`` (a name in `DATASETS`), the arguments of that data set's class but ``split``, and those of
+            `Augmentation`, side by side. Without ``crop`` the size of the first training image is taken, at most
+            `LARGEST_DEFAULT_CROP` on a side.
+
+    Raises:
+        UserError: for an unknown data set, an unknown or wrong-typed key, or data that cannot be read.
+    """
+    kind = _dataset_class(values)
+    augmenting = [name for name in inspect.signature(Augmentation).parameters if name != "ignore_index"]
+    reading = [name for name in inspect.signature(kind).parameters if name != "split"]
+    for key in values:
+        if key != "dataset" and key not in augmenting and key not in reading:
+            raise unknown_name("key in data:", key, ["dataset", *augmenting, *reading])
+    train = build_split(values, "train")
+    chosen = dict(values)
+    if chosen.get("crop") is None:
+        chosen["crop"] = [min(LARGEST_DEFAULT_CROP, side) for side in train[0][0].shape[-2:]]
+    settings = {key: value for key, value in chosen.items() if key in augmenting}
+    augmentation = construct(Augmentation, settings | {"ignore_index": train.ignore_index}, "data")
+    return Data(train=train, val=build_split(values, "val"), augmentation=augmentation, values=chosen)
+
+
+def build_split(values: Mapping[str, Any], split: str) -> SegmentationDataset:
+    """One split of the data set that a recipe's ``data`` names; see `build_data`."""
+    kind = _dataset_class(values)
+    reading = inspect.signature(kind).parameters
+    return construct(
+        kind, {key: value for key, value in values.items() if key in reading} | {"split": split}, "data"
+    )
+
+
+def build_methods(spec: MethodSpec | Method | Sequence[Method]) -> list[Method]:
+    """The methods that a recipe's ``method`` names.
+
+    Args:
+        spec: ``"brd"``, ``["brd", "cwd"]``, ``[{"brd": {"boundary": 2.0}}, "cwd"]``, ``{"brd": {...}, "cwd": {}}``,
+            or methods already made.
+
+    Raises:
+        UserError: for an unknown method, or an unknown or wrong-typed hyper-parameter.
+
+    Example:
+        >>> [type(method).__name__ for method in build_methods({"brd": {"boundary": 2.0}, "cwd": {}})]
+        ['BRD', 'CWD']
+    """
+    if isinstance(spec, Method):
+        return [spec]
+    if isinstance(spec, str):
+        spec = [spec]
+    if isinstance(spec, Mapping):
+        return [_method(name, values) for name, values in spec.items()]
+    return [
+        method
+        for entry in spec
+        for method in ([_method(entry, {})] if isinstance(entry, str) else build_methods(entry))
+    ]
+
+
+def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> T:
+    """Calls ``kind`` with ``values``, after checking every key and type against its signature.
+
+    Args:
+        kind: a class with an annotated ``__init__``.
+        values: its arguments as plain values; lists become tuples and so on, as annotated.
+        where: what the values are in the recipe, for messages, e.g. ``"data"``.
+
+    Raises:
+        UserError: for an unknown, missing or wrong-typed key.
+    """
+    known = list(inspect.signature(kind).parameters)
+    for key in values:
+        if key not in known:
+            raise unknown_name(f"key in {where}:", key, known)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)  # type: ignore[arg-type]
+    try:
+        arguments = parser.parse_object(dict(values)).as_dict()
+    except ArgumentError as error:
+        raise UserError(f"{where}: {explain(error)}") from error
+    return kind(**arguments)
+
+
+def explain(error: Exception) -> str:
+    """A parser's message as one sentence.
+
+    Example:
+        >>> explain(ValueError('Parser key "train.lr":\\n  Expected a <class \\'float\\'>. Got value: hello'))
+        'train.lr: expected float, found hello'
+    """
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(str(error).split())).replace("NoneType", "null")
+    text = re.sub(r'^Parser key "([^"]*)":', r"\1:", text)
+    text = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*? Given value: ",
+        lambda match: f"expected {match[1].replace(', null', ' or null')}, found ",
+        text,
+    )
+    return re.sub(r"Expected an? (.*?)\. Got value: ", r"expected \1, found ", text)
+
+
+def _dataset_class(values: Mapping[str, Any]) -> type[SegmentationDataset]:
+    name = values.get("dataset")
+    if name is None:
+        raise UserError(f"data: the key 'dataset' is missing; expected one of {', '.join(sorted(DATASETS))}")
+    if name not in DATASETS:
+        raise unknown_name("data set", name, DATASETS)
+    return DATASETS[name]
+
+
+def _method(name: str, values: Mapping[str, Any] | None) -> Method:
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    return construct(METHODS[name], values or {}, f"method {name}")

@@ -1,0 +1,103 @@
+"""Hyper-parameters of a training run, and what they build."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from segdistill.distiller import TaskLoss
+from segdistill.errors import UserError
+from segdistill.losses import balanced_weights, cross_entropy, ohem_cross_entropy
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images per step.
+        optimizer: AdamW, or SGD with Nesterov-free momentum 0.9 (the papers' choice).
+        lr: peak learning rate.
+        weight_decay: weight decay; biases and normalisation layers have none.
+        schedule: learning rate over the run, step by step: cosine to 0, poly (1 - t)^0.9, or constant.
+        warmup: share of the run, 0 to 1, over which the rate rises linearly from 0.
+        loss: cross-entropy; "balanced" weighs each class by 1 / ln(1.02 + its share of pixels); "ohem" keeps hard pixels.
+        precision: bf16 or fp16 autocast, or fp32.
+        workers: data-loading processes; chosen by the machine when left out.
+        validate_every: epochs between validations; the last epoch is always validated.
+    """
+
+    epochs: int = 50
+    batch_size: int = 16
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"
+    warmup: float = 0.05
+    loss: Literal["ce", "balanced", "ohem"] = "ce"
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    workers: int | None = None
+    validate_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "validate_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"train.{name} is {getattr(self, name)}, expected at least 1")
+        if not self.lr > 0:
+            raise UserError(f"train.lr is {self.lr}, expected a number above 0")
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"train.warmup is {self.warmup}, expected a share of the run, 0 to below 1")
+
+    def build_task_loss(self, pixels_per_class: Tensor) -> TaskLoss:
+        """The loss on labels.
+
+        Args:
+            pixels_per_class: training pixels of each class, (K,); used by "balanced".
+        """
+        if self.loss == "ce":
+            return cross_entropy
+        if self.loss == "ohem":
+            return ohem_cross_entropy
+        return partial(cross_entropy, class_weights=balanced_weights(pixels_per_class))
+
+    def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        """The optimizer over named parameters; those of one dimension (biases, norms) get no weight decay."""
+        decayed: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
+        for _, parameter in parameters:
+            if parameter.requires_grad:
+                (decayed if parameter.dim() > 1 else free).append(parameter)
+        groups = [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=self.lr, momentum=0.9)
+        return torch.optim.AdamW(groups, lr=self.lr)
+
+    def rate_factor(self, steps: int) -> Callable[[int], float]:
+        """The learning rate's factor at each of ``steps`` optimiser steps, 0 to 1."""
+        rising = max(1, round(self.warmup * steps))
+
+        def factor(step: int) -> float:
+            if step < rising and self.warmup > 0:
+                return (step + 1) / rising
+            t = (
+                min(1.0, (step - rising) / max(1, steps - rising))
+                if self.warmup > 0
+                else min(1.0, step / steps)
+            )
+            if self.schedule == "cosine":
+                return 0.5 * (1 + math.cos(math.pi * t))
+            if self.schedule == "poly":
+                return float((1 - t) ** 0.9)
+            return 1.0
+
+        return factor

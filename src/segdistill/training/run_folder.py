@@ -1,0 +1,169 @@
+"""The folder of one training run: what lies in it, and when it may be written to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from segdistill.errors import UserError
+from segdistill.networks.loading import load_network
+from segdistill.networks.network import Network
+from segdistill.files import write_json, write_text, write_yaml
+
+
+class RunFolder:
+    """One run on disk.
+
+    ``config.yaml`` (the complete recipe) · the network in its own library's format (``model.safetensors`` and its
+    configuration), so that the folder itself loads with that library · ``network.json`` · ``metrics.json`` ·
+    ``history.csv`` · ``checkpoints/last.ckpt`` (for ``--resume``) · ``tensorboard/``. Every file is written
+    atomically.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_file(self) -> Path:
+        """The complete recipe; its presence makes a folder a run."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """The state to resume from, of the end of an epoch."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def metrics_file(self) -> Path:
+        """The final scores; its presence makes a run finished."""
+        return self.path / "metrics.json"
+
+    @property
+    def history_file(self) -> Path:
+        """One row of numbers for every epoch."""
+        return self.path / "history.csv"
+
+    def check_free(self, config: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+        """Checks, before anything is written, that a run with ``config`` may go here.
+
+        Raises:
+            UserError: if the folder holds a run and neither ``resume`` nor ``overwrite`` is asked for, if it holds
+                something else, or if the run to resume was made with another recipe.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"output {self.path} is a file, expected a folder")
+        if not self.config_file.exists():
+            if self.path.exists() and any(self.path.iterdir()):
+                raise UserError(
+                    f"output folder {self.path} is not empty and holds no run; choose a new folder"
+                )
+            return
+        if resume:
+            differences = _differences(self.read_config(), config)
+            if differences:
+                raise UserError(
+                    f"cannot resume {self.path} with another recipe: {'; '.join(differences)}; "
+                    "use its own recipe, or another output folder"
+                )
+        elif not overwrite:
+            raise UserError(
+                f"output folder {self.path} already holds a run; continue it with --resume, replace it with "
+                "--overwrite, or choose another folder"
+            )
+
+    def start(self, config: Mapping[str, Any], *, resume: bool) -> None:
+        """Makes the folder and writes the recipe; without ``resume`` removes what an earlier run left here."""
+        if not resume:
+            for leftover in ("checkpoints", "tensorboard"):
+                shutil.rmtree(self.path / leftover, ignore_errors=True)
+            names = (
+                "config.yaml",
+                "metrics.json",
+                "history.csv",
+                "network.json",
+                "config.json",
+                "model.safetensors",
+            )
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
+        write_yaml(self.config_file, dict(config))
+
+    def read_config(self) -> dict[str, Any]:
+        """The recipe of the run.
+
+        Raises:
+            UserError: if the folder holds no run, or its config.yaml is damaged.
+        """
+        try:
+            config = yaml.safe_load(self.config_file.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is not a run folder: it has no config.yaml") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {self.config_file}: {' '.join(str(error).split())}") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{self.config_file} holds {type(config).__name__}, expected a mapping")
+        return config
+
+    def read_metrics(self) -> dict[str, Any] | None:
+        """The final scores, or None while the run is not finished."""
+        if not self.metrics_file.exists():
+            return None
+        try:
+            metrics: dict[str, Any] = json.loads(self.metrics_file.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {self.metrics_file}: {error}") from error
+        return metrics
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Writes the final scores."""
+        write_json(self.metrics_file, dict(metrics))
+
+    def save_network(self, network: Network) -> None:
+        """Writes the network in its own library's format into the folder."""
+        network.save(self.path)
+
+    def read_history(self) -> list[dict[str, str]]:
+        """The rows of history.csv so far."""
+        if not self.history_file.exists():
+            return []
+        with self.history_file.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def write_history(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Writes history.csv; columns are all keys in the order in which they first appear."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.history_file, text.getvalue())
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key} was {before!r}, now {after!r}")
+    return found
+
+
+def load_run(folder: str | Path) -> Network:
+    """The network of a finished or running run.
+
+    Raises:
+        UserError: if the folder holds no network.
+    """
+    return load_network(str(folder))

@@ -1,0 +1,64 @@
+"""`segdistill.train`: one network from labels alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from segdistill.distiller import Supervised
+from segdistill.networks.loading import load_network
+from segdistill.recipe import build_data
+from segdistill.training.config import TrainConfig
+from segdistill.training.fit import RunOptions, fit
+from segdistill.training.run_folder import RunFolder
+
+
+def train(
+    *,
+    data: dict[str, Any],
+    network: str,
+    output: str | Path,
+    train: TrainConfig = TrainConfig(),
+    weights: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> RunFolder:
+    """Trains a network from labels alone: a teacher, or the baseline of a student.
+
+    Args:
+        data: the data set and its augmentation, e.g. {dataset: camvid, root: data/camvid, crop: [352, 480]}.
+        network: what to train, e.g. smp:Unet:resnet34, torchvision:fcn_resnet50, transformers:segformer, or a run folder.
+        output: folder of the run; it must not hold one yet.
+        train: how to train.
+        weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
+        seed: seed of everything random; the same seed gives the same run.
+        device: auto, cpu, cuda, cuda:N or mps.
+        resume: go on from the last checkpoint in the output folder; a finished run is left as it is.
+        overwrite: replace the run in the output folder.
+        quiet: print nothing.
+
+    Returns:
+        The finished run's folder.
+
+    Raises:
+        UserError: for a recipe or data that cannot work, before anything is written.
+    """
+    sets = build_data(data)
+    options = RunOptions(output, device, resume, overwrite, quiet)
+    config = {
+        "data": sets.values,
+        "network": network,
+        "weights": weights,
+        "train": asdict(train),
+        "seed": seed,
+    }
+
+    def make(task_loss: Any) -> Supervised:
+        student = load_network(network, len(sets.train.classes), sets.train.in_channels, weights)
+        return Supervised(student, task_loss=task_loss, ignore_index=sets.train.ignore_index)
+
+    return fit(make, kind="train", config=config, data=sets, train=train, seed=seed, options=options)

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from segdistill.data import Augmentation
+from segdistill.errors import UserError
+
+
+def sample(height: int = 40, width: int = 60) -> tuple[Tensor, Tensor]:
+    """Blocks of labels 0..4, and an image whose grey level tells the label: 50 * label."""
+    labels = torch.randint(5, (height // 5, width // 5), generator=torch.Generator().manual_seed(0))
+    labels = labels.repeat_interleave(5, 0).repeat_interleave(5, 1)
+    return (labels * 50).to(torch.uint8).expand(3, -1, -1).contiguous(), labels
+
+
+EVERYTHING = Augmentation(
+    (32, 48), scale=(0.4, 2.5), flip=True, vertical_flip=True, quarter_turns=True, jitter=0.4
+)
+
+
+def test_a_view_is_a_function_of_its_key_whatever_came_before() -> None:
+    image, mask = sample()
+    first = [EVERYTHING(image, mask, key=(7, 2, index)) for index in range(6)]
+    torch.manual_seed(123)
+    again = [EVERYTHING(image, mask, key=(7, 2, index)) for index in reversed(range(6))][::-1]
+    for (image_a, mask_a), (image_b, mask_b) in zip(first, again, strict=True):
+        assert image_a.equal(image_b)
+        assert mask_a.equal(mask_b)
+
+
+def test_every_part_of_the_key_counts() -> None:
+    image, mask = sample()
+    keys = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (-1, 0, 0))
+    views = [EVERYTHING(image, mask, key=key)[0] for key in keys]
+    for number, view in enumerate(views):
+        assert not any(view.equal(other) for other in views[:number])
+
+
+def test_the_global_generator_and_the_input_are_left_alone() -> None:
+    image, mask = sample()
+    kept, state = (image.clone(), mask.clone()), torch.random.get_rng_state()
+    EVERYTHING(image, mask, key=(0, 0, 0))
+    assert torch.random.get_rng_state().equal(state)
+    assert image.equal(kept[0])
+    assert mask.equal(kept[1])
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    """A data-loader worker has one thread and the main process many; sums of floats would tell them apart."""
+    image = torch.randint(256, (3, 500, 700), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(500, 700, dtype=torch.int64)
+    augmentation = Augmentation((480, 640), jitter=0.5)
+    threads = torch.get_num_threads()
+    views = []
+    try:
+        for number in (1, 4):
+            torch.set_num_threads(number)
+            views.append([augmentation(image, mask, key=(0, 0, index))[0] for index in range(4)])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(one.equal(many) for one, many in zip(*views, strict=True))
+
+
+@pytest.mark.parametrize("index", range(12))
+def test_image_and_mask_stay_in_agreement(index: int) -> None:
+    """Inside blocks the image still tells the label; only at their borders are labels mixed."""
+    augmentation = Augmentation((64, 96), scale=(0.5, 3.0), vertical_flip=True, quarter_turns=True)
+    image, mask = augmentation(*sample(), key=(0, 0, index))
+    assert image.shape == (3, 64, 96)
+    assert image.dtype == torch.uint8
+    assert mask.shape == (64, 96)
+    assert mask.dtype == torch.int64
+    told = (image[0].float() / 50).round().long()
+    inside = mask != 255
+    # Two thirds at the smallest scale, where a block is 2.5 pixels wide.
+    assert (told == mask)[inside].float().mean() > 0.66
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_the_mask_is_not_shifted_against_the_image_when_resized(rows: bool) -> None:
+    """A ramp at a third of its size: each pixel's image shows the middle of three, and so must the label."""
+    mask = torch.arange(90).expand(90, 90)
+    mask = mask.T if rows else mask
+    augmentation = Augmentation((30, 30), scale=(1 / 3, 1 / 3), vertical_flip=True, quarter_turns=True)
+    for index in range(10):
+        image, labels = augmentation(mask[None].to(torch.uint8), mask, key=(0, 0, index))
+        inner = (slice(2, -2), slice(2, -2))  # the antialiasing window is cut off at the border of the image
+        assert image[0][inner].long().equal(labels[inner])
+
+
+def test_where_the_image_ends_the_mask_ignores_and_the_image_is_grey() -> None:
+    image, mask = torch.full((3, 20, 20), 250, dtype=torch.uint8), torch.ones(20, 20, dtype=torch.int64)
+    places = set()
+    for index in range(20):
+        view, labels = Augmentation((40, 50), scale=(1.0, 1.0))(image, mask, key=(0, 0, index))
+        padded = labels == 255
+        assert (~padded).sum() == 400
+        assert (view[:, ~padded] == 250).all()
+        assert (view[:, padded] == torch.tensor([[124], [116], [104]])).all()
+        places.add(tuple((~padded).nonzero()[0].tolist()))
+    assert len(places) > 10  # the image lies anywhere in the crop, not in a corner
+
+
+def test_the_scale_covers_its_range() -> None:
+    """The number of pixels that one labelled stripe takes tells the factor."""
+    image, mask = (
+        torch.zeros(3, 200, 200, dtype=torch.uint8),
+        torch.arange(200)[:, None].expand(200, 200) // 10,
+    )
+    factors = []
+    for index in range(200):
+        labels = Augmentation((100, 100), scale=(0.5, 2.0))(image, mask, key=(3, 0, index))[1]
+        rows = labels[:, 50][labels[:, 50] != 255]
+        factors.append(len(rows) / (10 * (rows.max() - rows.min() + 1).item()))
+    assert 0.4 < min(factors) < 0.6
+    assert 1.4 < max(factors) < 2.1
+
+
+def test_the_switches_switch() -> None:
+    image = torch.arange(48, dtype=torch.uint8).reshape(1, 6, 8)
+    mask = image[0].long()
+    plain = {"scale": (1.0, 1.0), "flip": False}
+    keys = [(0, 0, index) for index in range(40)]
+
+    def views(**switches: bool) -> set[tuple[int, ...]]:
+        augmentation = Augmentation(None, **{**plain, **switches})  # type: ignore[arg-type]
+        results = [augmentation(image, mask, key=key) for key in keys]
+        assert all(view[0].long().equal(labels) for view, labels in results)
+        return {tuple(labels.flatten().tolist()) for _, labels in results}
+
+    def flat(labels: Tensor) -> tuple[int, ...]:
+        return tuple(labels.flatten().tolist())
+
+    assert views() == {flat(mask)}
+    assert views(flip=True) == {flat(mask), flat(mask.flip(1))}
+    assert views(vertical_flip=True) == {flat(mask), flat(mask.flip(0))}
+
+
+def test_quarter_turns_are_the_four_rotations() -> None:
+    image = torch.arange(36, dtype=torch.uint8).reshape(1, 6, 6)
+    augmentation = Augmentation((6, 6), scale=(1.0, 1.0), flip=False, quarter_turns=True)
+    found = {
+        tuple(augmentation(image, image[0].long(), key=(0, 0, n))[1].flatten().tolist()) for n in range(40)
+    }
+    assert found == {tuple(image[0].rot90(turns).long().flatten().tolist()) for turns in range(4)}
+
+
+def test_jitter_moves_no_pixel_and_stays_within_its_bounds() -> None:
+    image, mask = sample()
+    for index in range(8):
+        plain = Augmentation((32, 48))(image, mask, key=(0, 0, index))
+        jittered = Augmentation((32, 48), jitter=0.3)(image, mask, key=(0, 0, index))
+        assert plain[1].equal(jittered[1])
+        assert not plain[0].equal(jittered[0])
+    grey = torch.full((3, 20, 20), 100, dtype=torch.uint8)
+    levels = {
+        int(Augmentation((20, 20), scale=(1, 1), jitter=0.3)(grey, mask[:20, :20], key=(0, 0, n))[0][0, 0, 0])
+        for n in range(100)
+    }
+    # A flat grey image has no contrast and no saturation: brightness alone moves it.
+    assert 70 <= min(levels) < 75
+    assert 125 < max(levels) <= 130
+
+
+def test_images_of_other_than_3_channels_work_and_are_not_jittered() -> None:
+    image = torch.randint(256, (5, 30, 30), dtype=torch.uint8)
+    mask = torch.zeros(30, 30, dtype=torch.int64)
+    view, _ = Augmentation((30, 30), scale=(1.0, 1.0), flip=False, jitter=0.5)(image, mask, key=(0, 0, 0))
+    assert view.equal(image)
+    assert Augmentation((50, 40))(image, mask, key=(0, 0, 0))[0].shape == (5, 50, 40)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (131, 97)])
+def test_any_image_fills_the_crop(size: tuple[int, int]) -> None:
+    for index in range(10):
+        view, labels = EVERYTHING(
+            torch.zeros(3, *size, dtype=torch.uint8), torch.zeros(size, dtype=torch.int64), key=(0, 0, index)
+        )
+        assert view.shape == (3, 32, 48)
+        assert labels.shape == (32, 48)
+        assert (labels == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"crop": (0, 5)}, r"crop is \(0, 5\); expected \[height, width\]"),
+        ({"crop": (5,)}, r"crop is \(5,\); expected"),
+        ({"crop": None, "scale": (2.0, 0.5)}, r"scale is \(2.0, 0.5\); expected \[smallest, largest\]"),
+        ({"crop": None, "scale": (0.0, 1.0)}, "both above 0"),
+        ({"crop": None, "jitter": 1.0}, "jitter is 1.0; expected 0 to less than 1"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Augmentation(**arguments)  # type: ignore[arg-type]

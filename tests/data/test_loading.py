@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from segdistill.data import Augmentation, EpochSampler, evaluation_loader, training_loader
+from segdistill.datasets import Folder, SegmentationDataset, SyntheticAerial
+from segdistill.errors import UserError
+from tests.datasets.trees import folder_tree
+
+AUGMENTATION = Augmentation((24, 32), quarter_turns=True, jitter=0.3)
+
+
+class Sizes(SegmentationDataset):
+    """Images of different sizes, each filled with its number."""
+
+    def __init__(self, *sizes: tuple[int, int]) -> None:
+        super().__init__(classes=("a", "b"), ids=[str(n) for n in range(len(sizes))])
+        self.sizes = sizes
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = torch.full((3, *self.sizes[index]), index, dtype=torch.uint8)
+        return image, torch.ones(self.sizes[index], dtype=torch.int64)
+
+
+def two_epochs(loader: DataLoader[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    batches = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        batches.extend(tuple(batch) for batch in loader)
+    return batches
+
+
+def test_batches_do_not_depend_on_the_number_of_workers_nor_on_the_global_seed() -> None:
+    dataset = SyntheticAerial(count=7, size=(40, 40))
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    alone = two_epochs(training_loader(dataset, AUGMENTATION, batch_size=3, seed=4, workers=0))
+    assert torch.random.get_rng_state().equal(state)
+    torch.manual_seed(2)
+    helped = two_epochs(training_loader(dataset, AUGMENTATION, batch_size=3, seed=4, workers=2))
+    assert len(alone) == len(helped) == 4
+    for (images_a, labels_a), (images_b, labels_b) in zip(alone, helped, strict=True):
+        assert images_a.shape == (3, 3, 24, 32)
+        assert images_a.dtype == torch.uint8
+        assert labels_a.shape == (3, 24, 32)
+        assert labels_a.dtype == torch.int64
+        assert images_a.equal(images_b)
+        assert labels_a.equal(labels_b)
+    assert not alone[0][0].equal(alone[2][0])
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = EpochSampler(100, seed, batch_size=4)
+        sampler.set_epoch(epoch)
+        assert {found for found, _ in sampler} == {epoch}
+        return [index for _, index in sampler]
+
+    assert order(0, 3) == order(0, 3)
+    assert len({tuple(order(*key)) for key in ((0, 0), (0, 1), (1, 0), (1, 1))}) == 4
+    assert sorted(order(0, 3)) == list(range(100))
+
+
+def test_what_fills_no_batch_is_left_out_and_is_another_part_each_epoch() -> None:
+    sampler = EpochSampler(10, seed=0, batch_size=4)
+    left_out = set()
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        indices = [index for _, index in sampler]
+        assert len(indices) == len(set(indices)) == len(sampler) == 8
+        left_out |= set(range(10)) - set(indices)
+    assert left_out == set(range(10))
+
+
+def test_a_data_set_smaller_than_a_batch_still_fills_it_with_different_views() -> None:
+    dataset = SyntheticAerial(count=3, size=(40, 40))
+    (images, _), *rest = list(training_loader(dataset, AUGMENTATION, batch_size=8, seed=0, workers=0))
+    assert rest == []
+    assert len(images) == 8
+    assert len({tuple(image.flatten().tolist()) for image in images}) == 8
+
+
+def test_evaluation_keeps_order_and_shows_every_sample_once_untouched() -> None:
+    dataset = SyntheticAerial(count=5, size=(32, 40))
+    batches = list(evaluation_loader(dataset, batch_size=2, workers=0))
+    assert [len(images) for images, _ in batches] == [2, 2, 1]
+    assert torch.cat([images for images, _ in batches]).equal(torch.stack([image for image, _ in dataset]))
+    assert torch.cat([labels for _, labels in batches]).equal(torch.stack([labels for _, labels in dataset]))
+
+
+def test_images_of_different_size_are_padded_where_nothing_counts() -> None:
+    images, labels = next(iter(evaluation_loader(Sizes((4, 9), (6, 5)), batch_size=2, workers=0)))
+    assert images.shape == (2, 3, 6, 9)
+    assert labels.shape == (2, 6, 9)
+    for number, (height, width) in enumerate(((4, 9), (6, 5))):
+        assert (images[number, :, :height, :width] == number).all()
+        assert (labels[number] == 1).sum() == (labels[number, :height, :width] == 1).sum() == height * width
+        assert (labels[number] == 255).sum() == 54 - height * width
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_breaks_while_training_is_told_in_one_sentence(tmp_path: Path, workers: int) -> None:
+    dataset = Folder(folder_tree(tmp_path, {"train": 2}), ("road", "roof", "tree"))
+    broken = tmp_path / "images/train/train1.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    sentence = rf"^{broken} cannot be read, it is truncated or no image: [^\n]*$"
+    loaders: list[Callable[[], object]] = [
+        lambda: list(training_loader(dataset, AUGMENTATION, batch_size=2, seed=0, workers=workers)),
+        lambda: list(evaluation_loader(dataset, batch_size=2, workers=workers)),
+    ]
+    for load in loaders:
+        with pytest.raises(UserError, match=sentence):
+            load()

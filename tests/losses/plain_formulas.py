@@ -1,0 +1,97 @@
+"""Every pairwise loss once more: the formula in float64 on the valid positions alone, slow and plain."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _columns(features: Tensor, valid: Tensor) -> list[Tensor]:
+    """Of each image that has a valid position, those positions' vectors, (C, n)."""
+    return [image[:, mask] for image, mask in zip(features.double(), valid, strict=True) if mask.any()]
+
+
+def _pairs(student: Tensor, teacher: Tensor, valid: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(_columns(student, valid), _columns(teacher, valid), strict=True))
+
+
+def _kl(teacher: Tensor, student: Tensor, dim: int) -> Tensor:
+    p, q = torch.softmax(teacher, dim), torch.softmax(student, dim)
+    return (p * torch.log(p / q)).sum(dim)
+
+
+def _cosines(columns: Tensor) -> Tensor:
+    unit = columns / torch.sqrt((columns**2).sum(0))
+    return unit.T @ unit
+
+
+def pixel_kl(student: Tensor, teacher: Tensor, valid: Tensor, temperature: float = 1.0) -> Tensor:
+    rows = [_kl(t / temperature, s / temperature, 0) for s, t in _pairs(student, teacher, valid)]
+    return temperature**2 * torch.cat(rows).mean()
+
+
+def channel_kl(student: Tensor, teacher: Tensor, valid: Tensor, temperature: float = 4.0) -> Tensor:
+    images = [_kl(t / temperature, s / temperature, 1).sum() for s, t in _pairs(student, teacher, valid)]
+    return temperature**2 / student.shape[1] * torch.stack(images).mean()
+
+
+def affinity_mse(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    differences = [_cosines(s) - _cosines(t) for s, t in _pairs(student, teacher, valid)]
+    return torch.cat([(difference**2).flatten() for difference in differences]).mean()
+
+
+def _relation_rows(columns: Tensor, temperature: float, include_self: bool) -> list[Tensor]:
+    cosines = _cosines(columns) / temperature
+    others = range(len(cosines))
+    return [cosines[i, [j for j in others if include_self or j != i]] for i in others]
+
+
+def relation_kl(
+    student: Tensor, teacher: Tensor, valid: Tensor, temperature: float = 1.0, include_self: bool = False
+) -> Tensor:
+    rows = [
+        _kl(row_t, row_s, 0)
+        for s, t in _pairs(student, teacher, valid)
+        for row_s, row_t in zip(
+            _relation_rows(s, temperature, include_self),
+            _relation_rows(t, temperature, include_self),
+            strict=True,
+        )
+    ]
+    return temperature**2 * torch.stack(rows).mean()
+
+
+def relation_mse(
+    student: Tensor, teacher: Tensor, valid: Tensor, temperature: float = 1.0, include_self: bool = False
+) -> Tensor:
+    rows = [
+        ((row_s.softmax(0) - row_t.softmax(0)) ** 2).sum()
+        for s, t in _pairs(student, teacher, valid)
+        for row_s, row_t in zip(
+            _relation_rows(s, temperature, include_self),
+            _relation_rows(t, temperature, include_self),
+            strict=True,
+        )
+    ]
+    return torch.stack(rows).mean()
+
+
+def channel_relation_mse(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    images = [((_cosines(s.T) - _cosines(t.T)) ** 2).mean() for s, t in _pairs(student, teacher, valid)]
+    return torch.stack(images).mean()
+
+
+def boundary_mse(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    images = [
+        ((s / torch.sqrt((s**2).sum()) - t / torch.sqrt((t**2).sum())) ** 2).sum()
+        for s, t in _pairs(student, teacher, valid)
+    ]
+    return torch.stack(images).mean()
+
+
+def latent_distance(student: Tensor, teacher: Tensor, valid: Tensor, p: float = 1, q: float = 2) -> Tensor:
+    rows = []
+    for s, t in _pairs(student, teacher, valid):
+        scaled_s, scaled_t = (x / (x.abs() ** q).sum(0) ** (1 / q) for x in (s, t))
+        rows.append(((scaled_s - scaled_t).abs() ** p).sum(0))
+    return torch.cat(rows).mean()

@@ -1,0 +1,116 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segdistill.errors import UserError
+from segdistill.networks.network import Network
+from segdistill.networks.padding import pad_to_multiple
+from segdistill.networks.views import NetworkInfo, Tap
+from tests.networks.tiny import TinyModel, tiny_network
+
+
+def test_channels_and_strides_are_known_without_being_typed() -> None:
+    assert tiny_network().info == NetworkInfo(
+        stages=(Tap("stage1", 8, 4), Tap("stage2", 16, 8)),
+        embedding=Tap("stage2", 16, 8),
+        logits=Tap("classifier", 5, 8),
+        num_classes=5,
+        in_channels=3,
+    )
+
+
+def test_construction_leaves_no_trace() -> None:
+    model = TinyModel()
+    model.stage1.eval()  # a part that its owner has frozen
+    modes = [module.training for module in model.modules()]
+    state = copy.deepcopy(model.state_dict())
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    Network(model, stages=["stage1"], embedding="stage2", logits="classifier")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_models_own_dtype(dtype: torch.dtype) -> None:
+    mean, std = [0.5, 0.5, 0.5], [0.2, 0.2, 0.2]
+    model = TinyModel().to(dtype)
+    network = Network(model, stages=["stage1"], embedding="stage2", logits="classifier", mean=mean, std=std)
+    assert network(torch.rand(2, 3, 32, 32)).dtype == dtype
+    assert network.to(dtype)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).dtype == dtype
+
+
+def test_images_are_normalised_by_mean_and_std() -> None:
+    seen: list[Tensor] = []
+    network = tiny_network(mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 0.125])
+    network.model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    network(torch.full((2, 3, 8, 8), 51, dtype=torch.uint8))  # 51 / 255 = 0.2
+    torch.testing.assert_close(seen[0][0, :, 0, 0], torch.tensor([0.2, 0.0, -0.8]))
+    network.set_normalization(None, None)
+    network(torch.full((2, 3, 8, 8), 0.2))
+    torch.testing.assert_close(seen[1], torch.full((2, 3, 8, 8), 0.2))
+
+
+def test_other_sizes_are_padded_for_the_model_and_cropped_back() -> None:
+    seen: list[Tensor] = []
+    network = tiny_network(multiple=32).eval()
+    network.model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    images = torch.rand(1, 3, 33, 50)
+    logits, views = network.forward_with_views(images)
+    assert logits.shape == (1, 5, 33, 50)
+    assert seen[0].shape == (1, 3, 64, 64)
+    assert torch.equal(seen[0], pad_to_multiple(images, 32))
+    assert views.logits.shape == (1, 5, 8, 8)
+
+
+def test_a_model_that_upsamples_itself_is_taken_at_its_word() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 4, stride=4), nn.Upsample(scale_factor=4, mode="nearest"))
+    network = Network(model, stages=["0"], embedding="0", logits="0")
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(network(images), model(images))
+
+
+class ListModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 4, stride=4)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [self.conv(images)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stages": ["stage2", "stage1"]}, r"have strides \[8, 4\], expected some, fine to coarse"),
+        ({"stages": []}, r"stages \[\] have strides \[\], expected some"),
+        ({"logits": "stage2"}, "logits tap 'stage2' has 16 channels, but the network's output has 5 classes"),
+        ({"embedding": "stage9"}, "no module 'stage9'"),
+        ({"mean": [0.5, 0.5, 0.5]}, "and std is None, expected 3 values each, or None for both"),
+        ({"mean": [0.5], "std": [0.5]}, r"mean is \[0.5\] and std is \[0.5\], expected 3 values"),
+    ],
+)
+def test_a_wrong_wrapping_is_refused(options: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tiny_network(**options)
+
+
+def test_a_model_without_logits_is_refused() -> None:
+    with pytest.raises(UserError, match=r"the model returns a list of 1, expected logits \(B, K, H, W\)"):
+        Network(ListModel(), stages=["conv"], embedding="conv", logits="conv")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(1, 4, 32, 32), r"images have shape \(1, 4, 32, 32\), expected \(B, 3, H, W\)"),
+        (torch.rand(3, 32, 32), r"images have shape \(3, 32, 32\)"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.int64), "images are torch.int64, expected floating in 0..1"),
+    ],
+)
+def test_wrong_images_are_refused(images: Tensor, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tiny_network()(images)
