@@ -111,20 +111,14 @@ def alone(threads: int | None, function: Callable[..., Any], *arguments: object)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, help="processor threads (default: torch's)")
+    parser.add_argument("--threads", type=int, help="processor threads (default: torch's; 1 where others compute too)")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     device, threads, repeats = options.device, options.threads, options.repeats
 
-    name = (
-        torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"cpu, {threads or torch.get_num_threads()} threads"
-    )
+    name = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {threads or torch.get_num_threads()} threads"
     print(f"{name}; torch {torch.__version__}; channels {STUDENT_CHANNELS} and {TEACHER_CHANNELS}; float32")
     print("| loss | features | plain ms | ours ms | faster | plain MB | ours MB | less memory |")
     print("|---|---|---|---|---|---|---|---|")

@@ -31,9 +31,7 @@ class TinyModel(nn.Module):
         return self.classifier(self.head(features))
 
 
-def tiny_network(
-    width: int = 4, stride: int = 8, classes: int = 5, in_channels: int = 3, seed: int = 0
-) -> Network:
+def tiny_network(width: int = 4, stride: int = 8, classes: int = 5, in_channels: int = 3, seed: int = 0) -> Network:
     """A `Network` around a `TinyModel` with weights drawn from ``seed``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -5,12 +5,12 @@ from segdistill.comparison.demo import demo
 from segdistill.comparison.evaluate import evaluate
 from segdistill.distiller import Distiller, LearnerOutput, Supervised
 from segdistill.errors import UserError
-from segdistill.networks.loading import load_network
+from segdistill.networks.loading import load_network, load_run
 from segdistill.networks.network import Network
 from segdistill.networks.views import NetworkInfo, Tap, Views
 from segdistill.training.config import TrainConfig
 from segdistill.training.distill import distill
-from segdistill.training.run_folder import RunFolder, load_run
+from segdistill.training.run_folder import RunFolder
 from segdistill.training.train import train
 
 __version__ = "0.1.0"

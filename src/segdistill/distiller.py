@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from segdistill.errors import UserError
 from segdistill.losses import cross_entropy
 from segdistill.methods import Method
-from segdistill.networks.network import Network, pad_to_multiple
+from segdistill.networks.network import Network
+from segdistill.networks.padding import pad_to_multiple
 
 #: A loss on labels: (logits (B, K, H, W), labels (B, H, W), ignore_index) -> scalar, by keyword.
 TaskLoss = Callable[..., Tensor]
@@ -86,9 +87,7 @@ class Distiller(nn.Module):
                     "wrap it: Network(model, stages=[...], embedding=..., logits=...)"
                 )
         if teacher.model is student.model:
-            raise UserError(
-                "teacher and student are the same module; give the student its own copy (copy.deepcopy)"
-            )
+            raise UserError("teacher and student are the same module; give the student its own copy (copy.deepcopy)")
         if teacher.info.in_channels != student.info.in_channels:
             raise UserError(
                 f"the teacher takes {teacher.info.in_channels} channels and the student {student.info.in_channels}; "
@@ -101,9 +100,7 @@ class Distiller(nn.Module):
         self.methods = nn.ModuleDict()
         for one in methods:
             if not isinstance(one, Method):
-                raise UserError(
-                    f"method has a {type(one).__name__}, expected segdistill methods such as BRD()"
-                )
+                raise UserError(f"method has a {type(one).__name__}, expected segdistill methods such as BRD()")
             one.build(student.info, teacher.info)
             count = sum(type(other) is type(one) for other in self.methods.values())
             self.methods[one.name if count == 0 else f"{one.name}_{count + 1}"] = one
@@ -114,8 +111,8 @@ class Distiller(nn.Module):
         self._multiple = math.lcm(teacher.multiple, student.multiple)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
-        self.teacher._apply(fn, recurse)
-        super()._apply(fn, recurse)
+        self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     @property
@@ -182,9 +179,7 @@ class Distiller(nn.Module):
 class Supervised(nn.Module):
     """A student trained from labels alone: the baseline, and how a teacher is made. Called like a `Distiller`."""
 
-    def __init__(
-        self, student: Network, *, task_loss: TaskLoss = cross_entropy, ignore_index: int = 255
-    ) -> None:
+    def __init__(self, student: Network, *, task_loss: TaskLoss = cross_entropy, ignore_index: int = 255) -> None:
         super().__init__()
         self.student = student
         self.task_loss = task_loss

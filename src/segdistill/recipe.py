@@ -72,9 +72,7 @@ def build_split(values: Mapping[str, Any], split: str) -> SegmentationDataset:
     """One split of the data set that a recipe's ``data`` names; see `build_data`."""
     kind = _dataset_class(values)
     reading = inspect.signature(kind).parameters
-    return construct(
-        kind, {key: value for key, value in values.items() if key in reading} | {"split": split}, "data"
-    )
+    return construct(kind, {key: value for key, value in values.items() if key in reading} | {"split": split}, "data")
 
 
 def build_methods(spec: MethodSpec | Method | Sequence[Method]) -> list[Method]:
@@ -120,7 +118,7 @@ def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> 
         if key not in known:
             raise unknown_name(f"key in {where}:", key, known)
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind)  # type: ignore[arg-type]
+    parser.add_class_arguments(kind)
     try:
         arguments = parser.parse_object(dict(values)).as_dict()
     except ArgumentError as error:

@@ -15,9 +15,7 @@ def sample(height: int = 40, width: int = 60) -> tuple[Tensor, Tensor]:
     return (labels * 50).to(torch.uint8).expand(3, -1, -1).contiguous(), labels
 
 
-EVERYTHING = Augmentation(
-    (32, 48), scale=(0.4, 2.5), flip=True, vertical_flip=True, quarter_turns=True, jitter=0.4
-)
+EVERYTHING = Augmentation((32, 48), scale=(0.4, 2.5), flip=True, vertical_flip=True, quarter_turns=True, jitter=0.4)
 
 
 def test_a_view_is_a_function_of_its_key_whatever_came_before() -> None:
@@ -141,9 +139,7 @@ def test_the_switches_switch() -> None:
 def test_quarter_turns_are_the_four_rotations() -> None:
     image = torch.arange(36, dtype=torch.uint8).reshape(1, 6, 6)
     augmentation = Augmentation((6, 6), scale=(1.0, 1.0), flip=False, quarter_turns=True)
-    found = {
-        tuple(augmentation(image, image[0].long(), key=(0, 0, n))[1].flatten().tolist()) for n in range(40)
-    }
+    found = {tuple(augmentation(image, image[0].long(), key=(0, 0, n))[1].flatten().tolist()) for n in range(40)}
     assert found == {tuple(image[0].rot90(turns).long().flatten().tolist()) for turns in range(4)}
 
 

@@ -56,18 +56,14 @@ def test_a_missing_mask_folder_is_named(tmp_path: Path) -> None:
 def test_listed_files_must_be_there_and_come_in_pairs(tmp_path: Path) -> None:
     camvid_tree(tmp_path, {"train": 1}, suffix=".png")
     listing = tmp_path / "train.txt"
-    listing.write_text(
-        "CamVid/train/train0.png CamVid/trainannot/train0.png\ntrain/y.png trainannot/train0.png"
-    )
+    listing.write_text("CamVid/train/train0.png CamVid/trainannot/train0.png\ntrain/y.png trainannot/train0.png")
     with pytest.raises(UserError, match=r"1 image listed in .*train.txt but not there: .*y.png$"):
         CamVid(tmp_path)
     listing.write_text("train/train0.png trainannot/a.png\ntrain/train0.png trainannot/b.png")
     with pytest.raises(UserError, match=r"2 masks listed in .*train.txt but not there: .*a.png, .*b.png$"):
         CamVid(tmp_path)
     listing.write_text("train/train0.png\n")
-    with pytest.raises(
-        UserError, match=r"has the line 'train/train0.png'; expected the path of an image and that"
-    ):
+    with pytest.raises(UserError, match=r"has the line 'train/train0.png'; expected the path of an image and that"):
         CamVid(tmp_path)
     listing.write_text("\n \n")
     with pytest.raises(UserError, match=r"train.txt is an empty file, so the split is empty"):

@@ -25,9 +25,7 @@ def test_counts_every_pixel_of_every_class(tmp_path: Path) -> None:
     assert counts.shares.sum() == pytest.approx(0.8)
 
 
-def test_the_progress_bar_goes_to_the_error_stream(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_progress_bar_goes_to_the_error_stream(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_dataset(Folder(folder_tree(tmp_path, {"train": 2}), CLASSES), progress=True)
     assert capsys.readouterr().out == ""
 
@@ -35,9 +33,7 @@ def test_the_progress_bar_goes_to_the_error_stream(
 def test_a_mask_of_another_size_is_found_from_the_header(tmp_path: Path) -> None:
     root = folder_tree(tmp_path, {"train": 3})
     write_image(root / "images/train/train1.png", 10, 16)
-    with pytest.raises(
-        UserError, match=r"train1.png is 16 x 12 pixels but its image .*train1.png is 16 x 10$"
-    ):
+    with pytest.raises(UserError, match=r"train1.png is 16 x 12 pixels but its image .*train1.png is 16 x 10$"):
         check_dataset(Folder(root, CLASSES))
     with pytest.raises(UserError, match="is 16 x 12 pixels but its image"):
         Folder(root, CLASSES, resize=(8, 8))[1]
@@ -62,9 +58,7 @@ def test_a_truncated_mask_is_found(tmp_path: Path) -> None:
 def test_masks_written_as_0_and_255_are_found_though_255_is_the_ignore_label(tmp_path: Path) -> None:
     write_image(tmp_path / "images/train/x.png")
     write_mask(tmp_path / "masks/train/x.png", index_mask(2) * 255)
-    with pytest.raises(
-        UserError, match="hold nothing but 'road' and the ignore label; masks written as 0/255"
-    ):
+    with pytest.raises(UserError, match="hold nothing but 'road' and the ignore label; masks written as 0/255"):
         check_dataset(Folder(tmp_path, CLASSES))
 
 
@@ -77,7 +71,5 @@ class Wrong(SegmentationDataset):
 
 
 def test_labels_of_a_users_own_data_set_are_checked_too() -> None:
-    with pytest.raises(
-        UserError, match="sample broken holds the label values -2, -1, 253, outside the classes 0 to 1"
-    ):
+    with pytest.raises(UserError, match="sample broken holds the label values -2, -1, 253, outside the classes 0 to 1"):
         check_dataset(Wrong())

@@ -57,9 +57,7 @@ def test_resize_brings_image_and_mask_to_one_size_and_keeps_labels_whole(tmp_pat
         Folder(tmp_path, CLASSES, resize=(6,))
 
 
-@pytest.mark.parametrize(
-    "palette", [["#ff0000", "#00ff00", "#0000ff"], [[255, 0, 0], [0, 255, 0], [0, 0, 255]]]
-)
+@pytest.mark.parametrize("palette", [["#ff0000", "#00ff00", "#0000ff"], [[255, 0, 0], [0, 255, 0], [0, 0, 255]]])
 def test_rgb_masks_are_read_through_the_palette(tmp_path: Path, palette: list[str]) -> None:
     indices = index_mask(4)
     colors = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0)], dtype=np.uint8)
@@ -80,9 +78,7 @@ def test_ignore_names_the_index_of_ignored_pixels(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"nowhere does not exist; expected a folder that holds images/ and masks/"
-    ):
+    with pytest.raises(UserError, match=r"nowhere does not exist; expected a folder that holds images/ and masks/"):
         Folder(tmp_path / "nowhere", CLASSES)
     (tmp_path / "images" / "train").mkdir(parents=True)
     with pytest.raises(UserError, match="masks does not exist; expected the masks"):
@@ -139,9 +135,7 @@ def test_listed_names_must_be_there_once(tmp_path: Path) -> None:
         Folder(tmp_path, CLASSES)
     listing.write_text("a\nb\n")
     (tmp_path / "masks" / "b.png").unlink()
-    with pytest.raises(
-        UserError, match=r"1 image listed in .*train.txt without a mask of the same stem in .*: b$"
-    ):
+    with pytest.raises(UserError, match=r"1 image listed in .*train.txt without a mask of the same stem in .*: b$"):
         Folder(tmp_path, CLASSES)
     listing.write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(UserError, match=r"train.txt cannot be read as a text file"):

@@ -37,9 +37,7 @@ def test_black_and_white_masks_are_two_classes(tmp_path: Path) -> None:
 def test_values_outside_the_classes_are_listed_with_the_usual_cause(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "mask.tif"
     write_mask(path, np.array([[0, 3, 200], [3, 1, 255]], dtype=kind))
-    sentence = (
-        r"mask.tif holds the label values 3, 200, outside the classes 0 to 2 .*0/255, or from an RGB palette"
-    )
+    sentence = r"mask.tif holds the label values 3, 200, outside the classes 0 to 2 .*0/255, or from an RGB palette"
     with pytest.raises(UserError, match=sentence):
         MaskReader(3).read(path)
 
@@ -54,9 +52,7 @@ def test_values_beyond_16_bits_are_listed_too(tmp_path: Path) -> None:
 def test_a_mask_of_0_and_255_under_another_ignore_label_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     write_mask(path, np.array([[0, 255]], dtype=np.uint8))
-    with pytest.raises(
-        UserError, match="holds the label value 255, outside the classes 0 to 1 and the ignore label 9"
-    ):
+    with pytest.raises(UserError, match="holds the label value 255, outside the classes 0 to 1 and the ignore label 9"):
         MaskReader(2, ignore=9).read(path)
 
 
@@ -70,14 +66,10 @@ def test_many_wrong_values_are_cut_short(tmp_path: Path) -> None:
 def test_an_rgb_mask_needs_a_palette_that_has_its_colours(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     write_mask(path, np.array([[[255, 0, 0], [0, 0, 16]]], dtype=np.uint8))
-    with pytest.raises(
-        UserError, match=r"mask.png is an RGB mask, and no palette says which colour is which class"
-    ):
+    with pytest.raises(UserError, match=r"mask.png is an RGB mask, and no palette says which colour is which class"):
         MaskReader(2).read(path)
     palette = ((255, 0, 0), (0, 255, 0))
-    with pytest.raises(
-        UserError, match=r"mask.png holds the colour #000010, not in the palette .*ignore_color"
-    ):
+    with pytest.raises(UserError, match=r"mask.png holds the colour #000010, not in the palette .*ignore_color"):
         MaskReader(2, palette=palette).read(path)
     assert MaskReader(2, palette=palette, ignore_color=(0, 0, 16)).read(path).tolist() == [[0, 255]]
 

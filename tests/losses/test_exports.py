@@ -22,7 +22,5 @@ def test_every_public_function_is_exported() -> None:
 
 
 def test_every_pairwise_loss_is_in_the_shared_suite() -> None:
-    pairwise = {
-        name for name in losses.__all__ if "teacher" in inspect.signature(getattr(losses, name)).parameters
-    }
+    pairwise = {name for name in losses.__all__ if "teacher" in inspect.signature(getattr(losses, name)).parameters}
     assert pairwise == {case.name for case in CASES}

@@ -260,9 +260,7 @@ def test_shapes_that_do_not_fit_are_told(case: Case) -> None:
             case(bad_student, bad_teacher, valid)
 
 
-@pytest.mark.parametrize(
-    "name", ["pixel_kl", "channel_kl", "channel_relation_mse", "boundary_mse", "latent_distance"]
-)
+@pytest.mark.parametrize("name", ["pixel_kl", "channel_kl", "channel_relation_mse", "boundary_mse", "latent_distance"])
 def test_channels_must_agree(name: str) -> None:
     with pytest.raises(UserError, match=r"teacher has shape \(1, 4, 2, 2\), expected .*\(1, 3, 2, 2\)"):
         Case(name)(torch.rand(1, 3, 2, 2), torch.rand(1, 4, 2, 2))

@@ -44,9 +44,7 @@ def test_cross_entropy_is_the_weighted_mean(weights: list[float] | None, dtype: 
     assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("threshold", "min_kept"), [(0.7, 1 / 16), (0.01, 0.25), (1.0, 0.0), (0.2, 0.0), (0.1, 1.0)]
-)
+@pytest.mark.parametrize(("threshold", "min_kept"), [(0.7, 1 / 16), (0.01, 0.25), (1.0, 0.0), (0.2, 0.0), (0.1, 1.0)])
 def test_ohem_keeps_the_hard_pixels(threshold: float, min_kept: float) -> None:
     logits, labels = scene()
     losses = sorted((loss for loss, _ in pixel_losses(logits, labels)), reverse=True)
@@ -81,9 +79,7 @@ def test_nothing_labelled_is_zero(loss) -> None:
 @pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy])
 def test_no_class_of_weight_is_zero(loss) -> None:
     logits, _ = scene()
-    value = loss(
-        logits=logits, labels=torch.zeros(2, 5, 7).long(), class_weights=torch.tensor([0.0, 1, 1, 1])
-    )
+    value = loss(logits=logits, labels=torch.zeros(2, 5, 7).long(), class_weights=torch.tensor([0.0, 1, 1, 1]))
     assert value.item() == 0
 
 
@@ -118,9 +114,7 @@ def test_bad_arguments_are_told(loss) -> None:
         loss(logits=logits, labels=labels, class_weights=torch.ones(3))
 
 
-@pytest.mark.parametrize(
-    "options", [{"threshold": 0.0}, {"threshold": 1.1}, {"min_kept": -0.1}, {"min_kept": 2}]
-)
+@pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": 1.1}, {"min_kept": -0.1}, {"min_kept": 2}])
 def test_ohem_ranges_are_told(options: dict[str, float]) -> None:
     logits, labels = scene()
     (name,) = options

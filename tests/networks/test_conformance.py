@@ -53,9 +53,7 @@ SPECS = [
 ]
 
 
-@pytest.fixture(
-    scope="module", params=SPECS, ids=lambda spec: spec.partition("?")[0] + spec[-9:] * ("?" in spec)
-)
+@pytest.fixture(scope="module", params=SPECS, ids=lambda spec: spec.partition("?")[0] + spec[-9:] * ("?" in spec))
 def network(request: pytest.FixtureRequest) -> Network:
     torch.manual_seed(0)
     network = load_network(request.param, num_classes=CLASSES)
@@ -102,9 +100,7 @@ def assert_same(logits: Tensor, expected: Tensor, tolerance: float = 1e-4) -> No
 def native_logits(network: Network, model: nn.Module, batch: Tensor) -> Tensor:
     """What somebody gets who normalises by hand and calls the plain model."""
     output = model((batch - network.mean) / network.std)
-    logits = (
-        output["out"] if isinstance(output, dict) and "out" in output else getattr(output, "logits", output)
-    )
+    logits = output["out"] if isinstance(output, dict) and "out" in output else getattr(output, "logits", output)
     return F.interpolate(logits, batch.shape[-2:], mode="bilinear", align_corners=False)
 
 
@@ -209,9 +205,7 @@ def test_its_own_library_loads_what_is_saved(network: Network, tmp_path: Path) -
     assert list(found) == list(wanted)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     # Not to the last bit: transformers leaves the weights in the mapped file, where they lie unaligned.
-    assert_same(
-        native_logits(network, model.eval(), images()), native_logits(network, network.model, images())
-    )
+    assert_same(native_logits(network, model.eval(), images()), native_logits(network, network.model, images()))
 
 
 @torch.no_grad()
@@ -240,9 +234,7 @@ def test_the_libraries_load_a_student_with_segdistill_not_installed(tmp_path: Pa
         with torch.no_grad():
             expected = native_logits(network, network.model, images())
         batch = (images() - network.mean) / network.std
-        safetensors.torch.save_file(
-            {"batch": batch, "logits": expected}, tmp_path / name / "expected.safetensors"
-        )
+        safetensors.torch.save_file({"batch": batch, "logits": expected}, tmp_path / name / "expected.safetensors")
     script = f"""
 import sys
 sys.modules["segdistill"] = None  # importing it fails from here on
@@ -262,9 +254,7 @@ for name, model in dict(smp=smp.from_pretrained("smp"), vision=vision, hf=hf).it
     error = (logits - wanted["logits"]).abs().max() / wanted["logits"].std(dim=(2, 3)).max()
     print(name, "same" if error < 1e-4 else error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if "same" in line] == [
         "smp same",

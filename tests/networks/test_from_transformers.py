@@ -34,9 +34,7 @@ def test_a_folder_says_its_own_classes(checkpoint: Path) -> None:
     assert network.mean.flatten().tolist() == pytest.approx(IMAGENET_MEAN)
     plain = transformers.SegformerForSemanticSegmentation.from_pretrained(checkpoint).eval()
     images = torch.rand(1, 3, 64, 64)
-    torch.testing.assert_close(
-        network.views(images).logits, plain((images - network.mean) / network.std).logits
-    )
+    torch.testing.assert_close(network.views(images).logits, plain((images - network.mean) / network.std).logits)
 
 
 def test_the_weights_do_not_hang_on_the_file(checkpoint: Path) -> None:

@@ -122,9 +122,7 @@ def test_a_function_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_options_reach_the_constructor() -> None:
-    network = load_network(
-        "smp:FPN:resnet18?decoder_segmentation_channels=64&decoder_dropout=0.0", num_classes=4
-    )
+    network = load_network("smp:FPN:resnet18?decoder_segmentation_channels=64&decoder_dropout=0.0", num_classes=4)
     assert network.info.embedding.channels == 64
     assert network.model.decoder.dropout.p == 0
 
@@ -138,9 +136,7 @@ def test_values_of_options_are_yaml() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "spec", ["smp:FPN:resnet18", "smp:FPN:tu-resnet18", "torchvision:lraspp_mobilenet_v3_large"]
-)
+@pytest.mark.parametrize("spec", ["smp:FPN:resnet18", "smp:FPN:tu-resnet18", "torchvision:lraspp_mobilenet_v3_large"])
 def test_imagenet_weights_that_cannot_be_fetched(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_args: object, **_kwargs: object) -> None:
         raise OSError("no route to host\nwith many details")
@@ -167,9 +163,7 @@ def test_mean_and_std_of_the_encoders_own_weights(monkeypatch: pytest.MonkeyPatc
 
 def test_transformers_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(
-        UserError, match=r"needs the package transformers: pip install 'segdistill\[transformers\]'"
-    ):
+    with pytest.raises(UserError, match=r"needs the package transformers: pip install 'segdistill\[transformers\]'"):
         load_network("transformers:segformer", num_classes=4)
 
 

@@ -15,9 +15,7 @@ class TinyModel(nn.Module):
 
     def __init__(self, classes: int = 5, channels: int = 3) -> None:
         super().__init__()
-        self.stage1 = nn.Sequential(
-            nn.Conv2d(channels, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU(inplace=True)
-        )
+        self.stage1 = nn.Sequential(nn.Conv2d(channels, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
         self.stage2 = nn.Conv2d(8, 16, 2, stride=2)
         self.backbone = Backbone()
         self.dropout = nn.Dropout2d(0.5)

@@ -8,7 +8,7 @@ from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
 
 from segdistill.errors import UserError, unknown_name
 from segdistill.recipe import explain
@@ -20,9 +20,7 @@ class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Help with defaults, and with the examples' line breaks kept."""
 
 
-def call(
-    function: Callable[..., T], argv: Sequence[str], *, name: str, first: str | None, examples: str
-) -> T:
+def call(function: Callable[..., T], argv: Sequence[str], *, name: str, first: str | None, examples: str) -> T:
     """Calls ``function`` with what ``argv`` says; every keyword of it is an option, nested ones with dots.
 
     Args:
@@ -51,24 +49,29 @@ def call(
             action=ActionConfigFile,
             help="YAML file with any of the options below; later ones win",
         )
-    parser.add_function_arguments(function)
-    arguments = list(argv)
+    parser.add_function_arguments(function, as_group=False)  # a group named "train" would clash with its key
+    arguments = _with_bare_switches(function, argv)
     if first is not None and arguments and not arguments[0].startswith("-"):
         arguments[0:1] = [f"--{first}", arguments[0]]
+    if any(argument in ("-h", "--help") for argument in arguments):
+        arguments = ["--help"]  # before anything else on the line is found wrong
     try:
-        values = (
-            parser.parse_args(arguments).as_dict()
-            if not _wants_help(arguments)
-            else parser.parse_args(["--help"])
-        )
+        values = parser.parse_args(arguments).as_dict()
     except ArgumentError as error:
         raise _friendly(error, parser) from error
     values.pop("recipe", None)
     return function(**_typed(function, values))
 
 
-def _wants_help(arguments: Sequence[str]) -> bool:
-    return any(argument in ("-h", "--help") for argument in arguments)
+def _with_bare_switches(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
+    """``--resume`` alone means ``--resume true``, as everywhere else on a command line."""
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    switches = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
+    following = [*argv[1:], ""]
+    return [
+        f"{argument}=true" if argument in switches and after not in ("true", "false") else argument
+        for argument, after in zip(argv, following, strict=True)
+    ]
 
 
 def _typed(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -93,9 +96,7 @@ def _friendly(error: ArgumentError, parser: ArgumentParser) -> UserError:
         r"unrecognized arguments: --([\w.]+)", text
     )
     if group:
-        return unknown_name(
-            "key", f"{group[1]}.{group[2]}", [key for key in known if key.startswith(f"{group[1]}.")]
-        )
+        return unknown_name("key", f"{group[1]}.{group[2]}", [key for key in known if key.startswith(f"{group[1]}.")])
     if option:
         return unknown_name("key", option[1], [key for key in known if key not in ("help", "print_config")])
     return UserError(text)

@@ -1,0 +1,1 @@
+"""Networks held against each other: scores, latency, pictures, the demo."""

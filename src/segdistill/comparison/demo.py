@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,25 +80,23 @@ def demo(
         "overwrite": overwrite,
         "quiet": quiet,
     }
-    recipe = {"batch_size": 16, "lr": 2e-3, "warmup": 0.1}
+    recipe = TrainConfig(epochs=epochs, batch_size=16, lr=2e-3, warmup=0.1)
 
     console.rule("teacher")
     teacher = train(
         network=TEACHER,
-        train=TrainConfig(epochs=teacher_epochs, **recipe),
+        train=replace(recipe, epochs=teacher_epochs),
         output=folder / "teacher",
         **common,
     )
     console.rule("student alone")
-    alone = train(
-        network=STUDENT, train=TrainConfig(epochs=epochs, **recipe), output=folder / "alone", **common
-    )
+    alone = train(network=STUDENT, train=recipe, output=folder / "alone", **common)
     console.rule(f"student distilled with {method}")
     distilled = distill(
         teacher=str(teacher.path),
         student=STUDENT,
         method=method,
-        train=TrainConfig(epochs=epochs, **recipe),
+        train=recipe,
         output=folder / "distilled",
         **common,
     )
@@ -131,9 +130,7 @@ def demo(
     for row in cells:
         table.add_row(*row)
     console.print(table)
-    console.print(
-        f"pictures: {folder / 'comparison.png'}   report: {folder / 'report.html'}", highlight=False
-    )
+    console.print(f"pictures: {folder / 'comparison.png'}   report: {folder / 'report.html'}", highlight=False)
     return rows
 
 

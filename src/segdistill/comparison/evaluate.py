@@ -61,9 +61,7 @@ def evaluate(
         data = RunFolder(model).read_config()["data"]
     dataset = build_split(data, split)
     if not is_run and weights is None:
-        raise UserError(
-            f"'{model}' is no run folder, and a network spec alone has no trained weights; give weights"
-        )
+        raise UserError(f"'{model}' is no run folder, and a network spec alone has no trained weights; give weights")
     network = load_network(str(model), None if is_run else len(dataset.classes), dataset.in_channels, weights)
     if network.num_classes != len(dataset.classes):
         raise UserError(f"{model} has {network.num_classes} classes, but the data has {len(dataset.classes)}")
@@ -77,9 +75,7 @@ def evaluate(
     return scores
 
 
-def score(
-    network: Network, dataset: SegmentationDataset, *, batch_size: int = 8, quiet: bool = True
-) -> Scores:
+def score(network: Network, dataset: SegmentationDataset, *, batch_size: int = 8, quiet: bool = True) -> Scores:
     """Scores of a network, on its own device and in float32, on every image of a data set."""
     device = next(network.parameters()).device
     counts = ConfusionCounts(len(dataset.classes), dataset.ignore_index).to(device)

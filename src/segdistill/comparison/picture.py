@@ -23,9 +23,7 @@ def colourise(labels: Tensor, palette: Sequence[tuple[int, int, int]]) -> Image.
     return Image.fromarray(table[labels.cpu().numpy().clip(0, 255).astype(np.uint8)])
 
 
-def side_by_side(
-    dataset: SegmentationDataset, networks: Mapping[str, Network], indices: Sequence[int]
-) -> Image.Image:
+def side_by_side(dataset: SegmentationDataset, networks: Mapping[str, Network], indices: Sequence[int]) -> Image.Image:
     """A row per image: the image, its labels, and each network's prediction, with headings and a colour legend.
 
     Args:

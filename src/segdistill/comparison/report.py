@@ -17,9 +17,7 @@ td:first-child, th:first-child { text-align: left; } img { max-width: 100%; }
 """
 
 
-def report_html(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], picture: Image.Image
-) -> str:
+def report_html(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], picture: Image.Image) -> str:
     """The page.
 
     Args:
@@ -32,9 +30,7 @@ def report_html(
     picture.save(buffer, "PNG")
     encoded = base64.b64encode(buffer.getvalue()).decode()
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'

@@ -104,9 +104,7 @@ def training_loader(
     )
 
 
-def evaluation_loader(
-    dataset: SegmentationDataset, batch_size: int, workers: int | None = None
-) -> DataLoader[Batch]:
+def evaluation_loader(dataset: SegmentationDataset, batch_size: int, workers: int | None = None) -> DataLoader[Batch]:
     """Every sample once, in order, as it is.
 
     Images of different size in one batch are padded on the right and at the bottom, with mean grey; their

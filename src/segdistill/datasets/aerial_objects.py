@@ -140,9 +140,7 @@ class Painter:
         self.canvas.paint(sunny + (crown - center) * 0.66, rgb(color * 1.05))
         self.canvas.paint(sunny - self.canvas.sun * radius * 0.1 + (crown - center) * 0.32, rgb(color * 1.25))
 
-    def _pitched_roof(
-        self, center: np.ndarray, length: float, width: float, angle: float, color: Color
-    ) -> None:
+    def _pitched_roof(self, center: np.ndarray, length: float, width: float, angle: float, color: Color) -> None:
         along, across = axes(angle)
         for side in (-1, 1):
             # The slope that looks away from where the shadows fall is the bright one.
@@ -160,15 +158,11 @@ class Painter:
             self.canvas.paint(rectangle(place, 1.6, 1.6, angle), (70, 58, 54))
 
     def _flat_roof(self, center: np.ndarray, length: float, width: float, angle: float, color: Color) -> None:
-        self.canvas.paint(
-            rectangle(center, length, width, angle), rgb(level + 22 for level in color)
-        )  # the parapet
+        self.canvas.paint(rectangle(center, length, width, angle), rgb(level + 22 for level in color))  # the parapet
         self.canvas.paint(rectangle(center, length - 1.6, width - 1.6, angle), color)
         along, across = axes(angle)
         for _ in range(int(self.rng.integers(1, 6))):  # vents, skylights, solar panels
             shift = self.rng.uniform(-0.35, 0.35, 2)
             place = center + along * shift[0] * length + across * shift[1] * width
             panel = some_color(self.rng, ((48, 56, 76), (188, 190, 192), (84, 84, 86)))
-            self.canvas.paint(
-                rectangle(place, self.rng.uniform(1.5, 4), self.rng.uniform(1.2, 2.5), angle), panel
-            )
+            self.canvas.paint(rectangle(place, self.rng.uniform(1.5, 4), self.rng.uniform(1.2, 2.5), angle), panel)

@@ -105,9 +105,7 @@ class Scene:
 
     def _ground(self) -> Image.Image:
         blend = (128 + 150 * self._noise(22)).clip(0, 255).astype(np.uint8)
-        first, second = (
-            Image.new("RGB", blend.shape[::-1], some_color(self.rng, GRASS_COLORS)) for _ in range(2)
-        )
+        first, second = (Image.new("RGB", blend.shape[::-1], some_color(self.rng, GRASS_COLORS)) for _ in range(2))
         return Image.composite(first, second, Image.fromarray(blend))
 
     def _fields(self) -> None:
@@ -122,9 +120,7 @@ class Scene:
             self._road(self.rng.uniform(5, 8), some_color(self.rng, ASPHALT_COLORS), marked=False)
         for _ in range(self._few(1.2, 3.2)):
             path = self._curve(self.rng.uniform(0, np.pi), bend=0.14)
-            self.canvas.ribbon(
-                path, self.rng.uniform(1.4, 2.8), some_color(self.rng, PATHS), IMPERVIOUS, ASPHALT
-            )
+            self.canvas.ribbon(path, self.rng.uniform(1.4, 2.8), some_color(self.rng, PATHS), IMPERVIOUS, ASPHALT)
 
     def _road(self, width: float, color: Color, marked: bool) -> None:
         turned = self.grid + (np.pi / 2) * self.rng.integers(2) + self.rng.normal(0, 0.15)
@@ -175,9 +171,7 @@ class Scene:
                 place, angle = road.somewhere(self.rng)
                 # Driving in a lane, or parked half on the kerb.
                 offset = road.width / 4 if self.rng.random() < 0.6 else road.width / 2 - 1
-                self.painter.car(
-                    place + axes(angle)[1] * offset * self._sign(), angle + self.rng.normal(0, 0.05)
-                )
+                self.painter.car(place + axes(angle)[1] * offset * self._sign(), angle + self.rng.normal(0, 0.05))
 
     def _buildings(self) -> None:
         for _ in range(self._few(22, 46)):
@@ -234,9 +228,7 @@ class Scene:
             if self.rng.random() < 0.6:
                 for step in road.visible[::gap]:
                     across = axes(road.heading(step))[1]
-                    places.append(
-                        road.curve[step] + across * side * (road.width / 2 + self.rng.uniform(0, 3))
-                    )
+                    places.append(road.curve[step] + across * side * (road.width / 2 + self.rng.uniform(0, 3)))
         for place in places:
             if (place > -6).all() and (place < self.size + 6).all() and self.rng.random() < 0.85:
                 self.painter.tree(place, colors)

@@ -61,9 +61,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
         in_channels: int = 3,
     ) -> None:
         self.classes = _checked_classes(classes)
-        self.palette = (
-            default_palette(len(classes)) if palette is None else parse_palette(palette, self.classes)
-        )
+        self.palette = default_palette(len(classes)) if palette is None else parse_palette(palette, self.classes)
         self.ids = tuple(ids)
         self.ignore_index = IGNORE_INDEX
         self.in_channels = in_channels
@@ -118,9 +116,7 @@ def parse_color(color: str | Sequence[int], *, argument: str) -> Color:
     except (TypeError, ValueError):
         channels = []
     if len(channels) != 3:
-        raise UserError(
-            f"{argument} holds {color!r}; expected [red, green, blue] with values 0 to 255, or '#rrggbb'"
-        )
+        raise UserError(f"{argument} holds {color!r}; expected [red, green, blue] with values 0 to 255, or '#rrggbb'")
     return channels[0], channels[1], channels[2]
 
 
@@ -128,9 +124,7 @@ def parse_palette(palette: Sequence[str | Sequence[int]], classes: Sequence[str]
     """One colour for each class, all different."""
     colors = tuple(parse_color(color, argument="palette") for color in palette)
     if len(colors) != len(classes):
-        raise UserError(
-            f"palette has {len(colors)} colours for {len(classes)} classes ({', '.join(classes)})"
-        )
+        raise UserError(f"palette has {len(colors)} colours for {len(classes)} classes ({', '.join(classes)})")
     for index, color in enumerate(colors):
         if color in colors[:index]:
             first = classes[colors.index(color)]

@@ -98,9 +98,7 @@ def _listed_pairs(root: Path, listing: Path) -> list[Pair]:
     for line in read_lines(listing):
         paths = line.split()
         if len(paths) != 2:
-            raise UserError(
-                f"{listing} has the line '{line}'; expected the path of an image and that of its mask"
-            )
+            raise UserError(f"{listing} has the line '{line}'; expected the path of an image and that of its mask")
         image, mask = (root.joinpath(*path.replace("\\", "/").split("/")[-2:]) for path in paths)
         pairs.append((image, mask))
     there = {str(path): path for pair in pairs for path in pair if path.is_file()}

@@ -61,8 +61,7 @@ class FileDataset(SegmentationDataset):
         image, mask = image_size(image_path), image_size(mask_path)
         if image != mask:
             raise UserError(
-                f"{mask_path} is {mask[1]} x {mask[0]} pixels "
-                f"but its image {image_path} is {image[1]} x {image[0]}"
+                f"{mask_path} is {mask[1]} x {mask[0]} pixels but its image {image_path} is {image[1]} x {image[0]}"
             )
 
 
@@ -88,9 +87,7 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         if path.stem in files:
-            raise UserError(
-                f"{folder} holds both {files[path.stem].name} and {path.name}; expected one file per stem"
-            )
+            raise UserError(f"{folder} holds both {files[path.stem].name} and {path.name}; expected one file per stem")
         files[path.stem] = path
     return files
 
@@ -108,12 +105,8 @@ def pair_folders(images: Path, masks: Path) -> list[Pair]:
         raise UserError(
             f"{images} holds no image, so the split is empty; expected files ending in {' '.join(SUFFIXES)}"
         )
-    refuse_missing(
-        image_files, mask_files, f"image{{s}} of {images} without a mask of the same stem in {masks}"
-    )
-    refuse_missing(
-        mask_files, image_files, f"mask{{s}} of {masks} without an image of the same stem in {images}"
-    )
+    refuse_missing(image_files, mask_files, f"image{{s}} of {images} without a mask of the same stem in {masks}")
+    refuse_missing(mask_files, image_files, f"mask{{s}} of {masks} without an image of the same stem in {images}")
     return [(image_files[stem], mask_files[stem]) for stem in image_files]
 
 

@@ -74,14 +74,10 @@ def _find_pairs(root: Path, split: str) -> list[Pair]:
     masks = existing_folder(root / "masks", "the masks, or a sub-folder of them for each split")
     if (images / split).is_dir():
         return pair_folders(images / split, masks / split)
-    listings = {
-        path.stem: path for folder in (root / "splits", root) for path in sorted(folder.glob("*.txt"))
-    }
+    listings = {path.stem: path for folder in (root / "splits", root) for path in sorted(folder.glob("*.txt"))}
     if split in listings:
         return _listed_pairs(images, masks, listings[split])
-    raise missing_split(
-        root, split, {path.name for path in images.iterdir() if path.is_dir()} | set(listings)
-    )
+    raise missing_split(root, split, {path.name for path in images.iterdir() if path.is_dir()} | set(listings))
 
 
 def _listed_pairs(images: Path, masks: Path, listing: Path) -> list[Pair]:
@@ -93,7 +89,5 @@ def _listed_pairs(images: Path, masks: Path, listing: Path) -> list[Pair]:
     if twice:
         raise UserError(f"{listing} lists {min(twice)} more than once")
     refuse_missing(stems, image_files, f"name{{s}} listed in {listing} without an image in {images}")
-    refuse_missing(
-        stems, mask_files, f"image{{s}} listed in {listing} without a mask of the same stem in {masks}"
-    )
+    refuse_missing(stems, mask_files, f"image{{s}} listed in {listing} without a mask of the same stem in {masks}")
     return [(image_files[stem], mask_files[stem]) for stem in stems]

@@ -41,9 +41,7 @@ class MaskReader:
         ignore_color: Color | None = None,
     ) -> None:
         if not 0 <= ignore < 2**16:
-            raise UserError(
-                f"ignore is {ignore}; expected the index of ignored pixels in the masks, 0 to 65535"
-            )
+            raise UserError(f"ignore is {ignore}; expected the index of ignored pixels in the masks, 0 to 65535")
         self.classes = classes
         self.ignore = ignore
         self.palette = palette
@@ -71,9 +69,7 @@ class MaskReader:
         elif mask.mode in _COLOR_MODES:
             labels = self._from_colors(np.asarray(mask.convert("RGB")), path)
         else:
-            raise UserError(
-                f"{path} has pixels of the kind {mask.mode}; expected an index mask or an RGB mask"
-            )
+            raise UserError(f"{path} has pixels of the kind {mask.mode}; expected an index mask or an RGB mask")
         return torch.from_numpy(labels.astype(np.int64))
 
     def _from_indices(self, values: np.ndarray, path: Path) -> np.ndarray:

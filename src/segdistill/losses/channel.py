@@ -12,9 +12,7 @@ from segdistill.losses._means import mean_over_images
 _OUT = -1e30
 
 
-def channel_kl(
-    *, student: Tensor, teacher: Tensor, temperature: float = 4.0, valid: Tensor | None = None
-) -> Tensor:
+def channel_kl(*, student: Tensor, teacher: Tensor, temperature: float = 4.0, valid: Tensor | None = None) -> Tensor:
     r"""Kullback-Leibler divergence between spatial distributions, channel by channel (CWD).
 
     .. math:: \frac{\tau^2}{C} \sum_c \sum_i \phi(t_c)_i \log \frac{\phi(t_c)_i}{\phi(x_c)_i},

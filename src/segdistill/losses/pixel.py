@@ -8,9 +8,7 @@ from segdistill.losses import _inputs
 from segdistill.losses._means import mean_over_pixels
 
 
-def pixel_kl(
-    *, student: Tensor, teacher: Tensor, temperature: float = 1.0, valid: Tensor | None = None
-) -> Tensor:
+def pixel_kl(*, student: Tensor, teacher: Tensor, temperature: float = 1.0, valid: Tensor | None = None) -> Tensor:
     r"""Kullback-Leibler divergence of the student's class distribution from the teacher's at every pixel.
 
     .. math:: T^2 \, \frac{1}{|V|} \sum_{i \in V} \sum_c p^t_{ic} \log \frac{p^t_{ic}}{p^x_{ic}},

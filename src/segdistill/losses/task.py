@@ -84,9 +84,7 @@ def ohem_cross_entropy(
         # How many pixels are labelled is known on the device alone, and stays there.
         kept = torch.ceil(min_kept * (hardness >= 0).sum().double()).long()
         hardest = hardness.flatten().topk(most).values
-        easiest_kept = torch.minimum(
-            easiest_kept, hardest.gather(0, (kept - 1).clamp(min=0, max=most - 1).view(1))[0]
-        )
+        easiest_kept = torch.minimum(easiest_kept, hardest.gather(0, (kept - 1).clamp(min=0, max=most - 1).view(1))[0])
     return _weighted_mean(losses, torch.where(hardness >= easiest_kept, weights, 0.0))
 
 
@@ -111,9 +109,7 @@ def balanced_weights(counts: Tensor | Sequence[float]) -> Tensor:
     """
     pixels = torch.as_tensor(counts, dtype=torch.float64)
     if pixels.dim() != 1 or not bool((pixels >= 0).all()) or not bool(pixels.sum() > 0):
-        raise UserError(
-            f"counts is {pixels.tolist()}, expected one number of pixels per class, at least one above 0"
-        )
+        raise UserError(f"counts is {pixels.tolist()}, expected one number of pixels per class, at least one above 0")
     seen = pixels > 0
     weights = torch.where(seen, 1 / torch.log(1.02 + pixels / pixels.sum()), 0.0)
     return (weights * seen.sum() / weights.sum()).float()

@@ -59,9 +59,7 @@ class BRD(Method):
         self._pairs = match_stages(student.stages, teacher.stages)
         self._strides = (student.embedding.stride, teacher.embedding.stride)
 
-    def forward(
-        self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         if self.boundary:
             terms["boundary"] = self.boundary * self._boundary_term(student, teacher, valid)

@@ -30,9 +30,7 @@ class CWD(Method):
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         check_same_classes("CWD", student, teacher)
 
-    def forward(
-        self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
         size = size_of(student.logits)
         loss = channel_kl(
             student=student.logits,

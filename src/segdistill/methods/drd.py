@@ -59,16 +59,14 @@ class DRD(Method):
         if self.channel:
             self.adapters.extend(nn.Conv2d(s.channels, t.channels, 1) for s, t in taps)
 
-    def forward(
-        self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
         places = [(student.embedding, teacher.embedding)]
         places += [(student.stages[i], teacher.stages[j]) for i, j in self._pairs]
         terms: dict[str, Tensor] = {}
-        for index, (x, t) in enumerate(places):
+        for index, (student_maps, teacher_maps) in enumerate(places):
             student_stride, teacher_stride = self._strides[index]
-            x = bounded(x, student_stride)
-            t = resize(bounded(t, teacher_stride), size_of(x))
+            x = bounded(student_maps, student_stride)
+            t = resize(bounded(teacher_maps, teacher_stride), size_of(x))
             counted = shrink_valid(valid, size_of(x))
             if self.spatial:
                 relate = affinity_mse if self.normalize == "cosine" else relation_mse

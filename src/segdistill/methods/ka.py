@@ -93,11 +93,9 @@ class KA(Method):
                 target = features / self.rms
             code = self.encoder(target)
             restored = resize(self.decoder(code), size_of(target))
-            loss = F.mse_loss(
-                restored.float(), target.float()
-            ) + self.sparsity * code.float().abs().sum() / len(code)
+            loss = F.mse_loss(restored.float(), target.float()) + self.sparsity * code.float().abs().sum() / len(code)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             # A deep teacher's features have outliers; without a bound the paper's rate can blow up on the first ones.
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
@@ -117,9 +115,7 @@ class KA(Method):
             self.decoder.eval()
         return self
 
-    def forward(
-        self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
         # The buffer may have come from a checkpoint; it is read once, since reading it on a GPU waits for all work.
         self._ready = self._ready or bool(self.prepared)
         if not self._ready:

@@ -29,9 +29,7 @@ class KD(Method):
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         check_same_classes("KD", student, teacher)
 
-    def forward(
-        self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
         size = size_of(student.logits)
         loss = pixel_kl(
             student=student.logits,

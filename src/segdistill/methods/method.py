@@ -47,9 +47,7 @@ class Method(nn.Module, ABC):
         """
 
     @abstractmethod
-    def forward(
-        self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
         """The method's loss terms for one batch, each weighted, by name.
 
         Args:

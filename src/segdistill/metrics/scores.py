@@ -55,9 +55,7 @@ def scores_from_confusion(confusion: Tensor, classes: Sequence[str]) -> Scores:
         (45.8, 70.0)
     """
     if confusion.shape != (len(classes), len(classes)):
-        raise UserError(
-            f"a confusion matrix of shape {tuple(confusion.shape)} does not fit {len(classes)} classes"
-        )
+        raise UserError(f"a confusion matrix of shape {tuple(confusion.shape)} does not fit {len(classes)} classes")
     counts = confusion.to("cpu", torch.float64)
     total = float(counts.sum())
     if total == 0:

@@ -53,9 +53,7 @@ def save_network(network: Network, folder: Path, write: Callable[[Network, Path]
             write(network, Path(temporary))
             (Path(temporary) / CARD_FILE).write_text(json.dumps(asdict(card), indent=2) + "\n")
             # The weights last: whoever finds them finds what they need beside them.
-            for file in sorted(
-                Path(temporary).iterdir(), key=lambda file: (file.suffix != ".json", file.name)
-            ):
+            for file in sorted(Path(temporary).iterdir(), key=lambda file: (file.suffix != ".json", file.name)):
                 os.replace(file, folder / file.name)
     except OSError as error:
         raise UserError(f"cannot save a network to {folder}: {error.strerror or error}") from error

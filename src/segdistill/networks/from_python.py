@@ -21,9 +21,7 @@ def load(request: Request) -> Network:
     if not module_name or not colon or not function_name:
         raise UserError(f"network '{request.spec}' cannot be read: expected python:module:function")
     if request.imagenet:
-        raise UserError(
-            f"weights 'imagenet' mean nothing to '{request.spec}': the function itself can load them"
-        )
+        raise UserError(f"weights 'imagenet' mean nothing to '{request.spec}': the function itself can load them")
     folder = os.getcwd()
     if folder not in sys.path:  # true of a console script, unlike of "python -m"
         sys.path.insert(0, folder)
@@ -31,15 +29,11 @@ def load(request: Request) -> Network:
         module = importlib.import_module(module_name)
     function = getattr(module, function_name, None)
     if not callable(function):
-        functions = [
-            name for name, value in vars(module).items() if callable(value) and not name.startswith("_")
-        ]
+        functions = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise unknown_name(f"function of module '{module_name}'", function_name, functions)
     with request.building():
         network = function(num_classes=request.classes(), in_channels=request.in_channels, **request.options)
     if not isinstance(network, Network):
-        raise UserError(
-            f"'{request.spec}' returned a {type(network).__name__}, expected a segdistill Network"
-        )
+        raise UserError(f"'{request.spec}' returned a {type(network).__name__}, expected a segdistill Network")
     network.spec = request.spec
     return network

@@ -109,9 +109,7 @@ def _check_encoder(encoder: str, spec: str) -> None:
     from segmentation_models_pytorch.encoders import encoders
 
     if not encoder:
-        raise UserError(
-            f"network '{spec}' names no encoder: expected smp:ARCH:ENCODER, e.g. smp:FPN:resnet18"
-        )
+        raise UserError(f"network '{spec}' names no encoder: expected smp:ARCH:ENCODER, e.g. smp:FPN:resnet18")
     if encoder in encoders or (encoder.startswith("tu-") and timm.is_model(encoder[3:])):
         return
     names = [*encoders, *(f"tu-{name}" for name in timm.list_models())]

@@ -50,9 +50,7 @@ FAMILIES = {
         defaults={"backbone_config": _CONVNEXT_TINY, "hidden_size": 256, "use_auxiliary_head": False},
     ),
     "mobilenet_v2": _Family(
-        stages=[
-            f"mobilenet_v2.layer.{i}" for i in (1, 4, 11, 15)
-        ],  # the last before each stride of 2, and the last
+        stages=[f"mobilenet_v2.layer.{i}" for i in (1, 4, 11, 15)],  # the last before each stride of 2, and the last
         embedding="segmentation_head.conv_projection",
         logits="segmentation_head.classifier",
         head="segmentation_head",
@@ -92,8 +90,7 @@ def load(request: Request) -> Network:
     else:
         if request.options:
             raise UserError(
-                f"network '{request.spec}': a checkpoint takes no options, only new networks do "
-                f"({', '.join(FAMILIES)})"
+                f"network '{request.spec}': a checkpoint takes no options, only new networks do ({', '.join(FAMILIES)})"
             )
         model = _pretrained(request)
         channels = _channels(model.config)
@@ -160,8 +157,7 @@ def _new(request: Request) -> Any:
     _check_options(request, request.options, AutoConfig.for_model(request.name).to_dict())
     if request.imagenet:
         raise UserError(
-            f"network '{request.spec}' has no ImageNet weights: name a checkpoint, "
-            "such as transformers:nvidia/mit-b0"
+            f"network '{request.spec}' has no ImageNet weights: name a checkpoint, such as transformers:nvidia/mit-b0"
         )
     settings = {**FAMILIES[request.name].defaults, **request.options, "num_labels": request.classes()}
     if request.name == "upernet":
@@ -205,9 +201,7 @@ def _pretrained(request: Request) -> Any:
     from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
     folder = Path(request.name)
-    if not folder.is_dir() and (
-        folder.is_absolute() or request.name.startswith(".") or request.name.count("/") != 1
-    ):
+    if not folder.is_dir() and (folder.is_absolute() or request.name.startswith(".") or request.name.count("/") != 1):
         raise UserError(
             f"network '{request.spec}': '{request.name}' is neither a folder, nor a name on the hub "
             f"(OWNER/NAME), nor one of {', '.join(FAMILIES)}"

@@ -82,9 +82,7 @@ def load_network(
     if file is not None:
         network.load_weights(file)
     if num_classes is not None and network.num_classes != num_classes:
-        raise UserError(
-            f"network '{text}' has {network.num_classes} classes, expected num_classes={num_classes}"
-        )
+        raise UserError(f"network '{text}' has {network.num_classes} classes, expected num_classes={num_classes}")
     # Said outright: transformers hands out checkpoints in eval mode, the others do not.
     return network.train()
 
@@ -102,14 +100,10 @@ def _load_folder(folder: Path, num_classes: int | None, in_channels: int) -> Net
     card = read_card(folder)
     assert card.spec is not None  # read_card refuses it
     if num_classes not in (None, card.num_classes):
-        raise UserError(
-            f"network '{folder}' has {card.num_classes} classes, expected num_classes={num_classes}"
-        )
+        raise UserError(f"network '{folder}' has {card.num_classes} classes, expected num_classes={num_classes}")
     # 3 is the default: nobody may have meant it.
     if in_channels not in (3, card.in_channels):
-        raise UserError(
-            f"network '{folder}' has {card.in_channels} channels, expected in_channels={in_channels}"
-        )
+        raise UserError(f"network '{folder}' has {card.in_channels} channels, expected in_channels={in_channels}")
     source, _, rest = card.spec.partition(":")
     if source not in SOURCES:
         raise UserError(f"{folder / CARD_FILE}: spec is '{card.spec}', expected one of {', '.join(SOURCES)}")
@@ -119,9 +113,7 @@ def _load_folder(folder: Path, num_classes: int | None, in_channels: int) -> Net
     )
     if source == "transformers":
         # The folder has the whole configuration, while the spec may name a place that has moved on since.
-        network = SOURCES[source](
-            replace(request, spec=f"transformers:{folder}", name=str(folder), options={})
-        )
+        network = SOURCES[source](replace(request, spec=f"transformers:{folder}", name=str(folder), options={}))
         network.spec = card.spec
     else:
         network = SOURCES[source](request)

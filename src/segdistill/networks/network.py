@@ -214,9 +214,7 @@ class Network(nn.Module):
         stages = tuple(tap(name, value) for name, value in zip(self._stages, views.stages, strict=True))
         strides = [stage.stride for stage in stages]
         if not stages or strides != sorted(strides):
-            raise UserError(
-                f"stages {list(self._stages)} have strides {strides}, expected some, fine to coarse"
-            )
+            raise UserError(f"stages {list(self._stages)} have strides {strides}, expected some, fine to coarse")
         logits = tap(self._logits, views.logits)
         if logits.channels != output.shape[1]:
             raise UserError(
@@ -237,7 +235,5 @@ def _logits_in(output: Any) -> Tensor:
     logits = output.get("out") if isinstance(output, Mapping) and "out" in output else output
     logits = getattr(logits, "logits", logits)
     if not isinstance(logits, Tensor) or logits.ndim != 4:
-        raise UserError(
-            f"the model returns {describe(output)}, expected logits (B, K, H, W), dict['out'] or .logits"
-        )
+        raise UserError(f"the model returns {describe(output)}, expected logits (B, K, H, W), dict['out'] or .logits")
     return logits

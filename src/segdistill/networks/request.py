@@ -42,9 +42,7 @@ class Request:
             UserError: it was not given.
         """
         if self.num_classes is None:
-            raise UserError(
-                f"num_classes is missing: network '{self.spec}' can be built for any number of classes"
-            )
+            raise UserError(f"num_classes is missing: network '{self.spec}' can be built for any number of classes")
         return self.num_classes
 
     def default_normalization(self) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:

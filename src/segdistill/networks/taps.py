@@ -64,9 +64,7 @@ def find_module(model: nn.Module, tap: str) -> nn.Module:
         close = difflib.get_close_matches(name, [known for known in modules if known], n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "no module has a name like it;"
         children = ", ".join(child for child, _ in model.named_children())
-        raise UserError(
-            f"tap '{tap}': {type(model).__name__} has no module '{name}': {hint} Its children: {children}"
-        )
+        raise UserError(f"tap '{tap}': {type(model).__name__} has no module '{name}': {hint} Its children: {children}")
     return modules[name]
 
 

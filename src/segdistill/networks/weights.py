@@ -35,9 +35,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise UserError(f"weights file {file} is damaged or truncated: {error}") from error
     if file.suffix not in (".pth", ".pt"):
-        raise UserError(
-            f"weights file {file}: expected a .safetensors, .pth or .pt file, found '{file.suffix}'"
-        )
+        raise UserError(f"weights file {file}: expected a .safetensors, .pth or .pt file, found '{file.suffix}'")
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -72,9 +70,7 @@ def load_weights(model: nn.Module, file: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def refuse_misfit(
-    file: Path, missing: Collection[str], unexpected: Collection[str], shapes: Collection[str]
-) -> None:
+def refuse_misfit(file: Path, missing: Collection[str], unexpected: Collection[str], shapes: Collection[str]) -> None:
     """Raise if anything is missing, unexpected or of another shape in the weights of ``file``.
 
     Raises:

@@ -1,0 +1,1 @@
+"""Runs: a network or a student and its teacher, trained into a run folder."""

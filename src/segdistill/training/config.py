@@ -23,13 +23,13 @@ class TrainConfig:
     Args:
         epochs: passes over the training images.
         batch_size: images per step.
-        optimizer: AdamW, or SGD with Nesterov-free momentum 0.9 (the papers' choice).
+        optimizer: AdamW, or SGD with momentum 0.9 (the papers' choice).
         lr: peak learning rate.
         weight_decay: weight decay; biases and normalisation layers have none.
         schedule: learning rate over the run, step by step: cosine to 0, poly (1 - t)^0.9, or constant.
         warmup: share of the run, 0 to 1, over which the rate rises linearly from 0.
-        loss: cross-entropy; "balanced" weighs each class by 1 / ln(1.02 + its share of pixels); "ohem" keeps hard pixels.
-        precision: bf16 or fp16 autocast, or fp32.
+        loss: cross-entropy; "balanced" weighs a class by 1 / ln(1.02 + its share of pixels); "ohem" keeps hard ones.
+        precision: bf16 or fp16 autocast, or fp32; auto takes bf16 where the hardware has it, else fp32.
         workers: data-loading processes; chosen by the machine when left out.
         validate_every: epochs between validations; the last epoch is always validated.
     """
@@ -42,7 +42,7 @@ class TrainConfig:
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     warmup: float = 0.05
     loss: Literal["ce", "balanced", "ohem"] = "ce"
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     workers: int | None = None
     validate_every: int = 1
 
@@ -89,11 +89,7 @@ class TrainConfig:
         def factor(step: int) -> float:
             if step < rising and self.warmup > 0:
                 return (step + 1) / rising
-            t = (
-                min(1.0, (step - rising) / max(1, steps - rising))
-                if self.warmup > 0
-                else min(1.0, step / steps)
-            )
+            t = min(1.0, (step - rising) / max(1, steps - rising)) if self.warmup > 0 else min(1.0, step / steps)
             if self.schedule == "cosine":
                 return 0.5 * (1 + math.cos(math.pi * t))
             if self.schedule == "poly":

@@ -25,7 +25,7 @@ from segdistill.networks.size import count_parameters
 from segdistill.recipe import Data
 from segdistill.training.callbacks import AtomicCheckpoints, Keeper
 from segdistill.training.config import TrainConfig
-from segdistill.training.device import choose_device
+from segdistill.training.device import choose_device, choose_precision
 from segdistill.training.run_folder import RunFolder
 from segdistill.training.task import SegmentationTask
 
@@ -84,6 +84,9 @@ def fit(
         return folder
     device = choose_device(options.device)
     console = Console(quiet=options.quiet)
+    precision = choose_precision(train.precision, device)
+    if train.precision not in ("auto", precision):
+        console.print(f"this machine has no fast {train.precision}; training in {precision}")
     _check_classes(data)
     # Every mask is read once, so that a bad label stops the run now and not after an hour.
     counts = check_dataset(data.train, progress=not options.quiet)
@@ -98,11 +101,11 @@ def fit(
     folder.start(config, resume=resuming)
     if isinstance(learner, Distiller) and not resuming:
         began = time.perf_counter()
-        with torch.autocast(device.type, AUTOCAST[train.precision], enabled=train.precision != "fp32"):
+        with torch.autocast(device.type, AUTOCAST[precision], enabled=precision != "fp32"):
             learner.to(device).prepare(_Tracked(loader, "pre-stage of the method", console))
         if learner.has_pre_stage:
             folder.write_history([{"epoch": 0, "seconds": round(time.perf_counter() - began, 2)}])
-    _train(task, loader, validation, folder, device, console, options.quiet, resuming)
+    _train(task, loader, validation, folder, device, precision, console, options.quiet, resuming)
     assert task.scores is not None
     folder.write_metrics(
         {
@@ -113,6 +116,7 @@ def fit(
             "parameters": count_parameters(learner.student),
             "training_seconds": round(sum(float(row["seconds"]) for row in folder.read_history()), 1),
             "device": str(device),
+            "precision": precision,
             "torch": torch.__version__,
         }
     )
@@ -125,6 +129,7 @@ def _train(
     validation: Iterable[Any],
     folder: RunFolder,
     device: torch.device,
+    precision: str,
     console: Console,
     quiet: bool,
     resuming: bool,
@@ -141,7 +146,7 @@ def _train(
         trainer = L.Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index or 0] if device.type == "cuda" else 1,
-            precision={"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}[config.precision],  # type: ignore[arg-type]
+            precision={"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}[precision],  # type: ignore[arg-type]
             max_epochs=config.epochs,
             check_val_every_n_epoch=config.validate_every,
             num_sanity_val_steps=0,
@@ -171,6 +176,4 @@ class _Tracked:
         self.batches, self.text, self.console = batches, text, console
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(
-            track(self.batches, self.text, total=len(self.batches), console=self.console, transient=True)
-        )
+        return iter(track(self.batches, self.text, total=len(self.batches), console=self.console, transient=True))

@@ -13,9 +13,8 @@ from typing import Any
 import yaml
 
 from segdistill.errors import UserError
-from segdistill.networks.loading import load_network
-from segdistill.networks.network import Network
 from segdistill.files import write_json, write_text, write_yaml
+from segdistill.networks.network import Network
 
 
 class RunFolder:
@@ -64,9 +63,7 @@ class RunFolder:
             raise UserError(f"output {self.path} is a file, expected a folder")
         if not self.config_file.exists():
             if self.path.exists() and any(self.path.iterdir()):
-                raise UserError(
-                    f"output folder {self.path} is not empty and holds no run; choose a new folder"
-                )
+                raise UserError(f"output folder {self.path} is not empty and holds no run; choose a new folder")
             return
         if resume:
             differences = _differences(self.read_config(), config)
@@ -158,12 +155,3 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
         elif before != after:
             found.append(f"{prefix}{key} was {before!r}, now {after!r}")
     return found
-
-
-def load_run(folder: str | Path) -> Network:
-    """The network of a finished or running run.
-
-    Raises:
-        UserError: if the folder holds no network.
-    """
-    return load_network(str(folder))

@@ -31,7 +31,7 @@ def train(
 
     Args:
         data: the data set and its augmentation, e.g. {dataset: camvid, root: data/camvid, crop: [352, 480]}.
-        network: what to train, e.g. smp:Unet:resnet34, torchvision:fcn_resnet50, transformers:segformer, or a run folder.
+        network: what to train, e.g. smp:Unet:resnet34, torchvision:fcn_resnet50, transformers:segformer, a run folder.
         output: folder of the run; it must not hold one yet.
         train: how to train.
         weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
