@@ -122,11 +122,9 @@ def _check_encoder(encoder: str, spec: str) -> None:
 
 
 def _check_options(arch: type[nn.Module], encoder: str, request: Request) -> None:
-    if encoder.startswith("tu-"):
-        known = None  # the rest goes to timm.create_model, which refuses what it does not know
-    else:
-        # smp's own encoders swallow every other keyword without a word.
-        known = [*inspect.signature(arch.__init__).parameters, "output_stride"]
+    # smp's own encoders swallow every unknown keyword without a word; timm's are refused by timm.create_model.
+    of_smp = [*inspect.signature(arch.__init__).parameters, "output_stride"]
+    known = None if encoder.startswith("tu-") else of_smp
     for option in request.options:
         if option in _RESERVED or (known is not None and option not in known):
             raise unknown_name(f"option of '{request.spec}'", option, set(known or ()) - _RESERVED)
