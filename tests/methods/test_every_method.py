@@ -118,8 +118,13 @@ def test_bf16_autocast_is_close(method: Method) -> None:
 
 
 def random_views(network: Network, generator: torch.Generator, size: int) -> Views:
+    """Every position near one of six prototypes, as in an image of few classes: nobody is only like himself."""
+
     def maps(tap: Tap) -> torch.Tensor:
-        return torch.randn(2, tap.channels, size // tap.stride, size // tap.stride, generator=generator)
+        side = size // tap.stride
+        prototypes = torch.randn(6, tap.channels, generator=generator)
+        members = prototypes[torch.randint(0, 6, (2, side, side), generator=generator)].permute(0, 3, 1, 2)
+        return members + 0.1 * torch.randn(2, tap.channels, side, side, generator=generator)
 
     info = network.info
     return Views(tuple(maps(tap) for tap in info.stages), maps(info.embedding), maps(info.logits))

@@ -1,0 +1,205 @@
+"""Each method's terms against its paper's formula, written out plainly in float64, loops and N x N matrices and all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segdistill import Views
+from segdistill.methods import BRD, CWD, DRD, KA, KD
+from tests.tiny import tiny_network
+
+WIDTHS = (4, 8)  # student, teacher
+
+
+def networks() -> tuple[object, object]:
+    """Both of stride 8 throughout the head: nothing is pooled, nothing resized."""
+    student, teacher = (tiny_network(width, stride=8, classes=5, seed=width) for width in WIDTHS)
+    return student.info, teacher.info
+
+
+def views(info: object, seed: int) -> Views:
+    generator = torch.Generator().manual_seed(seed)
+
+    def maps(tap: object) -> Tensor:
+        side = 72 // tap.stride  # type: ignore[attr-defined]
+        return torch.randn(2, tap.channels, side, side, generator=generator, dtype=torch.float64)  # type: ignore[attr-defined]
+
+    return Views(
+        tuple(maps(tap) for tap in info.stages),  # type: ignore[attr-defined]
+        maps(info.embedding),  # type: ignore[attr-defined]
+        maps(info.logits),  # type: ignore[attr-defined]
+    )
+
+
+@pytest.fixture
+def case() -> dict[str, object]:
+    student, teacher = networks()
+    valid = torch.ones(2, 72, 72, dtype=torch.bool)
+    valid[0, :24] = False  # whole positions of every stride
+    return {"student": views(student, 1), "teacher": views(teacher, 2), "labels": None, "valid": valid}
+
+
+def built(method: object) -> object:
+    method.build(*networks())  # type: ignore[attr-defined]
+    return method.double().eval()  # type: ignore[attr-defined]
+
+
+def positions(maps: Tensor, image: int) -> Tensor:
+    """Feature vectors of an image's valid positions, (N, C): the first image's upper third is ignored."""
+    first = maps.shape[2] // 3 if image == 0 else 0
+    return maps[image, :, first:].flatten(1).T
+
+
+def kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """Sum over the last axis of p (log p - log q)."""
+    return (teacher * (teacher.log() - student.log())).sum(-1)
+
+
+def pixelwise(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    rows = []
+    for image in range(2):
+        p = (positions(teacher, image) / temperature).softmax(1)
+        rows.append(kl(p, (positions(student, image) / temperature).softmax(1)))
+    return temperature**2 * torch.cat(rows).mean()
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    return unit @ unit.T
+
+
+def affinity(student: Tensor, teacher: Tensor) -> Tensor:
+    differences = [
+        (cosines(positions(student, i)) - cosines(positions(teacher, i))).square().flatten() for i in range(2)
+    ]
+    return torch.cat(differences).mean()
+
+
+def test_kd(case: dict[str, object]) -> None:
+    term = built(KD(weight=2.0, temperature=3.0))(**case)["logits"]
+    expected = 2 * pixelwise(case["student"].logits, case["teacher"].logits, 3.0)
+    assert term.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_cwd(case: dict[str, object]) -> None:
+    term = built(CWD(weight=3.0, temperature=4.0))(**case)["logits"]
+    per_image = []
+    for image in range(2):
+        x, t = (positions(case[role].logits, image).T for role in ("student", "teacher"))
+        per_image.append(16 / 5 * kl((t / 4).softmax(1), (x / 4).softmax(1)).sum())
+    assert term.item() == pytest.approx(3 * torch.stack(per_image).mean().item(), rel=1e-6)
+
+
+def test_drd(case: dict[str, object]) -> None:
+    method = built(DRD(spatial=2.0, channel=3.0))
+    terms = method(**case)
+    x, t = case["student"].embedding, case["teacher"].embedding
+    assert terms["spatial"].item() == pytest.approx(2 * affinity(x, t).item(), rel=1e-6)
+    adapted = method.adapters[0](x)
+    channel = [(cosines(positions(adapted, i).T) - cosines(positions(t, i).T)).square().mean() for i in range(2)]
+    assert terms["channel"].item() == pytest.approx(3 * torch.stack(channel).mean().item(), rel=1e-6)
+
+
+def test_drd_at_every_stage_is_a_mean_over_places(case: dict[str, object]) -> None:
+    terms = built(DRD(spatial=1.0, channel=0.0, stages=True))(**case)
+    assert set(terms) == {"spatial"}
+    student, teacher = case["student"], case["teacher"]
+
+    def pooled(maps: Tensor) -> Tensor:
+        return F.avg_pool2d(maps, 2) if maps.shape[-1] == 18 else maps  # stride 4 is brought to 8
+
+    pairs = [(student.embedding, teacher.embedding), *zip(student.stages, teacher.stages, strict=True)]
+    expected = torch.stack([affinity(pooled(x), pooled(t)) for x, t in pairs]).mean()
+    assert terms["spatial"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_brd(case: dict[str, object]) -> None:
+    terms = built(BRD(boundary=2.0, relation=3.0, kd=4.0, temperature=0.5))(**case)
+    student, teacher = case["student"], case["teacher"]
+
+    boundary = []
+    for x, t in zip(student.stages, teacher.stages, strict=True):
+        per_image = []
+        for image in range(2):
+            maps = []
+            for features in (x, t):
+                ones = torch.ones_like(features[:1, :1])
+                kernel = torch.ones(1, 1, 3, 3, dtype=torch.float64)
+                count = F.conv2d(ones, kernel, padding=1)
+                sums = F.conv2d(features.flatten(0, 1)[:, None], kernel, padding=1).view_as(features)
+                energy = (features - sums / count).square().mean(1, keepdim=True)
+                flat = positions(energy, image).flatten()
+                maps.append(flat / flat.norm())
+            per_image.append((maps[0] - maps[1]).square().sum())
+        boundary.append(torch.stack(per_image).mean())
+    assert terms["boundary"].item() == pytest.approx(2 * torch.stack(boundary).mean().item(), rel=1e-6)
+
+    rows = []
+    for image in range(2):
+        probabilities = []
+        for features in (teacher.embedding, student.embedding):
+            similarity = cosines(positions(features, image)) / 0.5
+            others = ~torch.eye(len(similarity), dtype=torch.bool)
+            probabilities.append(similarity[others].view(len(similarity), -1).softmax(1))
+        rows.append(kl(*probabilities))
+    assert terms["relation"].item() == pytest.approx(3 * 0.25 * torch.cat(rows).mean().item(), rel=1e-6)
+    assert terms["kd"].item() == pytest.approx(4 * pixelwise(student.logits, teacher.logits, 1.0).item(), rel=1e-6)
+
+
+def test_ka(case: dict[str, object]) -> None:
+    method = built(KA(adapt=2.0, affinity=3.0))
+    method.prepared.fill_(True)
+    method.rms.fill_(1.7)
+    terms = method(**case)
+    x, t = case["student"].embedding, case["teacher"].embedding
+    code = method.encoder(t / 1.7)
+    adapted = method.adapt_adapter(x)
+    distances = []
+    for image in range(2):
+        a, b = positions(adapted, image), positions(code, image)
+        a, b = a / a.norm(dim=1, keepdim=True), b / b.norm(dim=1, keepdim=True)
+        distances.append((a - b).abs().sum(1))
+    assert terms["adapt"].item() == pytest.approx(2 * torch.cat(distances).mean().item(), rel=1e-6)
+    expected = 3 * affinity(method.affinity_adapter(x), code)
+    assert terms["affinity"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("student_stride", "teacher_stride", "side"), [(16, 8, 4), (32, 4, 2), (8, 8, 8), (4, 16, 4)])
+def test_ka_code_has_the_students_stride(student_stride: int, teacher_stride: int, side: int) -> None:
+    """E strides from the teacher's (at least 8) to the student's; it does not where the student is finer."""
+    student, teacher = tiny_network(4, stride=student_stride), tiny_network(8, stride=teacher_stride)
+    method = KA()
+    method.build(student.info, teacher.info)
+    embedding = teacher.eval().views(torch.rand(1, 3, 64, 64)).embedding
+    pooled = F.avg_pool2d(embedding, 2) if teacher_stride == 4 else embedding
+    assert method.encoder(pooled).shape[-2:] == (side, side)
+    assert method.decoder(method.encoder(pooled)).shape == pooled.shape
+
+
+def test_ka_pre_stage_learns_to_restore_the_teachers_features() -> None:
+    torch.manual_seed(0)
+    teacher = tiny_network(8, stride=8).eval()
+    method = KA()
+    method.build(tiny_network(4, stride=16).info, teacher.info)
+    images = [torch.rand(4, 3, 64, 64) for _ in range(30)]
+
+    def error() -> float:
+        features = teacher.views(images[0]).embedding / method.rms
+        method.eval()
+        return F.mse_loss(method.decoder(method.encoder(features)), features).item()
+
+    method.rms = teacher.views(images[0]).embedding.square().mean().sqrt().detach()
+    before = error()
+    method.prepare(teacher, images)
+    assert error() < 0.5 * before
+
+
+def test_ka_encoder_stays_as_it_is_while_the_student_learns() -> None:
+    method = KA()
+    method.build(tiny_network(4).info, tiny_network(8).info)
+    method.train()
+    assert not method.encoder.training
+    assert method.adapt_adapter.training

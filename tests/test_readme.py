@@ -1,0 +1,28 @@
+"""The README's Python runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_block_runs(block: str) -> None:
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_own_training_loop_is_ten_lines() -> None:
+    loop = next(block for block in BLOCKS if "Distiller" in block)
+    lines = [line for line in loop.splitlines() if line.strip()]
+    assert len(lines) == 10
+
+
+def test_every_method_is_in_the_readme() -> None:
+    from segdistill.methods import METHODS
+
+    assert all(f"| `{name}` |" in README for name in METHODS)
