@@ -116,6 +116,19 @@ def test_drd_at_every_stage_is_a_mean_over_places(case: dict[str, object]) -> No
     assert terms["spatial"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_drd_as_self_attention(case: dict[str, object]) -> None:
+    terms = built(DRD(spatial=2.0, channel=0.0, normalize="softmax"))(**case)
+    rows = []
+    for image in range(2):
+        attention = []
+        for role in ("student", "teacher"):
+            similarity = cosines(positions(case[role].embedding, image))
+            others = ~torch.eye(len(similarity), dtype=torch.bool)
+            attention.append(similarity[others].view(len(similarity), -1).softmax(1))
+        rows.append((attention[0] - attention[1]).square().sum(1))
+    assert terms["spatial"].item() == pytest.approx(2 * 81 * torch.cat(rows).mean().item(), rel=1e-6)
+
+
 def test_brd(case: dict[str, object]) -> None:
     terms = built(BRD(boundary=2.0, relation=3.0, kd=4.0, temperature=0.5))(**case)
     student, teacher = case["student"], case["teacher"]

@@ -82,7 +82,7 @@ def demo(
         "overwrite": overwrite,
         "quiet": quiet,
     }
-    recipe = TrainConfig(epochs=epochs, batch_size=16, lr=2e-3, warmup=0.1)
+    recipe = TrainConfig(epochs=epochs, batch_size=8, lr=3e-3, warmup=0.1, loss="balanced")
 
     console.rule("teacher")
     teacher = train(

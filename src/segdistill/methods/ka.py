@@ -75,15 +75,17 @@ class KA(Method):
         channels = teacher.embedding.channels
         latent = self.latent_channels or max(16, channels // 2)
         self.encoder, self.decoder = _autoencoder(channels, latent, strides)
+        # Nothing but the pre-stage trains it, so the student's optimizer must not see it.
+        self.encoder.requires_grad_(False)
+        self.decoder.requires_grad_(False)
         self.adapt_adapter = _conv(student.embedding.channels, latent) if self.adapt else None
         self.affinity_adapter = _conv(student.embedding.channels, latent) if self.affinity else None
 
     def prepare(self, teacher: Network, batches: Iterable[Tensor]) -> None:
         """Trains the auto-encoder by one pass of SGD over the ``batches``; nothing else is changed."""
-        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        autoencoder = nn.ModuleList([self.encoder, self.decoder]).requires_grad_(True).train()
+        parameters = list(autoencoder.parameters())
         optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
-        self.encoder.train()
-        self.decoder.train()
         seen = 0
         for images in batches:
             with torch.no_grad():
@@ -105,6 +107,7 @@ class KA(Method):
         if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
             raise UserError(f"ka: the auto-encoder diverged at lr {self.lr}; choose a smaller one")
         optimizer.zero_grad()
+        autoencoder.requires_grad_(False).eval()
         self.prepared = torch.ones_like(self.prepared)
 
     def train(self, mode: bool = True) -> KA:
