@@ -1,4 +1,4 @@
-"""Writes files so that a kill at any moment leaves the old file or the new one, never half of one."""
+"""Files of a run: written so that a kill leaves the old file or the new one, never half of one; YAML read back."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import yaml
 
 from segdistill.errors import UserError
 
+#: How the name of a file ends that is being written; only a kill leaves one behind.
+UNFINISHED = ".part"
+
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Lets ``write`` fill a temporary file in the folder of ``path``, then puts it in its place.
@@ -23,22 +26,45 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=UNFINISHED)
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private to the user; a run's files are as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, permissions())
         os.replace(temporary, path)
         temporary = None
+    except (FileExistsError, NotADirectoryError) as error:  # mkdir's words for it
+        raise UserError(f"cannot write {path}: one of its folders is a file") from error
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def permissions() -> int:
+    """The mode of any new file; temporary files are private to the user, and a run's files are not meant to be."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: if the file is missing, cannot be read, is no YAML, or holds something else than a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise UserError(f"cannot read {path}: {reason}") from error
+    if not isinstance(values, dict):
+        found = "nothing" if values is None else f"a {type(values).__name__}"
+        raise UserError(f"{path} holds {found}, expected a mapping of keys to values")
+    return values
 
 
 def write_text(path: Path, text: str) -> None:

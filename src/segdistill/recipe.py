@@ -7,6 +7,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
@@ -83,7 +84,7 @@ def build_methods(spec: MethodSpec | Method | Sequence[Method]) -> list[Method]:
             or methods already made.
 
     Raises:
-        UserError: for an unknown method, or an unknown or wrong-typed hyper-parameter.
+        UserError: for an unknown method, an unknown or wrong-typed hyper-parameter, or no method at all.
 
     Example:
         >>> [type(method).__name__ for method in build_methods({"brd": {"boundary": 2.0}, "cwd": {}})]
@@ -92,14 +93,14 @@ def build_methods(spec: MethodSpec | Method | Sequence[Method]) -> list[Method]:
     if isinstance(spec, Method):
         return [spec]
     if isinstance(spec, str):
-        spec = [spec]
-    if isinstance(spec, Mapping):
+        return [_method(spec, {})]
+    if isinstance(spec, Mapping) and spec:
         return [_method(name, values) for name, values in spec.items()]
-    return [
-        method
-        for entry in spec
-        for method in ([_method(entry, {})] if isinstance(entry, str) else build_methods(entry))
-    ]
+    if isinstance(spec, list | tuple) and spec:
+        return [method for entry in spec for method in build_methods(entry)]
+    raise UserError(
+        f"method is {spec!r}, expected a method's name, a list of names, or {{name: {{hyper-parameter: value}}}}"
+    )
 
 
 def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> T:
@@ -113,10 +114,13 @@ def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> 
     Raises:
         UserError: for an unknown, missing or wrong-typed key.
     """
-    known = list(inspect.signature(kind).parameters)
+    known = inspect.signature(kind).parameters
     for key in values:
         if key not in known:
             raise unknown_name(f"key in {where}:", key, known)
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and values.get(key) is None:
+            raise UserError(f"{where}: the key '{key}' is missing")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
@@ -124,6 +128,34 @@ def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> 
     except ArgumentError as error:
         raise UserError(f"{where}: {explain(error)}") from error
     return kind(**arguments)
+
+
+def plain(values: Any, where: str) -> Any:
+    """``values`` as YAML gives them back: mappings, lists, texts, numbers; paths become texts and tuples lists.
+
+    Args:
+        values: what a recipe holds at ``where``.
+        where: the keys that lead there, joined by dots, for messages.
+
+    Raises:
+        UserError: for anything that a recipe cannot write down.
+
+    Example:
+        >>> plain({"root": Path("data/camvid"), "crop": (352, 480)}, "data")
+        {'root': 'data/camvid', 'crop': [352, 480]}
+    """
+    if isinstance(values, Mapping):
+        return {str(key): plain(value, f"{where}.{key}" if where else str(key)) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [plain(value, where) for value in values]
+    if isinstance(values, Path):
+        return str(values)
+    if values is None or isinstance(values, str | bool | int | float):
+        return values
+    raise UserError(
+        f"{where} holds a {type(values).__name__}, expected what a recipe can write down: names, numbers, lists and "
+        "mappings of them"
+    )
 
 
 def explain(error: Exception) -> str:
@@ -134,6 +166,8 @@ def explain(error: Exception) -> str:
         'train.lr: expected float, found hello'
     """
     text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(str(error).split())).replace("NoneType", "null")
+    text = text.replace("collections.abc.Sequence", "list").replace("pathlib.", "")
+    text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
     text = re.sub(r'^Parser key "([^"]*)":', r"\1:", text)
     text = re.sub(
         r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*? Given value: ",
@@ -147,12 +181,14 @@ def _dataset_class(values: Mapping[str, Any]) -> type[SegmentationDataset]:
     name = values.get("dataset")
     if name is None:
         raise UserError(f"data: the key 'dataset' is missing; expected one of {', '.join(sorted(DATASETS))}")
-    if name not in DATASETS:
+    if not isinstance(name, str) or name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     return DATASETS[name]
 
 
-def _method(name: str, values: Mapping[str, Any] | None) -> Method:
+def _method(name: str, values: Any) -> Method:
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
+    if not isinstance(values, Mapping | None):
+        raise UserError(f"method {name} is followed by {values!r}, expected a mapping {{hyper-parameter: value}}")
     return construct(METHODS[name], values or {}, f"method {name}")

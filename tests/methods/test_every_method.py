@@ -213,6 +213,11 @@ def test_cnn_and_transformer_pairs(teacher: str, student: str) -> None:
     assert first.grad.abs().sum() > 0
 
 
+def test_hyper_parameters_make_the_method_again(method: Method) -> None:
+    again = type(method)(**method.hyper_parameters())
+    assert again.hyper_parameters() == method.hyper_parameters()
+
+
 def test_every_method_is_listed_and_documented() -> None:
     for name, kind in METHODS.items():
         assert kind().name == name

@@ -8,9 +8,9 @@ from segdistill.cli.parsing import call
 from segdistill.training.distill import distill
 
 EXAMPLES = """\
-  segdistill distill recipes/idd-lite/student.yaml --teacher runs/teacher --method brd --output runs/brd
-  segdistill distill recipes/idd-lite/student.yaml --teacher runs/teacher --method '[brd, cwd]' --output runs/both
-  segdistill distill recipes/idd-lite/student.yaml --teacher runs/teacher --train.lr 3e-4 \\
+  segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --method brd --output runs/brd
+  segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --method '[brd, cwd]' --output runs/both
+  segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --train.lr 3e-4 \\
       --method '{brd: {boundary: 2.0}}' --output runs/strong"""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,9 +17,15 @@ COMMANDS = {
     "demo": "see it all on built-in synthetic aerial scenes, in minutes",
 }
 
+EXAMPLES = """\
+  segdistill demo
+  segdistill train recipes/idd-lite/teacher.yaml --data.root data/idd_lite --output runs/teacher
+  segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --method brd --output runs/brd
+  segdistill evaluate runs/brd"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, or 2 for an error that the user can mend."""
+    """Runs one command and returns its exit code: 0, 2 for an error that the user can mend, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -28,8 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             raise unknown_name("command", command, COMMANDS)
         importlib.import_module(f"segdistill.cli.{command}").run(arguments[1:])
+        sys.stdout.flush()
     except UserError as error:
         print(f"segdistill: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        resumable = command in ("train", "distill")
+        hint = "; the same command with --resume goes on from the last finished epoch" if resumable else ""
+        print(f"segdistill: interrupted{hint}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has seen enough ("| head"); Python must not complain of it again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A disk that is full or gone, a folder without permission: nothing that a traceback would explain.
+        print(f"segdistill: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
         return 2
     return 0
 
@@ -44,7 +64,10 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "segdistill COMMAND --help shows a command's options and examples.",
+            "examples:",
+            EXAMPLES,
+            "",
+            "segdistill COMMAND --help shows a command's options and more examples.",
         ]
     )
 

@@ -6,11 +6,14 @@ import inspect
 import re
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
 
 from segdistill.errors import UserError, unknown_name
+from segdistill.files import read_yaml
 from segdistill.recipe import explain
 
 T = TypeVar("T")
@@ -55,6 +58,10 @@ def call(function: Callable[..., T], argv: Sequence[str], *, name: str, first: s
         arguments[0:1] = [f"--{first}", arguments[0]]
     if any(argument in ("-h", "--help") for argument in arguments):
         arguments = ["--help"]  # before anything else on the line is found wrong
+    for argument, following in pairwise([*arguments, ""]):
+        option, equals, value = argument.partition("=")
+        if first == "recipe" and option == "--recipe":
+            read_yaml(Path(value if equals else following))  # the parser's own words for a bad file do not name it
     try:
         values = parser.parse_args(arguments).as_dict()
     except ArgumentError as error:
@@ -67,10 +74,9 @@ def _with_bare_switches(function: Callable[..., Any], argv: Sequence[str]) -> li
     """``--resume`` alone means ``--resume true``, as everywhere else on a command line."""
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     switches = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
-    following = [*argv[1:], ""]
     return [
         f"{argument}=true" if argument in switches and after not in ("true", "false") else argument
-        for argument, after in zip(argv, following, strict=True)
+        for argument, after in pairwise([*argv, ""])
     ]
 
 
@@ -89,7 +95,7 @@ def _friendly(error: ArgumentError, parser: ArgumentParser) -> UserError:
         option.removeprefix("--")
         for action in parser._actions
         for option in action.option_strings
-        if option[:2] == "--"
+        if option[:2] == "--" and not option.startswith(("--help", "--print_")) and not option.endswith("+")
     ]
     group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", text)
     option = re.search(r"Option '([\w.]+)' is not accepted", text) or re.search(
@@ -98,5 +104,8 @@ def _friendly(error: ArgumentError, parser: ArgumentParser) -> UserError:
     if group:
         return unknown_name("key", f"{group[1]}.{group[2]}", [key for key in known if key.startswith(f"{group[1]}.")])
     if option:
-        return unknown_name("key", option[1], [key for key in known if key not in ("help", "print_config")])
-    return UserError(text)
+        return unknown_name("key", option[1], known)
+    missing = re.search(r'[Kk]ey "([\w.]+)" is required', text)
+    if missing:
+        return UserError(f"the key '{missing[1]}' is missing; give it as --{missing[1]}, or in the recipe")
+    return UserError(text.replace("unrecognized arguments:", "expected options such as --seed 1, found"))

@@ -18,7 +18,7 @@ from segdistill.files import write_json
 from segdistill.metrics.scores import ConfusionCounts, Scores, scores_from_confusion
 from segdistill.networks.loading import load_network
 from segdistill.networks.network import Network
-from segdistill.recipe import build_split
+from segdistill.recipe import build_split, plain
 from segdistill.training.device import choose_device
 from segdistill.training.run_folder import RunFolder
 
@@ -54,23 +54,26 @@ def evaluate(
     Raises:
         UserError: for a model or data that cannot be read, or that disagree.
     """
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}, expected at least 1")
     is_run = Path(model).is_dir()
+    if data is None and is_run:
+        data = RunFolder(model).read_config().get("data")
     if data is None:
-        if not is_run:
-            raise UserError(f"'{model}' is no run folder, so its data are not known; give them with data")
-        data = RunFolder(model).read_config()["data"]
+        raise UserError(f"'{model}' is no run folder whose config.yaml names the data; give data")
     dataset = build_split(data, split)
     if not is_run and weights is None:
         raise UserError(f"'{model}' is no run folder, and a network spec alone has no trained weights; give weights")
     network = load_network(str(model), None if is_run else len(dataset.classes), dataset.in_channels, weights)
     if network.num_classes != len(dataset.classes):
         raise UserError(f"{model} has {network.num_classes} classes, but the data has {len(dataset.classes)}")
-    check_dataset(dataset, progress=not quiet)
+    check_dataset(dataset, progress=not quiet and Console().is_terminal)
     scores = score(network.to(choose_device(device)), dataset, batch_size=batch_size, quiet=quiet)
     if output is None and is_run:
         output = Path(model) / f"evaluation-{split}.json"
     if output is not None:
-        write_json(Path(output), {"model": str(model), "split": split, **scores.as_dict()})
+        scored = {"model": str(model), "weights": weights, "data": plain(data, "data"), "split": split}
+        write_json(Path(output), scored | scores.as_dict())
     Console(quiet=quiet).print(scores_table(scores, f"{model} on {split}, {len(dataset)} images"))
     return scores
 
@@ -82,8 +85,11 @@ def score(network: Network, dataset: SegmentationDataset, *, batch_size: int = 8
     was_training = network.training
     network.eval()
     loader = evaluation_loader(dataset, batch_size, None)
+    console = Console(quiet=quiet)
     with torch.inference_mode():
-        for images, labels in track(loader, "evaluating", console=Console(quiet=quiet), transient=True):
+        for images, labels in track(
+            loader, "evaluating", console=console, transient=True, disable=quiet or not console.is_terminal
+        ):
             counts.update(network(images.to(device)), labels.to(device))
     network.train(was_training)
     return scores_from_confusion(counts.confusion(), dataset.classes)

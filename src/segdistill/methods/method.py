@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,6 +28,16 @@ class Method(nn.Module, ABC):
     def name(self) -> str:
         """The method's name in recipes, tables and loss terms: its class name in lower case."""
         return type(self).__name__.lower()
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """The values that make this method again: one attribute of the same name for each argument of its class.
+
+        Example:
+            >>> from segdistill.methods import KD
+            >>> KD(weight=2.0).hyper_parameters()
+            {'weight': 2.0, 'temperature': 1.0}
+        """
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         """Makes the adapters, sized from what both networks show.

@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from segdistill.errors import UserError
+from segdistill.files import permissions
 from segdistill.networks.weights import WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -54,9 +56,10 @@ def save_network(network: Network, folder: Path, write: Callable[[Network, Path]
             (Path(temporary) / CARD_FILE).write_text(json.dumps(asdict(card), indent=2) + "\n")
             # The weights last: whoever finds them finds what they need beside them.
             for file in sorted(Path(temporary).iterdir(), key=lambda file: (file.suffix != ".json", file.name)):
+                os.chmod(file, permissions())  # safetensors makes its files private
                 os.replace(file, folder / file.name)
-    except OSError as error:
-        raise UserError(f"cannot save a network to {folder}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot save a network to {folder}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_card(folder: Path) -> Card:

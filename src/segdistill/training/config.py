@@ -50,8 +50,12 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "validate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}, expected at least 1")
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise UserError(f"train.lr is {self.lr}, expected a number above 0")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"train.weight_decay is {self.weight_decay}, expected 0 or more")
+        if self.workers is not None and self.workers < 0:
+            raise UserError(f"train.workers is {self.workers}, expected 0 or more")
         if not 0 <= self.warmup < 1:
             raise UserError(f"train.warmup is {self.warmup}, expected a share of the run, 0 to below 1")
 

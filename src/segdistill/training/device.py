@@ -21,8 +21,14 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{device}' is not available here; expected auto, cpu, cuda, cuda:N or mps") from error
+        raise _no_such(device) from error
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise _no_such(device)
     return chosen
+
+
+def _no_such(device: str) -> UserError:
+    return UserError(f"device '{device}' is not available here; expected auto, cpu, cuda, cuda:N or mps")
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
@@ -32,9 +38,11 @@ def choose_precision(precision: str, device: torch.device) -> str:
         precision: one of these or ``"auto"``, which is bf16 where the hardware computes in it, else fp32.
         device: where the training is to run.
 
-    A CPU without bf16 instructions emulates them some fifty times slower than fp32 (measured on an AVX2 machine);
-    fp32 is returned there even if bf16 was asked for, so that one recipe serves every machine.
+    A CPU without bf16 instructions emulates them some fifty times slower than fp32 (measured on an AVX2 machine), and
+    no CPU trains in fp16; fp32 is returned there whatever was asked for, so that one recipe serves every machine.
     """
+    if precision == "fp16" and device.type == "cpu":
+        return "fp32"
     if precision not in ("auto", "bf16"):
         return precision
     if device.type == "cuda":

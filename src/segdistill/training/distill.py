@@ -18,7 +18,7 @@ from segdistill.training.run_folder import RunFolder
 def distill(
     *,
     data: dict[str, Any],
-    teacher: str,
+    teacher: str | Path,
     student: str,
     output: str | Path,
     method: MethodSpec = "kd",
@@ -56,6 +56,7 @@ def distill(
     Raises:
         UserError: for a recipe or data that cannot work, before anything is written.
     """
+    methods = build_methods(method)
     sets = build_data(data)
     options = RunOptions(output, device, resume, overwrite, quiet)
     config = {
@@ -71,7 +72,7 @@ def distill(
     }
     classes = len(sets.train.classes)
 
-    def make(task_loss: Any) -> Distiller:
+    def make() -> Distiller:
         if not Path(teacher).is_dir() and teacher_weights is None:
             raise UserError(
                 f"teacher '{teacher}' is no run folder, and a network spec alone has no trained weights; "
@@ -85,8 +86,7 @@ def distill(
         return Distiller(
             big,
             load_network(student, classes, sets.train.in_channels, student_weights),
-            build_methods(method),
-            task_loss=task_loss,
+            methods,
             ignore_index=sets.train.ignore_index,
             ignored=ignored,
         )

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import rich
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import track
 
 from segdistill.data.loading import evaluation_loader, training_loader
 from segdistill.datasets.checking import check_dataset
-from segdistill.distiller import Distiller, Supervised, TaskLoss
+from segdistill.distiller import Distiller, Supervised
 from segdistill.errors import UserError
 from segdistill.networks.size import count_parameters
-from segdistill.recipe import Data
-from segdistill.training.callbacks import AtomicCheckpoints, Keeper
+from segdistill.recipe import Data, plain
+from segdistill.training.callbacks import AtomicCheckpoints, Bar, Keeper
 from segdistill.training.config import TrainConfig
 from segdistill.training.device import choose_device, choose_precision
 from segdistill.training.run_folder import RunFolder
@@ -52,7 +52,7 @@ class RunOptions:
 
 
 def fit(
-    make_learner: Callable[[TaskLoss], Distiller | Supervised],
+    make_learner: Callable[[], Distiller | Supervised],
     *,
     kind: Literal["train", "distill"],
     config: Mapping[str, Any],
@@ -64,7 +64,7 @@ def fit(
     """Trains a learner into a run folder.
 
     Args:
-        make_learner: builds the learner, given the loss on labels, once the random state is set.
+        make_learner: builds the learner, once the random state is set; its loss on labels is set here.
         kind: what the run is, for metrics.json.
         config: the complete recipe, written to config.yaml.
         data: splits and augmentation.
@@ -78,21 +78,29 @@ def fit(
     Raises:
         UserError: for a recipe or data that cannot work, before anything is written.
     """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}, expected 0 to {2**32 - 1}")
+    config = plain(config, "")
     folder = RunFolder(options.output)
     folder.check_free(config, resume=options.resume, overwrite=options.overwrite)
+    _check_sources(config, folder.path)
+    # Rich's own console is the one that the progress bar draws on, so that lines appear above the bar.
+    console = Console(quiet=True) if options.quiet else rich.get_console()
     if options.resume and folder.read_metrics() is not None:
+        console.out(f"{folder.path} is finished already", highlight=False)
         return folder
     device = choose_device(options.device)
-    console = Console(quiet=options.quiet)
+    progress = not options.quiet and console.is_terminal
     precision = choose_precision(train.precision, device)
     if train.precision not in ("auto", precision):
-        console.print(f"this machine has no fast {train.precision}; training in {precision}")
+        console.out(f"this machine has no fast {train.precision}; training in {precision}", highlight=False)
     _check_classes(data)
-    # Every mask is read once, so that a bad label stops the run now and not after an hour.
-    counts = check_dataset(data.train, progress=not options.quiet)
-    check_dataset(data.val, progress=not options.quiet)
     L.seed_everything(seed, workers=True, verbose=False)
-    learner = make_learner(train.build_task_loss(counts.pixels.to(device)))
+    learner = make_learner()
+    # Every mask is read once, so that a bad label stops the run now and not after an hour.
+    counts = check_dataset(data.train, progress=progress)
+    check_dataset(data.val, progress=progress)
+    learner.task_loss = train.build_task_loss(counts.pixels.to(device))
     task = SegmentationTask(learner, train, data.train.classes, data.train.ignore_index, seed)
     loader = training_loader(data.train, data.augmentation, train.batch_size, seed, train.workers)
     validation = evaluation_loader(data.val, train.batch_size, train.workers)
@@ -102,10 +110,10 @@ def fit(
     if isinstance(learner, Distiller) and not resuming:
         began = time.perf_counter()
         with torch.autocast(device.type, AUTOCAST[precision], enabled=precision != "fp32"):
-            learner.to(device).prepare(_Tracked(loader, "pre-stage of the method", console))
+            learner.to(device).prepare(_Tracked(loader, "pre-stage of the method", console, progress))
         if learner.has_pre_stage:
             folder.write_history([{"epoch": 0, "seconds": round(time.perf_counter() - began, 2)}])
-    _train(task, loader, validation, folder, device, precision, console, options.quiet, resuming)
+    _train(task, loader, validation, folder, device, precision, console, progress, resuming)
     assert task.scores is not None
     folder.write_metrics(
         {
@@ -120,7 +128,39 @@ def fit(
             "torch": torch.__version__,
         }
     )
+    text = f"{folder.path}  val mIoU {task.scores.miou:.2f}  pixel accuracy {task.scores.pixel_accuracy:.2f}"
+    console.out(text, highlight=False)
     return folder
+
+
+def _trainer(
+    task: SegmentationTask,
+    folder: RunFolder,
+    device: torch.device,
+    precision: str,
+    console: Console,
+    progress: bool,
+) -> L.Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    callbacks: list[L.Callback] = [Keeper(folder, console)]
+    if progress:
+        callbacks.append(Bar())
+    return L.Trainer(
+        accelerator={"cuda": "gpu"}.get(device.type, device.type),
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        precision={"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}[precision],  # type: ignore[arg-type]
+        max_epochs=task.config.epochs,
+        check_val_every_n_epoch=task.config.validate_every,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(folder.path, name="tensorboard", version=""),
+        plugins=[AtomicCheckpoints()],
+        enable_checkpointing=False,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+    )
 
 
 def _train(
@@ -131,37 +171,36 @@ def _train(
     device: torch.device,
     precision: str,
     console: Console,
-    quiet: bool,
+    progress: bool,
     resuming: bool,
 ) -> None:
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    callbacks: list[L.Callback] = [Keeper(folder, console)]
-    if not quiet:
-        callbacks.append(RichProgressBar(leave=False))
-    config = task.config
+    checkpoint = folder.checkpoint_file if resuming else None
+    # Lightning keeps each module's mode as it finds it, and a method's frozen parts are told theirs by train().
+    task.train()
     with warnings.catch_warnings():
         # Lightning's advice is about things decided here: workers, logging intervals, the folder that exists.
         warnings.filterwarnings("ignore", module=r"lightning\..*")
-        trainer = L.Trainer(
-            accelerator={"cuda": "gpu"}.get(device.type, device.type),
-            devices=[device.index or 0] if device.type == "cuda" else 1,
-            precision={"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}[precision],  # type: ignore[arg-type]
-            max_epochs=config.epochs,
-            check_val_every_n_epoch=config.validate_every,
-            num_sanity_val_steps=0,
-            callbacks=callbacks,
-            logger=TensorBoardLogger(folder.path, name="tensorboard", version=""),
-            plugins=[AtomicCheckpoints()],
-            enable_checkpointing=False,
-            enable_progress_bar=not quiet,
-            enable_model_summary=False,
-            log_every_n_steps=10,
-        )
-        checkpoint = str(folder.checkpoint_file) if resuming else None
-        trainer.fit(task, loader, validation, ckpt_path=checkpoint, weights_only=True)
-        if config.epochs % config.validate_every:
-            trainer.validate(task, validation, verbose=False)
+        trainer = _trainer(task, folder, device, precision, console, progress)
+        try:
+            trainer.fit(task, loader, validation, ckpt_path=checkpoint, weights_only=True)
+            # Also where a run was killed between its last checkpoint and its scores.
+            if task.scores is None or task.config.epochs % task.config.validate_every:
+                trainer.validate(task, validation, verbose=False)
+        except SystemExit:
+            # Lightning's answer to Ctrl-C and to SIGTERM, with exit codes that say 1 and "all is well".
+            raise KeyboardInterrupt from None
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{device} has too little memory for batches of {task.config.batch_size}: lower train.batch_size or "
+                "data.crop"
+            ) from error
+        except ValueError as error:
+            if "more than 1 value per channel" in str(error):  # torch's words for a mean over a single number
+                raise UserError(
+                    f"a batch normalisation of the network sees one number per channel at train.batch_size "
+                    f"{task.config.batch_size} and this data.crop: raise one of them"
+                ) from error
+            raise
 
 
 def _check_classes(data: Data) -> None:
@@ -169,11 +208,27 @@ def _check_classes(data: Data) -> None:
         raise UserError(f"the splits disagree on classes: train {data.train.classes}, val {data.val.classes}")
 
 
+def _check_sources(config: Mapping[str, Any], output: Path) -> None:
+    """Refuses an output folder that holds what the run starts from: it would be replaced."""
+    for key in ("network", "weights", "teacher", "teacher_weights", "student", "student_weights"):
+        source = config.get(key)
+        if source is not None and Path(source).resolve().is_relative_to(output.resolve()):
+            raise UserError(f"{key} {source} lies in the output folder {output}; choose another output folder")
+
+
 class _Tracked:
     """An iterable with a progress bar that appears only once somebody iterates."""
 
-    def __init__(self, batches: Any, text: str, console: Console) -> None:
-        self.batches, self.text, self.console = batches, text, console
+    def __init__(self, batches: Any, text: str, console: Console, shown: bool) -> None:
+        self.batches, self.text, self.console, self.shown = batches, text, console, shown
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(track(self.batches, self.text, total=len(self.batches), console=self.console, transient=True))
+        bar = track(
+            self.batches,
+            self.text,
+            total=len(self.batches),
+            console=self.console,
+            transient=True,
+            disable=not self.shown,
+        )
+        return iter(bar)

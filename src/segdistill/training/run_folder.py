@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from segdistill.errors import UserError
-from segdistill.files import write_json, write_text, write_yaml
+from segdistill.files import UNFINISHED, read_yaml, write_json, write_text, write_yaml
 from segdistill.networks.network import Network
 
 
@@ -62,7 +60,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output {self.path} is a file, expected a folder")
         if not self.config_file.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and any(path.suffix != UNFINISHED for path in self.path.iterdir()):
                 raise UserError(f"output folder {self.path} is not empty and holds no run; choose a new folder")
             return
         if resume:
@@ -79,20 +77,22 @@ class RunFolder:
             )
 
     def start(self, config: Mapping[str, Any], *, resume: bool) -> None:
-        """Makes the folder and writes the recipe; without ``resume`` removes what an earlier run left here."""
-        if not resume:
-            for leftover in ("checkpoints", "tensorboard"):
-                shutil.rmtree(self.path / leftover, ignore_errors=True)
-            names = (
-                "config.yaml",
-                "metrics.json",
-                "history.csv",
-                "network.json",
-                "config.json",
-                "model.safetensors",
-            )
-            for name in names:
-                (self.path / name).unlink(missing_ok=True)
+        """Makes the folder and writes the recipe; without ``resume`` removes what an earlier run left here.
+
+        Raises:
+            UserError: if the folder cannot be written to.
+        """
+        # The scores first: a folder that lost more than its checkpoint must not look like a finished run. The recipe
+        # is replaced last: without one the folder would not even be a run to overwrite.
+        mine = ("metrics.json", "evaluation-*.json", "checkpoints", "tensorboard", "history.csv")
+        network = ("model.safetensors", "network.json", "config.json", "preprocessor_config.json")
+        of_a_kill = (f".*{UNFINISHED}", f"checkpoints/.*{UNFINISHED}", ".saving-*")
+        try:
+            for pattern in of_a_kill if resume else (*mine, *network, *of_a_kill):
+                for path in self.path.glob(pattern):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot replace the run in {self.path}: {error.strerror}: {error.filename}") from error
         write_yaml(self.config_file, dict(config))
 
     def read_config(self) -> dict[str, Any]:
@@ -101,15 +101,9 @@ class RunFolder:
         Raises:
             UserError: if the folder holds no run, or its config.yaml is damaged.
         """
-        try:
-            config = yaml.safe_load(self.config_file.read_text())
-        except FileNotFoundError:
-            raise UserError(f"{self.path} is not a run folder: it has no config.yaml") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"cannot read {self.config_file}: {' '.join(str(error).split())}") from error
-        if not isinstance(config, dict):
-            raise UserError(f"{self.config_file} holds {type(config).__name__}, expected a mapping")
-        return config
+        if not self.config_file.exists():
+            raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
+        return read_yaml(self.config_file)
 
     def read_metrics(self) -> dict[str, Any] | None:
         """The final scores, or None while the run is not finished."""

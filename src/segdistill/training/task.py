@@ -78,19 +78,19 @@ class SegmentationTask(L.LightningModule):
         """Mean of every loss term over the epoch just run.
 
         Raises:
-            UserError: if a term became NaN or infinite in it.
+            UserError: if a term, or the weights in the epoch's last steps, became NaN or infinite.
         """
         self._check_finite(list(self._sums))
+        extremes = [value.abs().amax() for value in self.learner.state_dict().values() if value.is_floating_point()]
+        if not bool(torch.isfinite(torch.stack(extremes)).all()):
+            raise _not_finite("the weights", self.current_epoch, "at its end")
         return {name: float(total) / self._steps for name, total in self._sums.items()}
 
     def _check_finite(self, names: list[str]) -> None:
         if self._bad is None or not bool(self._bad.any()):
             return
         broken = ", ".join(name for name, bad in zip(names, self._bad.tolist(), strict=True) if bad)
-        raise UserError(
-            f"the loss became NaN or infinite in epoch {self.current_epoch + 1}, first in: {broken}; the last good "
-            "checkpoint is kept. Try a lower train.lr, a longer train.warmup, or precision fp32"
-        )
+        raise _not_finite("the loss", self.current_epoch, f"first in the term {broken}")
 
     def on_validation_epoch_start(self) -> None:
         self.counts.reset()
@@ -104,3 +104,10 @@ class SegmentationTask(L.LightningModule):
         self.log("val/miou", self.scores.miou, prog_bar=True)
         self.log("val/pixel_accuracy", self.scores.pixel_accuracy)
         self.log("val/mean_f1", self.scores.mean_f1)
+
+
+def _not_finite(what: str, epoch: int, where: str) -> UserError:
+    return UserError(
+        f"{what} became NaN or infinite in epoch {epoch + 1}, {where}; what earlier epochs saved is kept. Try a lower "
+        "train.lr, a longer train.warmup, or precision fp32"
+    )

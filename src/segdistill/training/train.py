@@ -57,8 +57,8 @@ def train(
         "seed": seed,
     }
 
-    def make(task_loss: Any) -> Supervised:
+    def make() -> Supervised:
         student = load_network(network, len(sets.train.classes), sets.train.in_channels, weights)
-        return Supervised(student, task_loss=task_loss, ignore_index=sets.train.ignore_index)
+        return Supervised(student, ignore_index=sets.train.ignore_index)
 
     return fit(make, kind="train", config=config, data=sets, train=train, seed=seed, options=options)

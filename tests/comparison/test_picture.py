@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import numpy as np
+import torch
+from PIL import Image
+
+from segdistill.comparison.latency import latency_ms
+from segdistill.comparison.picture import colourise, side_by_side
+from segdistill.comparison.report import report_html
+from segdistill.datasets import SyntheticAerial
+from tests.tiny import tiny_network
+
+PALETTE = [(255, 0, 0), (0, 0, 255)]
+
+
+def test_colours_of_classes() -> None:
+    picture = np.asarray(colourise(torch.tensor([[0, 1, 255, 7]]), PALETTE))
+    assert picture.tolist() == [[[255, 0, 0], [0, 0, 255], [0, 0, 0], [0, 0, 0]]]
+
+
+def test_truth_and_predictions_stand_in_their_columns() -> None:
+    scenes = SyntheticAerial("val", count=3, size=(40, 32))
+    networks = {"one": tiny_network(classes=6, seed=1), "two": tiny_network(classes=6, seed=2)}
+    sheet = np.asarray(side_by_side(scenes, networks, [2, 0]))
+    cells = [  # every 40 x 32 window of the sheet, to be found by what it holds
+        sheet[top : top + 40, left : left + 32]
+        for top in range(sheet.shape[0] - 39)
+        for left in range(sheet.shape[1] - 31)
+    ]
+
+    def shown(picture: Image.Image) -> bool:
+        return any(np.array_equal(cell, np.asarray(picture)) for cell in cells)
+
+    for index in (2, 0):
+        image, labels = scenes[index]
+        assert shown(Image.fromarray(image.permute(1, 2, 0).numpy()))
+        assert shown(colourise(labels, scenes.palette))
+        for network in networks.values():
+            with torch.inference_mode():
+                prediction = network.eval()(image[None]).argmax(1)[0]
+            assert shown(colourise(prediction, scenes.palette))
+    assert not shown(colourise(scenes[1][1], scenes.palette))
+
+
+def test_report_stands_alone() -> None:
+    picture = Image.new("RGB", (4, 3), (1, 2, 3))
+    page = report_html("a < b", ["net & co"], [["<1>"]], picture)
+    assert "a &lt; b" in page
+    assert "<td>&lt;1&gt;</td>" in page
+    assert "http" not in page
+    encoded = re.search(r"base64,([^\"]+)", page)
+    assert encoded is not None
+    assert Image.open(io.BytesIO(base64.b64decode(encoded[1]))).getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_latency_counts_the_repeats_alone() -> None:
+    network = tiny_network().train()
+    sizes = []
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
+    assert latency_ms(network, (32, 48), repeats=4, warmup=2) > 0
+    assert sizes == [(1, 3, 32, 48)] * 6
+    assert network.training

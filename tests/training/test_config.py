@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from segdistill import TrainConfig, UserError
+from segdistill.losses import cross_entropy, ohem_cross_entropy
+from tests.tiny import tiny_network
+
+
+@pytest.mark.parametrize(
+    ("schedule", "formula"),
+    [
+        ("cosine", lambda t: (1 + math.cos(math.pi * t)) / 2),
+        ("poly", lambda t: (1 - t) ** 0.9),
+        ("constant", lambda t: 1.0),
+    ],
+)
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.25])
+def test_rate_over_a_run(schedule: Any, formula: Any, warmup: float) -> None:
+    """200 steps: a straight line up to the peak, then the formula over what is left of the run."""
+    factor = TrainConfig(schedule=schedule, warmup=warmup).rate_factor(200)
+    rising = round(200 * warmup)
+    expected = [(step + 1) / rising for step in range(rising)]
+    expected += [formula((step - rising) / (200 - rising)) for step in range(rising, 200)]
+    assert [factor(step) for step in range(200)] == pytest.approx(expected)
+    assert max(expected) == 1
+    assert factor(0) > 0  # no step is wasted
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "poly"])
+def test_rate_at_the_end(schedule: Any) -> None:
+    """The scheduler asks for one step more than there are; shortest runs have rates too."""
+    assert TrainConfig(schedule=schedule).rate_factor(50)(50) == pytest.approx(0)
+    assert TrainConfig(schedule=schedule).rate_factor(50)(49) > 0
+    assert TrainConfig(schedule=schedule).rate_factor(1)(0) == 1
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_biases_and_norms_do_not_decay(name: Any, kind: type) -> None:
+    network = tiny_network()
+    network.model.stem[0].weight.requires_grad_(False)
+    optimizer = TrainConfig(optimizer=name, lr=0.01, weight_decay=0.3).build_optimizer(network.named_parameters())
+    assert type(optimizer) is kind
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            assert decay.pop(id(parameter)) == (0.3 if parameter.dim() == 4 else 0)
+    assert not decay  # nothing else, and nothing frozen
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01}
+
+
+def test_sgd_has_the_papers_momentum() -> None:
+    optimizer = TrainConfig(optimizer="sgd").build_optimizer(tiny_network().named_parameters())
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+
+
+def test_task_losses() -> None:
+    logits, labels = torch.randn(2, 3, 8, 8) * 4, torch.randint(0, 3, (2, 8, 8))
+    counts = torch.tensor([80, 15, 5])
+    inputs = {"logits": logits, "labels": labels, "ignore_index": 255}
+    plain = torch.nn.functional.cross_entropy(logits, labels)
+    weights = 1 / torch.log(1.02 + counts / 100)
+    weighted = torch.nn.functional.cross_entropy(logits, labels, weight=weights)
+    assert TrainConfig(loss="ce").build_task_loss(counts) is cross_entropy
+    assert TrainConfig(loss="ohem").build_task_loss(counts) is ohem_cross_entropy
+    assert TrainConfig(loss="balanced").build_task_loss(counts)(**inputs).item() == pytest.approx(weighted.item())
+    assert weighted.item() != pytest.approx(plain.item())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("validate_every", 0),
+        ("lr", 0.0),
+        ("lr", -1e-3),
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("weight_decay", -0.1),
+        ("weight_decay", math.nan),
+        ("warmup", 1.0),
+        ("warmup", -0.1),
+        ("workers", -1),
+    ],
+)
+def test_out_of_range(key: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"^train.{key} is {value}, expected"):
+        TrainConfig(**{key: value})

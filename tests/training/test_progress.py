@@ -1,0 +1,103 @@
+"""What is left on the screen: the progress bar must not swallow the lines of the epochs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import rich
+import torch
+from rich.console import Console
+
+import segdistill
+from segdistill import UserError
+from segdistill.training.task import SegmentationTask
+from tests.training.runs import FAST, SCENES, STUDENT, distill_tiny, train_tiny
+
+
+def screen(stream: str) -> list[str]:
+    """The lines that a terminal shows in the end: carriage return, cursor up and erasure of a line obeyed."""
+    lines, row, column = [""], 0, 0
+    for move, kind, character in re.findall(r"\x1b\[([0-9;?]*)([A-Za-z])|([^\x1b])", stream):
+        if kind == "A":
+            row = max(0, row - int(move or 1))
+        elif kind == "K":
+            lines[row] = ""
+        elif character == "\r":
+            column = 0
+        elif character == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row == len(lines))
+        elif character:
+            line = lines[row].ljust(column)
+            lines[row], column = line[:column] + character + line[column + 1 :], column + 1
+    return [line.rstrip() for line in lines]
+
+
+def test_on_a_terminal(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    rich.reconfigure()
+    try:
+        segdistill.distill(
+            data=SCENES,
+            teacher=teacher,
+            student=STUDENT,
+            method=["ka", "brd"],
+            train=FAST,
+            device="cpu",
+            output=tmp_path / "run",
+        )
+    finally:
+        monkeypatch.undo()
+        rich.reconfigure()
+    stream = capsys.readouterr().out
+    assert "pre-stage of the method" in stream
+    assert re.search(r"epoch 2/3 .* 1/2 .*task: \d", stream)
+    assert "val/miou: " in stream
+    shown = [line for line in screen(stream) if re.match(r"epoch \d/3  task", line)]
+    assert [line.split()[1] for line in shown] == ["1/3", "2/3", "3/3"]
+    assert all("brd.boundary" in line and "val mIoU" in line for line in shown)
+
+
+def test_through_a_pipe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    segdistill.train(data=SCENES, network=STUDENT, train=FAST, device="cpu", output=tmp_path / "[run]")
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    *epochs, result = printed.out.splitlines()
+    assert [line.split()[:2] for line in epochs] == [["epoch", f"{n}/3"] for n in (1, 2, 3)]
+    assert result.startswith(f"{tmp_path / '[run]'}  val mIoU ")  # brackets are not taken for markup
+
+
+def test_quiet_is_quiet(tmp_path: Path, teacher: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    distill_tiny(tmp_path / "run", teacher, method="ka", epochs=1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_precision_that_is_not_to_be_had_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    segdistill.train(
+        data=SCENES,
+        network=STUDENT,
+        train=segdistill.TrainConfig(epochs=1, batch_size=2, precision="fp16"),
+        device="cpu",
+        output=tmp_path / "run",
+    )
+    assert capsys.readouterr().out.startswith("this machine has no fast fp16; training in fp32\nepoch 1/1")
+
+
+def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(self: SegmentationTask, batch: object, index: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(SegmentationTask, "training_step", exhausted)
+    with pytest.raises(UserError, match=r"^cpu has too little memory for batches of 2: lower train.batch_size or data"):
+        train_tiny(tmp_path / "run")
+
+
+def test_batch_of_one_number(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"one number per channel at train.batch_size 1 and this data.crop"):
+        train_tiny(tmp_path / "run", "smp:DeepLabV3:tu-mobilenetv3_small_050", batch_size=1)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segdistill import RunFolder, UserError
+
+CONFIG = {"data": {"dataset": "folder", "root": "x"}, "train": {"lr": 0.1}, "seed": 0}
+
+
+def test_free_folders(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty", "new/below/it"):
+        RunFolder(tmp_path / name).check_free(CONFIG, resume=False, overwrite=False)
+        RunFolder(tmp_path / name).check_free(CONFIG, resume=True, overwrite=False)
+
+
+def test_what_a_kill_left_at_the_very_start_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".config.yaml-abc.part").write_text("dat")
+    RunFolder(tmp_path).check_free(CONFIG, resume=False, overwrite=False)
+    RunFolder(tmp_path).start(CONFIG, resume=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("options", [{"resume": True}, {"overwrite": True}, {}])
+def test_foreign_folders_are_never_used(tmp_path: Path, options: dict[str, bool]) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("")
+    asked = {"resume": False, "overwrite": False} | options
+    with pytest.raises(UserError, match="is not empty and holds no run; choose a new folder"):
+        RunFolder(tmp_path).check_free(CONFIG, **asked)
+    with pytest.raises(UserError, match="file is a file, expected a folder"):
+        RunFolder(tmp_path / "file").check_free(CONFIG, **asked)
+
+
+def test_history_keeps_all_columns(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    assert run.read_history() == []
+    run.write_history([{"epoch": 0, "seconds": 1}, {"epoch": 1, "loss/task": 0.5}, {"epoch": 2, "val/miou": 1}])
+    assert run.history_file.read_text() == "epoch,seconds,loss/task,val/miou\n0,1,,\n1,,0.5,\n2,,,1\n"
+    run.write_history([*run.read_history(), {"epoch": 3}])
+    assert len(run.read_history()) == 4
+
+
+def test_differences_name_every_key(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.start(CONFIG, resume=False)
+    other = {"data": {"dataset": "camvid", "crop": [1, 2]}, "train": {"lr": 0.1}, "seed": 1}
+    with pytest.raises(UserError) as error:
+        run.check_free(other, resume=True, overwrite=False)
+    for told in (
+        "data.dataset was 'folder', now 'camvid'",
+        "data.root was 'x', now None",
+        "data.crop was None, now [1, 2]",
+        "seed was 0, now 1",
+    ):
+        assert told in str(error.value)
+    assert "lr" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("a: [", "cannot read .*config.yaml"), ("- 1", "config.yaml holds a list"), ("", "config.yaml holds nothing")],
+)
+def test_damaged_config(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=told):
+        RunFolder(tmp_path).read_config()
+
+
+def test_damaged_metrics(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"miou": ')
+    with pytest.raises(UserError, match=r"cannot read \S+metrics.json"):
+        RunFolder(tmp_path).read_metrics()
