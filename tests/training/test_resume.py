@@ -92,7 +92,7 @@ def test_killed_for_real(tmp_path: Path) -> None:
         "from pathlib import Path; from tests.training.runs import train_tiny; "
         f"train_tiny(Path({str(tmp_path / 'run')!r}), epochs=12)"
     )
-    process = subprocess.Popen([sys.executable, "-c", script])
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():

@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         # A disk that is full or gone, a folder without permission: nothing that a traceback would explain.
-        print(f"segdistill: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
+        place = f": {error.filename}" if error.filename else ""
+        print(f"segdistill: {error.strerror or error}{place}", file=sys.stderr)
         return 2
     return 0
 
