@@ -1,19 +1,49 @@
 """segdistill: a large segmentation network and your images in; a small, fast one out, honestly measured."""
 
-from segdistill import datasets, losses, methods
-from segdistill.comparison.demo import demo
-from segdistill.comparison.evaluate import evaluate
-from segdistill.distiller import Distiller, LearnerOutput, Supervised
-from segdistill.errors import UserError
-from segdistill.networks.loading import load_network, load_run
-from segdistill.networks.network import Network
-from segdistill.networks.views import NetworkInfo, Tap, Views
-from segdistill.training.config import TrainConfig
-from segdistill.training.distill import distill
-from segdistill.training.run_folder import RunFolder
-from segdistill.training.train import train
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segdistill import datasets, losses, methods
+    from segdistill.comparison.demo import demo
+    from segdistill.comparison.evaluate import evaluate
+    from segdistill.distiller import Distiller, LearnerOutput, Supervised
+    from segdistill.errors import UserError
+    from segdistill.networks.loading import load_network, load_run
+    from segdistill.networks.network import Network
+    from segdistill.networks.views import NetworkInfo, Tap, Views
+    from segdistill.training.config import TrainConfig
+    from segdistill.training.distill import distill
+    from segdistill.training.run_folder import RunFolder
+    from segdistill.training.train import train
 
 __version__ = "0.1.0"
+
+# Where each public name lives. They are imported when first asked for: importing torch, Lightning and the model
+# libraries takes seconds, and `segdistill --help` or a mistyped command shall not wait for them.
+_HOMES = {
+    "datasets": "segdistill.datasets",
+    "losses": "segdistill.losses",
+    "methods": "segdistill.methods",
+    "demo": "segdistill.comparison.demo",
+    "evaluate": "segdistill.comparison.evaluate",
+    "Distiller": "segdistill.distiller",
+    "LearnerOutput": "segdistill.distiller",
+    "Supervised": "segdistill.distiller",
+    "UserError": "segdistill.errors",
+    "load_network": "segdistill.networks.loading",
+    "load_run": "segdistill.networks.loading",
+    "Network": "segdistill.networks.network",
+    "NetworkInfo": "segdistill.networks.views",
+    "Tap": "segdistill.networks.views",
+    "Views": "segdistill.networks.views",
+    "TrainConfig": "segdistill.training.config",
+    "distill": "segdistill.training.distill",
+    "RunFolder": "segdistill.training.run_folder",
+    "train": "segdistill.training.train",
+}
 
 __all__ = [
     "Distiller",
@@ -36,3 +66,14 @@ __all__ = [
     "methods",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'segdistill' has no attribute '{name}'")
+    module = importlib.import_module(_HOMES[name])
+    return module if module.__name__ == f"segdistill.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,7 +76,7 @@ def build_split(values: Mapping[str, Any], split: str) -> SegmentationDataset:
     return construct(kind, {key: value for key, value in values.items() if key in reading} | {"split": split}, "data")
 
 
-def build_methods(spec: MethodSpec | Method | Sequence[Method]) -> list[Method]:
+def build_methods(spec: MethodSpec | Method) -> list[Method]:
     """The methods that a recipe's ``method`` names.
 
     Args:
@@ -150,6 +150,8 @@ def plain(values: Any, where: str) -> Any:
         return [plain(value, where) for value in values]
     if isinstance(values, Path):
         return str(values)
+    if isinstance(values, Method):
+        return {values.name: plain(values.hyper_parameters(), where)}
     if values is None or isinstance(values, str | bool | int | float):
         return values
     raise UserError(

@@ -138,7 +138,9 @@ def test_distill_by_shell_is_distill_by_python(
     arguments = argv("distill", data=SCENES, teacher=finished, student=STUDENT, train=TRAIN, device="cpu")
     assert main([*arguments, "--output", str(tmp_path / "shell"), "--method", method, "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
-    assert config(tmp_path / "shell")["method"] == expected
+    assert config(tmp_path / "shell")["method"] == [
+        {made.name: made.hyper_parameters()} for made in build_methods(expected)
+    ]
     run = distill_tiny(tmp_path / "python", finished, method=expected, epochs=2)
     assert fingerprint(tmp_path / "shell") == fingerprint(run)
     assert config(run.path) == config(tmp_path / "shell")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from segdistill import Distiller, Network, Tap, Views, load_network
+from segdistill import Distiller, Network, Tap, UserError, Views, load_network
 from segdistill.methods import METHODS, Method
 from tests.tiny import tiny_network
 
@@ -216,6 +218,25 @@ def test_cnn_and_transformer_pairs(teacher: str, student: str) -> None:
 def test_hyper_parameters_make_the_method_again(method: Method) -> None:
     again = type(method)(**method.hyper_parameters())
     assert again.hyper_parameters() == method.hyper_parameters()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "sentence"),
+    [
+        ("kd", {"temperature": 0.0}, "kd: temperature is 0.0, expected a number above 0"),
+        ("kd", {"weight": -1.0}, "kd: weight is -1.0, expected 0 or more"),
+        ("cwd", {"temperature": float("nan")}, "cwd: temperature is nan, expected a number above 0"),
+        ("ka", {"latent_channels": -3}, "ka: latent_channels is -3, expected a number above 0"),
+        ("ka", {"lr": -1.0}, "ka: lr is -1.0, expected a number above 0"),
+        ("brd", {"boundary": -1.0}, "brd: boundary is -1.0, expected 0 or more"),
+        ("brd", {"operator": "canny"}, "operator is 'canny', expected 'pool', 'laplacian' or 'sobel'"),
+        ("drd", {"channel": float("inf")}, "drd: channel is inf, expected 0 or more"),
+        ("drd", {"normalize": "l2"}, "normalize is 'l2', expected 'cosine' or 'softmax'"),
+    ],
+)
+def test_impossible_hyper_parameters(kind: str, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        METHODS[kind](**values)
 
 
 def test_every_method_is_listed_and_documented() -> None:

@@ -13,7 +13,6 @@ import torch
 import yaml
 
 import segdistill
-from segdistill import UserError
 from segdistill.cli.main import main
 from segdistill.datasets import SyntheticAerial
 from segdistill.recipe import build_split
@@ -63,6 +62,7 @@ def test_train_distill_evaluate_with_smp(tmp_path: Path, capsys: pytest.CaptureF
         "config.json",
         "model.safetensors",
         "network.json",
+        "report.html",
         "metrics.json",
         "history.csv",
         "checkpoints/last.ckpt",
@@ -118,10 +118,9 @@ def test_paths_and_tuples_are_welcome(tmp_path: Path) -> None:
     train_tiny(tmp_path / "run", data=data, epochs=1, resume=True)
 
 
-def test_a_method_object_is_refused(tmp_path: Path, teacher: Path) -> None:
-    with pytest.raises(UserError, match="method holds a KD, expected what a recipe can write down"):
-        distill_tiny(tmp_path / "run", teacher, method=[segdistill.methods.KD()])
-    assert not (tmp_path / "run").exists()
+def test_a_method_object_is_written_down_in_full(tmp_path: Path, teacher: Path) -> None:
+    run = distill_tiny(tmp_path / "run", teacher, method=segdistill.methods.KD(weight=2.0))
+    assert run.read_config()["method"] == [{"kd": {"weight": 2.0, "temperature": 1.0}}]
 
 
 def test_loss_goes_down_where_there_is_nothing_to_generalise(tmp_path: Path) -> None:

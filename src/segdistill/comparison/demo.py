@@ -6,18 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import rich
 from rich.console import Console
 from rich.table import Table
 
 from segdistill.comparison.evaluate import score
 from segdistill.comparison.latency import latency_ms
-from segdistill.comparison.picture import side_by_side
-from segdistill.comparison.report import report_html
 from segdistill.errors import UserError
 from segdistill.files import write_atomically, write_json, write_text
 from segdistill.networks.loading import load_network
 from segdistill.networks.size import count_macs, count_parameters
-from segdistill.recipe import build_split
+from segdistill.recipe import build_methods, build_split
+from segdistill.reporting.page import report_page
+from segdistill.reporting.picture import side_by_side
 from segdistill.training.config import TrainConfig
 from segdistill.training.device import choose_device
 from segdistill.training.distill import distill
@@ -73,7 +74,8 @@ def demo(
     folder = Path(output)
     if folder.is_file():
         raise UserError(f"output {folder} is a file, expected a folder")
-    console = Console(quiet=quiet)
+    build_methods(method)  # a wrong name is told before the teacher is trained, not after
+    console = Console(quiet=True) if quiet else rich.get_console()
     data = DATA | {"count": images}
     common: dict[str, Any] = {
         "data": data,
@@ -125,7 +127,7 @@ def demo(
     picture = side_by_side(scenes, networks, range(min(4, len(scenes))))
     write_atomically(folder / "comparison.png", lambda file: picture.save(file, "PNG"))
     write_json(folder / "demo.json", rows)
-    write_text(folder / "report.html", report_html("segdistill demo", COLUMNS, cells, picture))
+    write_text(folder / "report.html", report_page("segdistill demo", COLUMNS, cells, picture))
     table = Table(title=f"{len(scenes)} test scenes", title_justify="left")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == COLUMNS[0] else "right")

@@ -15,7 +15,7 @@ from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.checking import check_dataset
 from segdistill.errors import UserError
 from segdistill.files import write_json
-from segdistill.metrics.scores import ConfusionCounts, Scores, scores_from_confusion
+from segdistill.metrics.scores import ConfusionCounts, Scores, percent, scores_from_confusion
 from segdistill.networks.loading import load_network
 from segdistill.networks.network import Network
 from segdistill.recipe import build_split, plain
@@ -102,12 +102,8 @@ def scores_table(scores: Scores, title: str) -> Table:
     table.add_column("IoU", justify="right")
     table.add_column("F1", justify="right")
     for name, iou in scores.iou.items():
-        table.add_row(name, _percent(iou), _percent(scores.f1[name]))
+        table.add_row(name, percent(iou), percent(scores.f1[name]))
     table.add_section()
-    table.add_row("mean", _percent(scores.miou), _percent(scores.mean_f1))
-    table.add_row("pixel accuracy", _percent(scores.pixel_accuracy), "")
+    table.add_row("mean", percent(scores.miou), percent(scores.mean_f1))
+    table.add_row("pixel accuracy", percent(scores.pixel_accuracy), "")
     return table
-
-
-def _percent(value: float | None) -> str:
-    return "absent" if value is None else f"{value:.2f}"

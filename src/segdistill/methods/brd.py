@@ -10,7 +10,7 @@ from torch import Tensor
 from segdistill.errors import UserError
 from segdistill.losses import boundary_map, boundary_mse, pixel_kl, relation_kl, shrink_valid
 from segdistill.methods.alignment import bounded, check_same_classes, match_stages, resize, size_of
-from segdistill.methods.method import Method
+from segdistill.methods.method import Method, check_not_negative, check_positive
 from segdistill.networks.views import NetworkInfo, Views
 
 
@@ -43,6 +43,8 @@ class BRD(Method):
         operator: Literal["pool", "laplacian", "sobel"] = "pool",
     ) -> None:
         super().__init__()
+        check_not_negative("brd", boundary=boundary, relation=relation, kd=kd)
+        check_positive("brd", temperature=temperature)
         if operator not in ("pool", "laplacian", "sobel"):
             raise UserError(f"brd: operator is '{operator}', expected 'pool', 'laplacian' or 'sobel'")
         self.boundary = boundary

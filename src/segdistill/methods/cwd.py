@@ -6,7 +6,7 @@ from torch import Tensor
 
 from segdistill.losses import channel_kl, shrink_valid
 from segdistill.methods.alignment import check_same_classes, resize, size_of
-from segdistill.methods.method import Method
+from segdistill.methods.method import Method, check_not_negative, check_positive
 from segdistill.networks.views import NetworkInfo, Views
 
 
@@ -24,6 +24,8 @@ class CWD(Method):
 
     def __init__(self, weight: float = 3.0, temperature: float = 4.0) -> None:
         super().__init__()
+        check_not_negative("cwd", weight=weight)
+        check_positive("cwd", temperature=temperature)
         self.weight = weight
         self.temperature = temperature
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from segdistill.errors import UserError
 from segdistill.losses import affinity_mse, channel_relation_mse, relation_mse, shrink_valid
 from segdistill.methods.alignment import bounded, match_stages, resize, size_of
-from segdistill.methods.method import Method
+from segdistill.methods.method import Method, check_not_negative
 from segdistill.networks.views import NetworkInfo, Tap, Views
 
 
@@ -42,6 +42,7 @@ class DRD(Method):
         stages: bool = False,
     ) -> None:
         super().__init__()
+        check_not_negative("drd", spatial=spatial, channel=channel)
         if normalize not in ("cosine", "softmax"):
             raise UserError(f"drd: normalize is '{normalize}', expected 'cosine' or 'softmax'")
         self.spatial = spatial

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from segdistill.errors import UserError
 from segdistill.losses import affinity_mse, latent_distance, shrink_valid
 from segdistill.methods.alignment import bounded, bounded_stride, resize, size_of
-from segdistill.methods.method import Method
+from segdistill.methods.method import Method, check_not_negative, check_positive
 from segdistill.networks.network import Network
 from segdistill.networks.views import NetworkInfo, Views
 
@@ -55,6 +55,10 @@ class KA(Method):
         sparsity: float = 1e-7,
     ) -> None:
         super().__init__()
+        check_not_negative("ka", adapt=adapt, affinity=affinity, weight_decay=weight_decay, sparsity=sparsity)
+        check_positive("ka", lr=lr)
+        if latent_channels is not None:
+            check_positive("ka", latent_channels=latent_channels)
         self.adapt = adapt
         self.affinity = affinity
         self.latent_channels = latent_channels
@@ -76,8 +80,8 @@ class KA(Method):
         latent = self.latent_channels or max(16, channels // 2)
         self.encoder, self.decoder = _autoencoder(channels, latent, strides)
         # Nothing but the pre-stage trains it, so the student's optimizer must not see it.
-        self.encoder.requires_grad_(False)
-        self.decoder.requires_grad_(False)
+        self.encoder.requires_grad_(False).eval()
+        self.decoder.requires_grad_(False).eval()
         self.adapt_adapter = _conv(student.embedding.channels, latent) if self.adapt else None
         self.affinity_adapter = _conv(student.embedding.channels, latent) if self.affinity else None
 

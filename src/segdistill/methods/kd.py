@@ -6,7 +6,7 @@ from torch import Tensor
 
 from segdistill.losses import pixel_kl, shrink_valid
 from segdistill.methods.alignment import check_same_classes, resize, size_of
-from segdistill.methods.method import Method
+from segdistill.methods.method import Method, check_not_negative, check_positive
 from segdistill.networks.views import NetworkInfo, Views
 
 
@@ -23,6 +23,8 @@ class KD(Method):
 
     def __init__(self, weight: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
+        check_not_negative("kd", weight=weight)
+        check_positive("kd", temperature=temperature)
         self.weight = weight
         self.temperature = temperature
 

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
+from segdistill.errors import UserError
 from segdistill.networks.network import Network
 from segdistill.networks.views import NetworkInfo, Views
+
+
+def check_not_negative(method: str, **values: float) -> None:
+    """Raises a `UserError` for the first of a method's weights and the like that is below 0, infinite or NaN."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"{method}: {name} is {value}, expected 0 or more")
+
+
+def check_positive(method: str, **values: float) -> None:
+    """Raises a `UserError` for the first of a method's temperatures and the like that is not above 0."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"{method}: {name} is {value}, expected a number above 0")
 
 
 class Method(nn.Module, ABC):

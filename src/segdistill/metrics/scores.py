@@ -79,6 +79,11 @@ def _by_class(values: Tensor, seen: Tensor, classes: Sequence[str]) -> dict[str,
     return {name: float(values[i]) if bool(seen[i]) else None for i, name in enumerate(classes)}
 
 
+def percent(value: float | None) -> str:
+    """A score as a text for people."""
+    return "absent" if value is None else f"{value:.2f}"
+
+
 class ConfusionCounts(nn.Module):
     """Confusion counts of a split, summed batch by batch on the network's device and over processes."""
 

@@ -39,7 +39,8 @@ def distill(
         teacher: a run folder, or a network spec with --teacher_weights.
         student: the network to train, e.g. smp:FPN:tu-mobilenetv3_small_050.
         output: folder of the run; it must not hold one yet.
-        method: a method's name, a list of names, or {name: {hyper-parameter: value}}; see `segdistill methods`.
+        method: a method's name, a list of names, or {name: {hyper-parameter: value}}, see `segdistill methods`; in
+            Python also a list of methods such as [BRD(boundary=2.0)].
         train: how to train.
         teacher_weights: a .safetensors or .pth file with the weights of a teacher that is given as a spec.
         student_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
@@ -65,7 +66,7 @@ def distill(
         "teacher_weights": teacher_weights,
         "student": student,
         "student_weights": student_weights,
-        "method": method,
+        "method": methods,
         "ignored": ignored,
         "train": asdict(train),
         "seed": seed,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import lightning as L
 import rich
 import torch
+import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import track
@@ -21,13 +22,21 @@ from segdistill.data.loading import evaluation_loader, training_loader
 from segdistill.datasets.checking import check_dataset
 from segdistill.distiller import Distiller, Supervised
 from segdistill.errors import UserError
+from segdistill.files import write_text
+from segdistill.metrics.scores import Scores, percent
+from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.recipe import Data, plain
+from segdistill.reporting.page import report_page
+from segdistill.reporting.picture import side_by_side
 from segdistill.training.callbacks import AtomicCheckpoints, Bar, Keeper
 from segdistill.training.config import TrainConfig
 from segdistill.training.device import choose_device, choose_precision
 from segdistill.training.run_folder import RunFolder
 from segdistill.training.task import SegmentationTask
+
+#: Validation images in a run's report.
+PICTURED = 6
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
@@ -115,6 +124,9 @@ def fit(
             folder.write_history([{"epoch": 0, "seconds": round(time.perf_counter() - began, 2)}])
     _train(task, loader, validation, folder, device, precision, console, progress, resuming)
     assert task.scores is not None
+    networks = {"teacher": learner.teacher} if isinstance(learner, Distiller) else {}
+    networks |= {"student" if networks else "network": learner.student}
+    write_text(folder.report_file, _report(folder.path, config, task.scores, data, networks))
     folder.write_metrics(
         {
             "kind": kind,
@@ -201,6 +213,19 @@ def _train(
                     f"{task.config.batch_size} and this data.crop: raise one of them"
                 ) from error
             raise
+
+
+def _report(path: Path, config: Mapping[str, Any], scores: Scores, data: Data, networks: Mapping[str, Network]) -> str:
+    """The run as a page: scores by class, a few validation images with predictions, the recipe."""
+    rows = [("mean", f"{scores.miou:.2f}", f"{scores.mean_f1:.2f}")]
+    for name, iou in scores.iou.items():
+        rows.append((name, percent(iou), percent(scores.f1[name])))
+    # Spread over the split, since neighbours in a list are often neighbours in a film.
+    shown = sorted({index * len(data.val) // PICTURED for index in range(PICTURED)})
+    picture = side_by_side(data.val, networks, shown)
+    title = f"{path.name}: mIoU {scores.miou:.2f} on {len(data.val)} validation images"
+    recipe = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    return report_page(title, ("class", "IoU %", "F1 %"), rows, picture, recipe)
 
 
 def _check_classes(data: Data) -> None:

@@ -20,8 +20,8 @@ class RunFolder:
 
     ``config.yaml`` (the complete recipe) · the network in its own library's format (``model.safetensors`` and its
     configuration), so that the folder itself loads with that library · ``network.json`` · ``metrics.json`` ·
-    ``history.csv`` · ``checkpoints/last.ckpt`` (for ``--resume``) · ``tensorboard/``. Every file is written
-    atomically.
+    ``history.csv`` · ``report.html`` · ``checkpoints/last.ckpt`` (for ``--resume``) · ``tensorboard/``. Every file is
+    written atomically.
 
     Args:
         path: the folder; it need not exist yet.
@@ -44,6 +44,11 @@ class RunFolder:
     def metrics_file(self) -> Path:
         """The final scores; its presence makes a run finished."""
         return self.path / "metrics.json"
+
+    @property
+    def report_file(self) -> Path:
+        """The run as a page for people."""
+        return self.path / "report.html"
 
     @property
     def history_file(self) -> Path:
@@ -84,7 +89,7 @@ class RunFolder:
         """
         # The scores first: a folder that lost more than its checkpoint must not look like a finished run. The recipe
         # is replaced last: without one the folder would not even be a run to overwrite.
-        mine = ("metrics.json", "evaluation-*.json", "checkpoints", "tensorboard", "history.csv")
+        mine = ("metrics.json", "evaluation-*.json", "checkpoints", "tensorboard", "history.csv", "report.html")
         network = ("model.safetensors", "network.json", "config.json", "preprocessor_config.json")
         of_a_kill = (f".*{UNFINISHED}", f"checkpoints/.*{UNFINISHED}", ".saving-*")
         try:

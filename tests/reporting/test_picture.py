@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from segdistill.comparison.latency import latency_ms
-from segdistill.comparison.picture import colourise, side_by_side
-from segdistill.comparison.report import report_html
 from segdistill.datasets import SyntheticAerial
+from segdistill.reporting.page import report_page
+from segdistill.reporting.picture import colourise, side_by_side
 from tests.tiny import tiny_network
 
 PALETTE = [(255, 0, 0), (0, 0, 255)]
@@ -48,7 +48,7 @@ def test_truth_and_predictions_stand_in_their_columns() -> None:
 
 def test_report_stands_alone() -> None:
     picture = Image.new("RGB", (4, 3), (1, 2, 3))
-    page = report_html("a < b", ["net & co"], [["<1>"]], picture)
+    page = report_page("a < b", ["net & co"], [["<1>"]], picture)
     assert "a &lt; b" in page
     assert "<td>&lt;1&gt;</td>" in page
     assert "http" not in page

@@ -1,0 +1,99 @@
+"""Label maps as pictures, several networks side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from segdistill.datasets import SegmentationDataset
+from segdistill.networks.network import Network
+
+GAP = 6
+HEADER = 22
+LARGEST_WIDTH = 320
+INK = (20, 20, 20)
+PAPER = (250, 250, 250)
+
+
+def colourise(labels: Tensor, palette: Sequence[tuple[int, int, int]]) -> Image.Image:
+    """An integer (H, W) label map in its classes' colours; anything that is no class is black."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(palette)] = palette
+    return Image.fromarray(table[labels.cpu().numpy().clip(0, 255).astype(np.uint8)])
+
+
+def photograph(image: Tensor) -> Image.Image:
+    """A uint8 (C, H, W) image in colour: its first three bands, or the first one in grey where there are fewer."""
+    bands = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+    return Image.fromarray(bands.permute(1, 2, 0).cpu().numpy())
+
+
+def side_by_side(dataset: SegmentationDataset, networks: Mapping[str, Network], indices: Sequence[int]) -> Image.Image:
+    """A row per image: the image, its labels, and each network's prediction, with headings and a colour legend.
+
+    Args:
+        dataset: images and labels.
+        networks: networks by the heading above their column.
+        indices: the images to show.
+    """
+    rows = [_row(dataset, networks, index) for index in indices]
+    width = max(cell.width for cells in rows for cell in cells)
+    headings = ["image", "truth", *networks]
+    legend = _legend(dataset, len(headings) * (width + GAP))
+    height = HEADER + sum(cells[0].height + GAP for cells in rows) + GAP + legend.height
+    sheet = Image.new("RGB", (len(headings) * (width + GAP) + GAP, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    top = HEADER
+    for column, heading in enumerate(headings):
+        draw.text((GAP + column * (width + GAP), 4), heading, fill=INK, font=ImageFont.load_default(13))
+    for cells in rows:
+        for column, cell in enumerate(cells):
+            sheet.paste(cell, (GAP + column * (width + GAP), top))
+        top += cells[0].height + GAP
+    sheet.paste(legend, (GAP, top))
+    return sheet
+
+
+def _row(dataset: SegmentationDataset, networks: Mapping[str, Network], index: int) -> list[Image.Image]:
+    image, labels = dataset[index]
+    cells = [photograph(image), colourise(labels, dataset.palette)]
+    for network in networks.values():
+        device = next(network.parameters()).device
+        was_training = network.training
+        network.eval()
+        with torch.inference_mode():
+            prediction = network(image[None].to(device)).argmax(1)[0]
+        network.train(was_training)
+        cells.append(colourise(prediction, dataset.palette))
+    width, height = cells[0].size
+    if width <= LARGEST_WIDTH:
+        return cells
+    size = (LARGEST_WIDTH, max(1, round(height * LARGEST_WIDTH / width)))
+    # Label colours must not mix, so only the photograph is smoothed.
+    smooth, sharp = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+    return [cell.resize(size, smooth if column == 0 else sharp) for column, cell in enumerate(cells)]
+
+
+def _legend(dataset: SegmentationDataset, width: int) -> Image.Image:
+    """Colour and name of every class, in as many lines as ``width`` asks for."""
+    font = ImageFont.load_default(13)
+    lines: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]
+    left = 0.0
+    for name, colour in zip(dataset.classes, dataset.palette, strict=True):
+        room = 17 + font.getlength(name) + 14
+        if left + room > width and lines[-1]:
+            lines.append([])
+            left = 0.0
+        lines[-1].append((name, colour, left))
+        left += room
+    legend = Image.new("RGB", (width, 20 * len(lines)), PAPER)
+    draw = ImageDraw.Draw(legend)
+    for number, line in enumerate(lines):
+        for name, colour, x in line:
+            draw.rectangle((x, 20 * number + 3, x + 12, 20 * number + 15), fill=colour, outline=(90, 90, 90))
+            draw.text((x + 17, 20 * number + 1), name, fill=INK, font=font)
+    return legend
