@@ -19,6 +19,7 @@ from segdistill import RunFolder
 from segdistill.cli import main as entry
 from segdistill.cli.main import COMMANDS, main
 from segdistill.methods import METHODS
+from segdistill.recipe import build_methods
 from segdistill.training.task import SegmentationTask
 from tests.cli.test_bad_input import argv, fails
 from tests.training.runs import FAST, SCENES, STUDENT, contents, distill_tiny, fingerprint, train_tiny
