@@ -32,9 +32,11 @@ class KA(Method):
 
     This library's reading: the teacher's features are divided by their root mean square over the pre-stage's first
     batch, so that the paper's learning rate holds for any teacher; both losses are scale-free, so nothing else changes.
+    And ``adapt`` weighs 1, not the published 50: with the l1 norm summed over channels as eq. 2 has it, 50 gave
+    gradients at the backbone 10 to 40 times those of the task loss, and a student worse than alone (docs/results.md).
 
     Args:
-        adapt: weight of the latent distance; 0 leaves it out.
+        adapt: weight of the latent distance; 0 leaves it out; the paper has 50.
         affinity: weight of the affinity term; 0 leaves it out.
         latent_channels: channels of E's output; half the teacher's, at least 16, by default.
         lr: learning rate of the pre-stage's SGD (momentum 0.9).
@@ -47,7 +49,7 @@ class KA(Method):
 
     def __init__(
         self,
-        adapt: float = 50.0,
+        adapt: float = 1.0,
         affinity: float = 1.0,
         latent_channels: int | None = None,
         lr: float = 0.1,
