@@ -102,6 +102,14 @@ def test_wrong_arguments_are_told_apart() -> None:
         Distiller(teacher, student, KD())(torch.rand(1, 3, 32, 32), torch.zeros(1, 16, 16, dtype=torch.long))
 
 
+def test_labels_outside_the_classes() -> None:
+    teacher, student = pair()
+    labels = torch.zeros(1, 32, 32, dtype=torch.long)
+    labels[0, 0, :3] = torch.tensor([7, -1, 255])
+    with pytest.raises(UserError, match=r"labels hold the values \[-1, 7\], expected 0 to 4, or 255"):
+        Distiller(teacher, student, KD())(torch.rand(1, 3, 32, 32), labels)
+
+
 def test_supervised_is_the_task_loss_alone() -> None:
     student = tiny_network(4)
     out = Supervised(student)(torch.rand(2, 3, 32, 32), torch.randint(0, 5, (2, 32, 32)))

@@ -9,10 +9,10 @@ from segdistill.errors import UserError, unknown_name
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("brb", " did you mean 'brd'?"), ("KD", " did you mean 'kd'?"), ("something else", ""), (None, ""), (7, "")],
+    [("brb", ": did you mean 'brd'?"), ("KD", ": did you mean 'kd'?"), ("something else", "."), (None, "."), (7, ".")],
 )
 def test_unknown_name(name: object, hint: str) -> None:
-    assert str(unknown_name("method", name, ["kd", "brd"])) == f"unknown method '{name}':{hint} Known: brd, kd"
+    assert str(unknown_name("method", name, ["kd", "brd"])) == f"unknown method '{name}'{hint} Known: brd, kd"
 
 
 def test_names_keep_their_case() -> None:

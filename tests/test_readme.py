@@ -22,6 +22,16 @@ def test_own_training_loop_is_ten_lines() -> None:
     assert len(lines) == 10
 
 
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
 def test_every_method_is_in_the_readme() -> None:
     from segdistill.methods import METHODS
 

@@ -143,7 +143,7 @@ class Distiller(nn.Module):
         Raises:
             UserError: where labels and images differ in size, or a method needs labels and there are none.
         """
-        _check_batch(images, labels)
+        _check_batch(images, labels, self.student.num_classes, self.ignore_index)
         height, width = images.shape[-2:]
         # Both networks see the same padded image, so that their views cover the same extent.
         images = pad_to_multiple(images, self._multiple)
@@ -187,18 +187,26 @@ class Supervised(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> LearnerOutput:
         """The task loss of one batch; see `Distiller.forward`."""
-        _check_batch(images, labels)
+        _check_batch(images, labels, self.student.num_classes, self.ignore_index)
         logits = self.student(images)
         terms = {"task": self.task_loss(logits=logits, labels=labels, ignore_index=self.ignore_index)}
         return LearnerOutput(loss=terms["task"], terms=terms, logits=logits)
 
 
-def _check_batch(images: Tensor, labels: Tensor | None) -> None:
+def _check_batch(images: Tensor, labels: Tensor | None, classes: int, ignore_index: int) -> None:
     if labels is not None and (labels.dim() != 3 or labels.shape != (len(images), *images.shape[-2:])):
         raise UserError(
             f"labels have shape {tuple(labels.shape)}, expected {(len(images), *images.shape[-2:])} "
             f"for images of shape {tuple(images.shape)}"
         )
+    # On a GPU a look at the values would make it wait; the command line has checked its data beforehand.
+    if labels is not None and labels.device.type == "cpu":
+        outside = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
+        if outside.any():
+            raise UserError(
+                f"labels hold the values {sorted(set(labels[outside].tolist()))[:8]}, expected 0 to {classes - 1}, or "
+                f"{ignore_index} for pixels that do not count"
+            )
 
 
 def _total(terms: dict[str, Tensor], logits: Tensor) -> Tensor:

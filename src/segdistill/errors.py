@@ -30,5 +30,5 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:
     names = sorted(known)
     lowered = {candidate.lower(): candidate for candidate in names}
     close = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.5)
-    hint = f" did you mean '{lowered[close[0]]}'?" if close else ""
-    return UserError(f"unknown {kind} '{name}':{hint} Known: {', '.join(names)}")
+    hint = f": did you mean '{lowered[close[0]]}'?" if close else "."
+    return UserError(f"unknown {kind} '{name}'{hint} Known: {', '.join(names)}")

@@ -166,21 +166,17 @@ def test_bad_data(tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: str
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_truncated_image_that_only_training_finds(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int
+def test_truncated_image_is_found_before_anything_is_overwritten(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Before training every mask is read, but of the images only the headers."""
     root = folder_tree(tmp_path / "data", {"train": 4, "val": 2})
-    broken(root / "images/train/train2.png")
     data = {"dataset": "folder", "root": str(root), "classes": CLASSES, "crop": [32, 32]}
-    train = TRAIN | {"workers": workers}
-    fails(
-        capfd,
-        argv("train", data=data, network=TINY, train=train, device="cpu", output=tmp_path / "run"),
-        "images/train/train2.png cannot be read, it is truncated or no image",
-    )
-    assert not (tmp_path / "run" / "metrics.json").exists()
+    command = argv("train", data=data, network=TINY, train=TRAIN, device="cpu", output=tmp_path / "run")
+    assert main([*command, "--quiet"]) == 0
+    before = contents(tmp_path / "run")
+    broken(root / "images/train/train2.png")
+    fails(capfd, [*command, "--overwrite"], "images/train/train2.png cannot be read, it is truncated or no image")
+    assert contents(tmp_path / "run") == before
 
 
 # -------------------------------------------------------------------------------------- keys, names and values
@@ -326,7 +322,7 @@ def test_class_counts_disagree(tmp_path: Path, finished: Path, capfd: pytest.Cap
         (["train"], ["data, network, output"]),
         (["distill"], ["data, teacher, student, output"]),
         (["evaluate"], ["model"]),
-        (["evaluate", "runs/nowhere"], ["'runs/nowhere' is no run folder"]),
+        (["evaluate", "runs/nowhere"], ["model folder 'runs/nowhere' does not exist"]),
         (["methods", "kd"], ["expected options such as --seed 1, found kd"]),
         (["demo", "--metod", "kd"], ["unknown key 'metod': did you mean 'method'?"]),
     ],

@@ -114,3 +114,8 @@ def test_a_model_without_logits_is_refused() -> None:
 def test_wrong_images_are_refused(images: Tensor, message: str) -> None:
     with pytest.raises(UserError, match=message):
         tiny_network()(images)
+
+
+def test_stages_as_one_text() -> None:
+    with pytest.raises(UserError, match=r"stages is the text '0', expected a list of taps such as \['0'\]"):
+        Network(nn.Sequential(nn.Conv2d(3, 4, 1)), stages="0", embedding="0", logits="0")

@@ -73,3 +73,8 @@ def test_damaged_metrics(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text('{"miou": ')
     with pytest.raises(UserError, match=r"cannot read \S+metrics.json"):
         RunFolder(tmp_path).read_metrics()
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="resume and overwrite exclude each other"):
+        RunFolder(tmp_path / "run").check_free({}, resume=True, overwrite=True)

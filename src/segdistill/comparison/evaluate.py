@@ -57,6 +57,8 @@ def evaluate(
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1")
     is_run = Path(model).is_dir()
+    if not is_run and ":" not in str(model):
+        raise UserError(f"model folder '{model}' does not exist; expected a run folder or a network spec")
     if data is None and is_run:
         data = RunFolder(model).read_config().get("data")
     if data is None:

@@ -34,16 +34,16 @@ class LabelCounts:
 
 
 def check_dataset(dataset: SegmentationDataset, progress: bool = False) -> LabelCounts:
-    """Read every mask of ``dataset`` (of the images only the header) and count the pixels of each class.
+    """Read every mask and every image of ``dataset`` once, and count the pixels of each class.
 
     Args:
         dataset: any split.
         progress: show a progress bar on the standard error stream.
 
     Raises:
-        UserError: the first sample, in their order, whose mask is missing or broken, of another size than its
-            image, or holds a value or colour that is no class; no class but the first occurs beside the
-            ignore label.
+        UserError: the first sample, in their order, whose image or mask is missing or broken, whose mask is of
+            another size than its image, or holds a value or colour that is no class; no class but the first
+            occurs beside the ignore label.
     """
     total = torch.zeros(dataset.ignore_index + 1, dtype=torch.int64)
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
@@ -51,7 +51,7 @@ def check_dataset(dataset: SegmentationDataset, progress: bool = False) -> Label
         counts = pool.map(lambda index: _count(dataset, index), range(len(dataset)))
         for count in track(
             counts,
-            description="checking masks",
+            description="checking images and masks",
             total=len(dataset),
             console=Console(stderr=True),
             transient=True,
@@ -73,6 +73,7 @@ def check_dataset(dataset: SegmentationDataset, progress: bool = False) -> Label
 
 def _count(dataset: SegmentationDataset, index: int) -> Tensor:
     labels = dataset.labels(index)
+    dataset[index]  # a truncated image must not stop a run only when its turn comes
     outside = (labels != dataset.ignore_index) & ((labels < 0) | (labels >= len(dataset.classes)))
     if outside.any():
         values = ", ".join(str(value) for value in sorted(set(labels[outside].tolist()))[:8])

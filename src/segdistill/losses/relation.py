@@ -37,7 +37,8 @@ def relation_kl(
         include_self: whether a position's similarity to itself is part of its row.
 
     Returns:
-        Scalar >= 0, float32 (float64 for float64 input); 0 when no position is valid.
+        Scalar, float32 (float64 for float64 input); 0 when no position is valid. Equal relations give 0 up to
+        rounding, which may fall a hair below 0.
 
     Raises:
         UserError: a shape or dtype does not fit, or the temperature is not above 0.

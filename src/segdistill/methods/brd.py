@@ -36,6 +36,7 @@ class BRD(Method):
 
     def __init__(
         self,
+        *,
         boundary: float = 1.0,
         relation: float = 10.0,
         kd: float = 1.0,

@@ -22,7 +22,7 @@ class CWD(Method):
         temperature: tau, above 0.
     """
 
-    def __init__(self, weight: float = 3.0, temperature: float = 4.0) -> None:
+    def __init__(self, *, weight: float = 3.0, temperature: float = 4.0) -> None:
         super().__init__()
         check_not_negative("cwd", weight=weight)
         check_positive("cwd", temperature=temperature)

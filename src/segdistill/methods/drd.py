@@ -36,6 +36,7 @@ class DRD(Method):
 
     def __init__(
         self,
+        *,
         spatial: float = 10.0,
         channel: float = 10.0,
         normalize: Literal["cosine", "softmax"] = "cosine",

@@ -49,6 +49,7 @@ class KA(Method):
 
     def __init__(
         self,
+        *,
         adapt: float = 1.0,
         affinity: float = 1.0,
         latent_channels: int | None = None,

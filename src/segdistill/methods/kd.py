@@ -21,7 +21,7 @@ class KD(Method):
         temperature: T, above 0.
     """
 
-    def __init__(self, weight: float = 1.0, temperature: float = 1.0) -> None:
+    def __init__(self, *, weight: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()
         check_not_negative("kd", weight=weight)
         check_positive("kd", temperature=temperature)

@@ -87,6 +87,8 @@ class Network(nn.Module):
         read: Callable[[nn.Module, Path], None] = weights.load_weights,
     ) -> None:
         super().__init__()
+        if isinstance(stages, str):
+            raise UserError(f"stages is the text '{stages}', expected a list of taps such as ['{stages}']")
         self.model = model
         self.multiple = multiple
         self.spec = spec
@@ -214,7 +216,9 @@ class Network(nn.Module):
         stages = tuple(tap(name, value) for name, value in zip(self._stages, views.stages, strict=True))
         strides = [stage.stride for stage in stages]
         if not stages or strides != sorted(strides):
-            raise UserError(f"stages {list(self._stages)} have strides {strides}, expected some, fine to coarse")
+            raise UserError(
+                f"stages {list(self._stages)} have strides {strides}, expected one at least, fine to coarse"
+            )
         logits = tap(self._logits, views.logits)
         if logits.channels != output.shape[1]:
             raise UserError(

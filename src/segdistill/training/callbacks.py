@@ -69,9 +69,11 @@ class Keeper(L.Callback):
         self.folder = folder
         self.console = console
         self._began = 0.0
+        self._rate = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._began = time.perf_counter()
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         task = pl_module
@@ -80,7 +82,7 @@ class Keeper(L.Callback):
         row: dict[str, object] = {
             "epoch": epoch,
             "seconds": round(time.perf_counter() - self._began, 2),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._rate,
         }
         row |= {f"loss/{name}": mean for name, mean in task.close_epoch().items()}
         if epoch % task.config.validate_every == 0:

@@ -74,6 +74,8 @@ def distill(
     classes = len(sets.train.classes)
 
     def make() -> Distiller:
+        if not Path(teacher).is_dir() and ":" not in str(teacher):
+            raise UserError(f"teacher folder '{teacher}' does not exist; expected a run folder or a network spec")
         if not Path(teacher).is_dir() and teacher_weights is None:
             raise UserError(
                 f"teacher '{teacher}' is no run folder, and a network spec alone has no trained weights; "
