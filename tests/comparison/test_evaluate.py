@@ -100,7 +100,7 @@ def test_all_ignored(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"model": "nowhere"}, "'nowhere' is no run folder whose config.yaml names the data; give data"),
+        ({"model": "nowhere"}, "model folder 'nowhere' does not exist"),
         ({"model": STUDENT, "data": SCENES}, "a network spec alone has no trained weights; give weights"),
         ({"split": "vall"}, "unknown split of synthetic-aerial 'vall': did you mean 'val'?"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),

@@ -85,8 +85,8 @@ class ListModel(nn.Module):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stages": ["stage2", "stage1"]}, r"have strides \[8, 4\], expected some, fine to coarse"),
-        ({"stages": []}, r"stages \[\] have strides \[\], expected some"),
+        ({"stages": ["stage2", "stage1"]}, r"have strides \[8, 4\], expected one at least, fine to coarse"),
+        ({"stages": []}, r"stages \[\] have strides \[\], expected one at least"),
         ({"logits": "stage2"}, "logits tap 'stage2' has 16 channels, but the network's output has 5 classes"),
         ({"embedding": "stage9"}, "no module 'stage9'"),
         ({"mean": [0.5, 0.5, 0.5]}, "and std is None, expected 3 values each, or None for both"),
