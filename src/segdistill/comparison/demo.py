@@ -44,9 +44,8 @@ def demo(
     *,
     output: str | Path = "demo",
     method: str = "brd",
-    teacher_epochs: int = 14,
-    epochs: int = 12,
-    images: int = 320,
+    teacher_epochs: int = 7,
+    epochs: int = 6,
     seed: int = 0,
     device: str = "auto",
     overwrite: bool = True,
@@ -62,7 +61,6 @@ def demo(
         method: the distillation method, see `segdistill methods`.
         teacher_epochs: passes of the teacher's training.
         epochs: passes of the student's training, the same number alone and distilled.
-        images: number of training scenes.
         seed: seed of everything random.
         device: auto, cpu, cuda, cuda:N or mps.
         overwrite: replace the runs of an earlier demo in the output folder.
@@ -76,9 +74,8 @@ def demo(
         raise UserError(f"output {folder} is a file, expected a folder")
     build_methods(method)  # a wrong name is told before the teacher is trained, not after
     console = Console(quiet=True) if quiet else rich.get_console()
-    data = DATA | {"count": images}
     common: dict[str, Any] = {
-        "data": data,
+        "data": DATA,
         "seed": seed,
         "device": device,
         "overwrite": overwrite,
@@ -105,7 +102,7 @@ def demo(
         **common,
     )
 
-    scenes = build_split(data, "test")
+    scenes = build_split(DATA, "test")
     runs = {"teacher": teacher, "student alone": alone, f"student + {method}": distilled}
     networks = {name: load_network(str(run.path)).to(choose_device(device)) for name, run in runs.items()}
     rows = []
