@@ -113,7 +113,7 @@ def test_ready_made_methods_pass_through() -> None:
         ({1: {}}, "unknown method '1'"),
         (
             {"brd": {"boundry": 2}},
-            "unknown key in method brd: 'boundry': did you mean 'boundary'? Known: boundary, kd, ",
+            "unknown key in method brd: 'boundry': did you mean 'boundary'? Known: anchors, boundary, kd, ",
         ),
         ({"brd": {"boundary": "x"}}, "method brd: boundary: expected float, found x"),
         (

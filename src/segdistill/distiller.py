@@ -153,11 +153,12 @@ class Distiller(nn.Module):
         valid = F.pad(valid, padding, value=False)
         padded = None if labels is None else F.pad(labels, padding, value=self.ignore_index)
 
-        logits, student = self.student.forward_with_views(images)
-        logits = logits[..., :height, :width]
+        # The teacher first: its passing activations are gone before the student's, kept for backward, come.
         self.teacher.eval()  # whatever was done to it since: a teacher in train mode spoils itself silently
         with torch.no_grad():
             teacher = self.teacher.views(images)
+        logits, student = self.student.forward_with_views(images)
+        logits = logits[..., :height, :width]
 
         terms: dict[str, Tensor] = {}
         if labels is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -17,7 +18,7 @@ IGNORE_INDEX = 255
 """The label of pixels that count nowhere: not in losses, not in metrics."""
 
 
-class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
+class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
     """Images with one class label per pixel.
 
     A data set of your own subclasses this, names its samples, and writes ``__getitem__``.
@@ -69,6 +70,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.ids)
 
+    @abstractmethod
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """One sample.
 
@@ -76,7 +78,6 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
             image: uint8 (C, H, W).
             labels: int64 (H, W), values 0..K-1 or ``ignore_index``.
         """
-        raise NotImplementedError
 
     def labels(self, index: int) -> Tensor:
         """The label map of one sample alone, int64 (H, W); data sets of files read no image for it."""

@@ -36,8 +36,9 @@ def pair(
     if valid is None:
         return student, teacher
     check_valid(valid, (batch, height, width))
-    ignored = ~valid.unsqueeze(1)
-    return student.masked_fill(ignored, 0.0), teacher.masked_fill(ignored, 0.0)
+    inside = valid.unsqueeze(1)
+    # `masked_fill` would turn channels_last maps, and their gradients all the way back, into contiguous ones.
+    return torch.where(inside, student, 0.0), torch.where(inside, teacher, 0.0)
 
 
 def check_features(name: str, features: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,6 +31,7 @@ def bounded(maps: Tensor, stride: int) -> Tensor:
     window = _pooling(stride)
     if window == 1:
         return maps
+    maps = maps.contiguous(memory_format=torch.channels_last)
     return F.avg_pool2d(maps, window, ceil_mode=True, count_include_pad=False)
 
 

@@ -24,13 +24,16 @@ class BRD(Method):
     pixel-wise KD of the logits.
 
     This library's reading: similarities are cosines. At a temperature of 1 a row of cosines is nearly uniform
-    whatever the features are; 0.1 (as in CIRKD) lets the softmax tell near from far.
+    whatever the features are; 0.1 (as in CIRKD) lets the softmax tell near from far. And not every row is compared,
+    but those of an even grid of ``anchors`` in each image, each with all pixels: all rows cost N^2, and at a 512 x 512
+    crop more than half of the student's own step (docs/speed.md).
 
     Args:
         boundary: weight of the boundary term; 0 leaves it out.
         relation: weight of the relation term; 0 leaves it out.
         kd: weight of pixel-wise KD of the logits at temperature 1; 0 leaves it out.
         temperature: softmax temperature of the relation's rows, above 0.
+        anchors: at most how many rows of an image's relation are compared, 1 or more; ``None`` for all, as published.
         operator: what takes the boundary from a feature map: ``"pool"``, ``"laplacian"`` or ``"sobel"``.
     """
 
@@ -41,17 +44,21 @@ class BRD(Method):
         relation: float = 10.0,
         kd: float = 1.0,
         temperature: float = 0.1,
+        anchors: int | None = 256,
         operator: Literal["pool", "laplacian", "sobel"] = "pool",
     ) -> None:
         super().__init__()
         check_not_negative("brd", boundary=boundary, relation=relation, kd=kd)
         check_positive("brd", temperature=temperature)
+        if anchors is not None:
+            check_positive("brd", anchors=anchors)
         if operator not in ("pool", "laplacian", "sobel"):
             raise UserError(f"brd: operator is '{operator}', expected 'pool', 'laplacian' or 'sobel'")
         self.boundary = boundary
         self.relation = relation
         self.kd = kd
         self.temperature = temperature
+        self.anchors = anchors
         self.operator = operator
         self._pairs: list[tuple[int, int]] = []
         self._strides = (1, 1)
@@ -70,7 +77,11 @@ class BRD(Method):
             x = bounded(student.embedding, self._strides[0])
             t = resize(bounded(teacher.embedding, self._strides[1]), size_of(x))
             terms["relation"] = self.relation * relation_kl(
-                student=x, teacher=t, temperature=self.temperature, valid=shrink_valid(valid, size_of(x))
+                student=x,
+                teacher=t,
+                temperature=self.temperature,
+                valid=shrink_valid(valid, size_of(x)),
+                anchors=self.anchors,
             )
         if self.kd:
             size = size_of(student.logits)
