@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from segdistill.errors import UserError
 from segdistill.losses import cross_entropy
 from segdistill.methods import Method
+from segdistill.methods.method import Targets
 from segdistill.networks.network import Network
 from segdistill.networks.padding import pad_to_multiple
+from segdistill.networks.views import NetworkInfo, Views
 
 #: A loss on labels: (logits (B, K, H, W), labels (B, H, W), ignore_index) -> scalar, by keyword.
 TaskLoss = Callable[..., Tensor]
@@ -29,11 +31,26 @@ class LearnerOutput:
         loss: the sum of all terms; call ``backward()`` on it.
         terms: every weighted term by name, e.g. ``task`` and ``brd.boundary``; scalars.
         logits: the student's class scores at image size, (B, K, H, W).
+        views: what the student's inside showed; None from `Supervised`, which does not look.
     """
 
     loss: Tensor
     terms: dict[str, Tensor]
     logits: Tensor
+    views: Views | None = None
+
+
+@dataclass(frozen=True)
+class AbsentTeacher:
+    """Stands in for a teacher whose targets were all kept: what must be known of it without its weights.
+
+    Attributes:
+        info: channels and strides of its taps.
+        multiple: what height and width of its images must be divisible by.
+    """
+
+    info: NetworkInfo
+    multiple: int
 
 
 class Distiller(nn.Module):
@@ -44,7 +61,7 @@ class Distiller(nn.Module):
     ``to()`` moves the teacher along.
 
     Args:
-        teacher: a trained `Network`.
+        teacher: a trained `Network`, or an `AbsentTeacher` where every batch brings its targets along.
         student: the `Network` to train.
         method: a method or a list of them; their terms are added up.
         task_loss: loss on labels; cross-entropy, mean over valid pixels, by default. Not used without labels.
@@ -67,11 +84,11 @@ class Distiller(nn.Module):
         ['brd.boundary', 'brd.kd', 'brd.relation', 'task']
     """
 
-    teacher: Network
+    teacher: Network | AbsentTeacher
 
     def __init__(
         self,
-        teacher: Network,
+        teacher: Network | AbsentTeacher,
         student: Network,
         method: Method | Sequence[Method],
         *,
@@ -81,12 +98,12 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         for role, network in (("teacher", teacher), ("student", student)):
-            if not isinstance(network, Network):
+            if not isinstance(network, Network) and not (role == "teacher" and isinstance(network, AbsentTeacher)):
                 raise UserError(
                     f"the {role} is a {type(network).__name__}, expected a segdistill Network; "
                     "wrap it: Network(model, stages=[...], embedding=..., logits=...)"
                 )
-        if teacher.model is student.model:
+        if isinstance(teacher, Network) and teacher.model is student.model:
             raise UserError("teacher and student are the same module; give the student its own copy (copy.deepcopy)")
         if teacher.info.in_channels != student.info.in_channels:
             raise UserError(
@@ -104,14 +121,17 @@ class Distiller(nn.Module):
             one.build(student.info, teacher.info)
             count = sum(type(other) is type(one) for other in self.methods.values())
             self.methods[one.name if count == 0 else f"{one.name}_{count + 1}"] = one
-        object.__setattr__(self, "teacher", teacher.requires_grad_(False).eval())
+        object.__setattr__(
+            self, "teacher", teacher.requires_grad_(False).eval() if isinstance(teacher, Network) else teacher
+        )
         self.task_loss = task_loss
         self.ignore_index = ignore_index
         self.ignored = ignored
-        self._multiple = math.lcm(teacher.multiple, student.multiple)
+        self.multiple = math.lcm(teacher.multiple, student.multiple)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
-        self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if isinstance(self.teacher, Network):
+            self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -124,21 +144,38 @@ class Distiller(nn.Module):
         """Runs the pre-stage of every method that has one (KA's auto-encoder). The student is not touched.
 
         Args:
-            batches: one pass over the training images, each a tensor (B, C, H, W) or a tuple that begins with one.
+            batches: one pass over the training images, each a tensor (B, C, H, W) or a tuple that begins with one; its
+                third item, if any, are the `targets` of those images.
                 Read once for every method with a pre-stage, so a generator serves only one, and not at all without.
         """
-        device = next(self.student.parameters()).device
-        self.teacher.eval()
         for method in self._methods():
             if type(method).prepare is not Method.prepare:
-                method.prepare(self.teacher, _images(batches, self._multiple, device))
+                method.prepare(self._targets_of(batches))
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> LearnerOutput:
+    def targets(self, images: Tensor) -> Targets:
+        """All that the methods need of what the teacher shows of ``images``, by name; without gradients.
+
+        Args:
+            images: as in `forward`.
+        """
+        if not isinstance(self.teacher, Network):
+            raise UserError("the teacher is absent: batches must bring its targets along")
+        # Whatever was done to it since: a teacher in train mode spoils itself silently.
+        self.teacher.eval()
+        with torch.no_grad():
+            views = self.teacher.views(pad_to_multiple(images, self.multiple))
+            targets: Targets = {}
+            for method in self._methods():
+                targets |= method.targets(views)
+        return targets
+
+    def forward(self, images: Tensor, labels: Tensor | None = None, targets: Targets | None = None) -> LearnerOutput:
         """The loss of one batch.
 
         Args:
             images: float (B, C, H, W) in 0..1, or uint8; any size.
             labels: class indices, integer (B, H, W), ``ignore_index`` where nothing is known; None without labels.
+            targets: what `targets` gave for these very images before, to spare the teacher its work.
 
         Raises:
             UserError: where labels and images differ in size, or a method needs labels and there are none.
@@ -146,7 +183,7 @@ class Distiller(nn.Module):
         _check_batch(images, labels, self.student.num_classes, self.ignore_index)
         height, width = images.shape[-2:]
         # Both networks see the same padded image, so that their views cover the same extent.
-        images = pad_to_multiple(images, self._multiple)
+        images = pad_to_multiple(images, self.multiple)
         padding = (0, images.shape[-1] - width, 0, images.shape[-2] - height)
         inside = torch.ones((len(images), height, width), dtype=torch.bool, device=images.device)
         valid = inside if labels is None or self.ignored == "distil" else labels != self.ignore_index
@@ -154,9 +191,8 @@ class Distiller(nn.Module):
         padded = None if labels is None else F.pad(labels, padding, value=self.ignore_index)
 
         # The teacher first: its passing activations are gone before the student's, kept for backward, come.
-        self.teacher.eval()  # whatever was done to it since: a teacher in train mode spoils itself silently
-        with torch.no_grad():
-            teacher = self.teacher.views(images)
+        if targets is None:
+            targets = self.targets(images)
         logits, student = self.student.forward_with_views(images)
         logits = logits[..., :height, :width]
 
@@ -166,12 +202,21 @@ class Distiller(nn.Module):
         for name, method in self.methods.items():
             if labels is None and method.needs_labels:
                 raise UserError(f"method {name} needs labels, and this batch has none")
-            parts = method(student=student, teacher=teacher, labels=padded, valid=valid)
+            parts = method(student=student, teacher=targets, labels=padded, valid=valid)
             if len(parts) == 1:
                 terms[name] = next(iter(parts.values()))
             else:
                 terms |= {f"{name}.{part}": value for part, value in parts.items()}
-        return LearnerOutput(loss=_total(terms, logits), terms=terms, logits=logits)
+        return LearnerOutput(loss=_total(terms, logits), terms=terms, logits=logits, views=student)
+
+    def _targets_of(self, batches: Iterable[Any]) -> Iterator[Targets]:
+        device = next(self.student.parameters()).device
+        for batch in batches:
+            if isinstance(batch, list | tuple) and len(batch) == 3:
+                yield {name: value.to(device, non_blocking=True).float() for name, value in batch[2].items()}
+            else:
+                images = batch if isinstance(batch, Tensor) else batch[0]
+                yield self.targets(images.to(device, non_blocking=True))
 
     def _methods(self) -> list[Method]:
         return [method for method in self.methods.values() if isinstance(method, Method)]
@@ -213,9 +258,3 @@ def _check_batch(images: Tensor, labels: Tensor | None, classes: int, ignore_ind
 def _total(terms: dict[str, Tensor], logits: Tensor) -> Tensor:
     # Without labels and without terms the loss is 0, and still has a graph for backward().
     return torch.stack(list(terms.values())).sum() if terms else logits.sum() * 0.0
-
-
-def _images(batches: Iterable[Any], multiple: int, device: torch.device) -> Iterable[Tensor]:
-    for batch in batches:
-        images = batch if isinstance(batch, Tensor) else batch[0]
-        yield pad_to_multiple(images.to(device, non_blocking=True), multiple)

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser
 
 from segdistill.data.augmentation import Augmentation
 from segdistill.datasets import DATASETS, SegmentationDataset
+from segdistill.datasets.first import FirstSamples
 from segdistill.errors import UserError, unknown_name
 from segdistill.methods import METHODS, Method
 
@@ -43,13 +44,14 @@ class Data:
     values: dict[str, Any]
 
 
-def build_data(values: Mapping[str, Any]) -> Data:
+def build_data(values: Mapping[str, Any], overfit: int | None = None) -> Data:
     """The training and validation split and the augmentation that a recipe's ``data`` names.
 
     Args:
         values: ``dataset`` (a name in `DATASETS`), the arguments of that data set's class but ``split``, and those of
             `Augmentation`, side by side. Without ``crop`` the size of the first training image is taken, at most
             `LARGEST_DEFAULT_CROP` on a side.
+        overfit: only the first so many training images, not augmented, for training and validation alike.
 
     Raises:
         UserError: for an unknown data set, an unknown or wrong-typed key, or data that cannot be read.
@@ -63,9 +65,16 @@ def build_data(values: Mapping[str, Any]) -> Data:
     train = build_split(values, "train")
     chosen = dict(values)
     if chosen.get("crop") is None:
-        chosen["crop"] = [min(LARGEST_DEFAULT_CROP, side) for side in train[0][0].shape[-2:]]
+        chosen["crop"] = [min(LARGEST_DEFAULT_CROP, side) for side in train.open(0).size]
     settings = {key: value for key, value in chosen.items() if key in augmenting}
+    if overfit is not None:
+        if overfit < 1:
+            raise UserError(f"overfit is {overfit}, expected at least 1")
+        settings |= {"scale": [1.0, 1.0], "flip": False, "vertical_flip": False, "quarter_turns": False, "jitter": 0.0}
     augmentation = construct(Augmentation, settings | {"ignore_index": train.ignore_index}, "data")
+    if overfit is not None:
+        few = FirstSamples(train, overfit)
+        return Data(train=few, val=few, augmentation=augmentation, values=chosen)
     return Data(train=train, val=build_split(values, "val"), augmentation=augmentation, values=chosen)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -20,7 +21,7 @@ from segdistill.cli import main as entry
 from segdistill.cli.main import COMMANDS, main
 from segdistill.methods import METHODS
 from segdistill.recipe import build_methods
-from segdistill.training.task import SegmentationTask
+from segdistill.training.loop import TrainingLoop
 from tests.cli.test_bad_input import argv, fails
 from tests.training.runs import FAST, SCENES, STUDENT, contents, distill_tiny, fingerprint, train_tiny
 
@@ -174,44 +175,52 @@ def test_evaluate(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_ctrl_c(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     """A real signal in the second epoch: one sentence, 130, and --resume takes it from there."""
-    step = SegmentationTask.training_step
+    step = TrainingLoop._step
 
-    def interrupted(self: SegmentationTask, sample: Any, index: int) -> Any:
-        if self.current_epoch == 1:
+    def interrupted(self: TrainingLoop, batches: Any) -> Any:
+        if self.epoch == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, sample, index)
+        return step(self, batches)
 
     handler = signal.getsignal(signal.SIGINT)
     arguments = ["train", str(recipe), "--output", str(tmp_path / "run"), "--device", "cpu"]
     with monkeypatch.context() as patch:
-        patch.setattr(SegmentationTask, "training_step", interrupted)
+        patch.setattr(TrainingLoop, "_step", interrupted)
         assert main(arguments) == 130
     printed = capfd.readouterr()
     assert printed.err == (
-        "segdistill: interrupted; the same command with --resume goes on from the last finished epoch\n"
+        "segdistill: interrupted in epoch 2, batch 1 of 2, all saved; the same command with --resume goes on from "
+        "there\n"
     )
     assert [line.split()[1] for line in printed.out.splitlines()] == ["1/2"]
     assert signal.getsignal(signal.SIGINT) is handler  # a notebook can be interrupted again
     assert main([*arguments, "--resume"]) == 0
-    assert [line.split()[1] for line in capfd.readouterr().out.splitlines()[:-1]] == ["2/2"]
+    assert re.findall(r"^epoch (\S+)", capfd.readouterr().out, re.MULTILINE) == ["2/2"]
     assert fingerprint(tmp_path / "run") == fingerprint(train_tiny(tmp_path / "whole", epochs=2))
 
 
 def test_terminated(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    """SIGTERM, as batch systems send it, must not pass for success."""
-    step = SegmentationTask.training_step
+    """SIGTERM, as batch systems send it before they kill: the step is saved, and it does not pass for success."""
+    step = TrainingLoop._step
 
-    def terminated(self: SegmentationTask, sample: Any, index: int) -> Any:
+    def terminated(self: TrainingLoop, batches: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, sample, index)
+        return step(self, batches)
 
-    monkeypatch.setattr(SegmentationTask, "training_step", terminated)
-    assert main(["train", str(recipe), "--output", str(tmp_path / "run"), "--device", "cpu"]) == 130
-    assert RunFolder(tmp_path / "run").read_metrics() is None
+    arguments = ["train", str(recipe), "--output", str(tmp_path / "run"), "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLoop, "_step", terminated)
+        assert main(arguments) == 143
+        assert RunFolder(tmp_path / "run").read_metrics() is None
+        assert "interrupted in epoch 1, batch 1 of 2, all saved" in capfd.readouterr().err
+        assert main([*arguments, "--resume"]) == 143
+        assert "interrupted in epoch 1, batch 2 of 2, all saved" in capfd.readouterr().err
+    assert main([*arguments, "--resume"]) == 0
+    assert fingerprint(tmp_path / "run") == fingerprint(train_tiny(tmp_path / "whole", epochs=2))
 
 
 @pytest.mark.parametrize(
-    ("room", "told"), [(150, "cannot write"), (1_000, "cannot save a network to"), (20_000, "last.ckpt")]
+    ("room", "told"), [(150, "cannot write"), (1_000, "cannot save a network to"), (20_000, "next.ckpt")]
 )
 def test_full_disk(recipe: Path, tmp_path: Path, capfd: Any, room: int, told: str) -> None:
     """The limit on a file's size stands in for a full disk: it fails the same calls, in torch and in safetensors."""
@@ -250,7 +259,7 @@ def test_a_process_of_its_own(recipe: Path, tmp_path: Path) -> None:
     done = subprocess.run([*command, "--device", "cpu"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr == ""
-    first, second, result = done.stdout.splitlines()
+    first, second, result = [line for line in done.stdout.splitlines() if not line.startswith("warning: ")]
     assert first.startswith("epoch 1/2  task ")
     assert second.startswith("epoch 2/2  task ")
     assert result.startswith(f"{tmp_path / 'run'}  val mIoU ")

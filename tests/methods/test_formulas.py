@@ -206,7 +206,7 @@ def test_ka_pre_stage_learns_to_restore_the_teachers_features() -> None:
 
     method.rms = teacher.views(images[0]).embedding.square().mean().sqrt().detach()
     before = error()
-    method.prepare(teacher, images)
+    method.prepare([method.targets(teacher.views(batch)) for batch in images])
     assert error() < 0.5 * before
 
 

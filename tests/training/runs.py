@@ -36,6 +36,13 @@ def build_teacher(num_classes: int, in_channels: int) -> Network:
     return _wrapped(TinyModel(8, 8, num_classes, in_channels), in_channels)
 
 
+def build_unnormalised(num_classes: int, in_channels: int) -> Network:
+    """No batch statistics and no chance: a batch means the same however many processes share it."""
+    model = TinyModel(4, 8, num_classes, in_channels)
+    model.stem[1], model.head[1] = nn.GroupNorm(1, 4), nn.GroupNorm(1, 8)
+    return _wrapped(model, in_channels)
+
+
 def _wrapped(model: TinyModel, in_channels: int) -> Network:
     stages = [f"layers.{index}" for index in range(4)]
     return Network(model, stages=stages, embedding="head", logits="classifier", in_channels=in_channels)

@@ -10,7 +10,7 @@ import torch
 
 from segdistill import RunFolder, UserError, load_run
 from segdistill.methods import KD
-from segdistill.training.task import STEPS_BETWEEN_CHECKS, SegmentationTask
+from segdistill.training.loop import STEPS_BETWEEN_LOOKS, TrainingLoop
 from tests.training.runs import SCENES, distill_tiny, fingerprint, train_tiny
 
 
@@ -56,23 +56,20 @@ def test_it_does_not_wait_for_the_end_of_a_long_epoch(
     steps = poison_kd(monkeypatch, step=3, value=float("nan"))
     with pytest.raises(UserError, match="first in the term kd"):
         distill_tiny(tmp_path / "run", teacher, method="kd", epochs=1, batch_size=1, data=SCENES | {"count": 30})
-    assert len(steps) == STEPS_BETWEEN_CHECKS
+    assert len(steps) == STEPS_BETWEEN_LOOKS
 
 
 def test_weights_that_the_last_step_broke_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of the last step is that of the weights before it."""
-    step = SegmentationTask.on_train_epoch_start
+    step = TrainingLoop._step
 
-    def breaking(self: SegmentationTask) -> None:
-        step(self)
-        if self.current_epoch == 1:
-            self.trainer.optimizers[0].register_step_post_hook(lambda *_: spoil(self))
+    def breaking(self: TrainingLoop, batches: Any) -> dict[str, torch.Tensor]:
+        terms = step(self, batches)
+        if (self.epoch, self.batch) == (1, 1):
+            next(self.learner.parameters()).data.fill_(float("nan"))
+        return terms
 
-    def spoil(task: SegmentationTask) -> None:
-        if task._steps == 2:
-            next(task.learner.parameters()).data.fill_(float("nan"))
-
-    monkeypatch.setattr(SegmentationTask, "on_train_epoch_start", breaking)
+    monkeypatch.setattr(TrainingLoop, "_step", breaking)
     with pytest.raises(UserError, match=r"the weights became NaN or infinite in epoch 2, at its end"):
         train_tiny(tmp_path / "run", epochs=2, schedule="constant", warmup=0.0)
     assert all(bool(torch.isfinite(value).all()) for value in load_run(tmp_path / "run").state_dict().values())

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import segdistill
 from segdistill import UserError
-from segdistill.training.task import SegmentationTask
+from segdistill.training.loop import TrainingLoop
 from tests.training.runs import FAST, SCENES, STUDENT, distill_tiny, train_tiny
 
 
@@ -57,8 +57,8 @@ def test_on_a_terminal(
         rich.reconfigure()
     stream = capsys.readouterr().out
     assert "pre-stage of the method" in stream
-    assert re.search(r"epoch 2/3 .* 1/2 .*task: \d", stream)
-    assert "val/miou: " in stream
+    assert re.search(r"epoch 2/3 .*0/2.*task \d", stream)
+    assert re.search(r"\d images/s", stream)
     shown = [line for line in screen(stream) if re.match(r"epoch \d/3  task", line)]
     assert [line.split()[1] for line in shown] == ["1/3", "2/3", "3/3"]
     assert all("brd.boundary" in line and "val mIoU" in line for line in shown)
@@ -68,7 +68,7 @@ def test_through_a_pipe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     segdistill.train(data=SCENES, network=STUDENT, train=FAST, device="cpu", output=tmp_path / "[run]")
     printed = capfd.readouterr()
     assert printed.err == ""
-    *epochs, result = printed.out.splitlines()
+    *epochs, result = [line for line in printed.out.splitlines() if not line.startswith("warning: ")]
     assert [line.split()[:2] for line in epochs] == [["epoch", f"{n}/3"] for n in (1, 2, 3)]
     assert result.startswith(f"{tmp_path / '[run]'}  val mIoU ")  # brackets are not taken for markup
 
@@ -89,13 +89,16 @@ def test_precision_that_is_not_to_be_had_is_told(tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out.startswith("this machine has no fast fp16; training in fp32\nepoch 1/1")
 
 
-def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted(self: SegmentationTask, batch: object, index: int) -> None:
+def test_too_little_memory(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(self: TrainingLoop, batches: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(SegmentationTask, "training_step", exhausted)
-    with pytest.raises(UserError, match=r"^cpu has too little memory for batches of 2: lower train.batch_size or data"):
+    monkeypatch.setattr(TrainingLoop, "_step", exhausted)
+    sentence = "^cpu has too little memory for batches of {} crops of 32 x 32{}: try {}"
+    with pytest.raises(UserError, match=sentence.format(2, "", "train.accumulate 2")):
         train_tiny(tmp_path / "run")
+    with pytest.raises(UserError, match=sentence.format(1, " with ka, brd", "data.crop of 16 x 16")):
+        distill_tiny(tmp_path / "one", teacher, method=["ka", "brd"], batch_size=1)
 
 
 def test_batch_of_one_number(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from segdistill import RunFolder, UserError
 from segdistill.methods import KA
-from segdistill.training.task import SegmentationTask
+from segdistill.training.loop import TrainingLoop
 from tests.training.runs import SCENES, contents, distill_tiny, fingerprint, train_tiny
 
 
@@ -26,14 +26,14 @@ class Killed(BaseException):
 
 def stop_in(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> None:
     """Lets the next run die in that step."""
-    step = SegmentationTask.training_step
+    step = TrainingLoop._step
 
-    def dying(self: SegmentationTask, sample: Any, index: int) -> torch.Tensor:
-        if (self.current_epoch, index) == (epoch, batch):
+    def dying(self: TrainingLoop, batches: Any) -> dict[str, torch.Tensor]:
+        if (self.epoch, self.batch) == (epoch, batch):
             raise Killed
-        return step(self, sample, index)
+        return step(self, batches)
 
-    monkeypatch.setattr(SegmentationTask, "training_step", dying)
+    monkeypatch.setattr(TrainingLoop, "_step", dying)
 
 
 def history_without_times(run: RunFolder) -> list[dict[str, str]]:
@@ -53,7 +53,7 @@ def test_resumed_run_equals_unbroken_run(
             distill_tiny(tmp_path / "broken", teacher, method=method)
     half = fingerprint(tmp_path / "broken")
     prepared: list[KA] = []
-    monkeypatch.setattr(KA, "prepare", lambda self, teacher, batches: prepared.append(self))
+    monkeypatch.setattr(KA, "prepare", lambda self, batches: prepared.append(self))
     resumed = distill_tiny(tmp_path / "broken", teacher, method=method, resume=True)
     assert not prepared  # the pre-stage is not run again
     assert half != fingerprint(resumed) == fingerprint(whole)

@@ -13,19 +13,26 @@ COMMANDS = {
     "train": "train a network from labels alone: a teacher, or a baseline",
     "distill": "distil a trained teacher into a small student",
     "evaluate": "score a network on a split",
+    "data": "look at a data set before a run: check it, or draw its images under their labels",
     "methods": "list the distillation methods",
     "demo": "see it all on built-in synthetic aerial scenes, in minutes",
 }
 
 EXAMPLES = """\
   segdistill demo
+  segdistill data check --dataset folder --root my/data --classes '[road, roof, tree]'
   segdistill train recipes/idd-lite/teacher.yaml --data.root data/idd_lite --output runs/teacher
   segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --method brd --output runs/brd
   segdistill evaluate runs/brd"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 2 for an error that the user can mend, 130 after Ctrl-C."""
+    """Runs one command and returns its exit code.
+
+    Returns:
+        0; 1 where a command's finding is no error of its own, such as data that would spoil a run; 2 for an error that
+        the user can mend; 130 after Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -34,16 +41,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if command not in COMMANDS:
             raise unknown_name("command", command, COMMANDS)
-        importlib.import_module(f"segdistill.cli.{command}").run(arguments[1:])
+        code: int | None = importlib.import_module(f"segdistill.cli.{command}").run(arguments[1:])
         sys.stdout.flush()
+        return code or 0
     except UserError as error:
         print(f"segdistill: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        resumable = command in ("train", "distill")
-        hint = "; the same command with --resume goes on from the last finished epoch" if resumable else ""
-        print(f"segdistill: interrupted{hint}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interruption:
+        # A run that a signal stopped says where, and how it wants to be told of.
+        where = f" in {interruption}, all saved" if str(interruption) else ""
+        hint = "; the same command with --resume goes on from there" if where else ""
+        print(f"segdistill: interrupted{where}{hint}", file=sys.stderr)
+        return int(getattr(interruption, "exit_code", 130))
     except BrokenPipeError:
         # Whoever read the output has seen enough ("| head"); Python must not complain of it again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image, Mask
 
 from segdistill.data.seeding import keyed_generator
+from segdistill.datasets.base import Window
 from segdistill.errors import UserError
 
 # The ImageNet mean in grey levels: what networks see as zero after normalisation.
@@ -34,7 +36,7 @@ class Augmentation:
         vertical_flip: mirror top and bottom, half of the time: for images without an up, such as aerial ones.
         quarter_turns: turn by 0, 90, 180 or 270 degrees: for images without an up.
         jitter: brightness, contrast and saturation each change by a factor drawn from 1 - jitter to 1 +
-            jitter; hue stays. Images of other than 3 channels are left alone.
+            jitter; hue stays. Images of other than 3 channels, or of float32, are left alone.
         ignore_index: the label of padding.
 
     Raises:
@@ -73,72 +75,120 @@ class Augmentation:
         self.jitter = jitter
         self.ignore_index = ignore_index
 
-    def __call__(self, image: Tensor, mask: Tensor, key: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, image: Tensor, mask: Tensor, key: tuple[int, int, int], fill: Sequence[float] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One view of a sample.
 
         Args:
-            image: uint8 (C, H, W).
+            image: uint8 or float32 (C, H, W).
             mask: int64 (H, W).
             key: (seed, epoch, index); equal keys give equal views, in every process and for every order of
                 calls.
+            fill: what padding shows in the image; by default :func:`padding_color`.
 
         Returns:
-            image: uint8 (C, h, w).
+            image: (C, h, w), of the same type.
             mask: int64 (h, w), where (h, w) is ``crop``.
+        """
+        view = self.view((image.shape[-2], image.shape[-1]), key)
+        return view.apply(view.window.cut(image), view.window.cut(mask), fill)
+
+    def view(self, size: tuple[int, int], key: tuple[int, int, int]) -> View:
+        """What a view of a sample shows and how, before a pixel of it is read.
+
+        Args:
+            size: (height, width) of the image.
+            key: as in calling.
         """
         # All numbers are drawn whatever is switched on, so that switching jitter on moves no crop.
         draw = torch.rand(10, generator=keyed_generator(*key), dtype=torch.float64).tolist()
         turns = int(draw[0] * 4) if self.quarter_turns else 0
-        height, width = self.crop or (image.shape[-2], image.shape[-1])
+        height, width = self.crop or size
         target = (width, height) if turns % 2 else (height, width)
         factor = self.scale[0] + draw[1] * (self.scale[1] - self.scale[0])
-
-        pixels, labels = self._window(Image(image), Mask(mask), target, factor, draw[2], draw[3])
-        if self.jitter > 0 and image.shape[0] == 3:
-            pixels = _jittered(pixels, *(1 + self.jitter * (2 * number - 1) for number in draw[4:7]))
-        pixels, labels = self._padded(pixels, labels, target, draw[2], draw[3])
-        if self.flip and draw[7] < 0.5:
-            pixels, labels = F.horizontal_flip(pixels), F.horizontal_flip(labels)
-        if self.vertical_flip and draw[8] < 0.5:
-            pixels, labels = F.vertical_flip(pixels), F.vertical_flip(labels)
-        if turns:
-            pixels, labels = pixels.rot90(turns, (-2, -1)), labels.rot90(turns, (-2, -1))
-        return pixels.contiguous(), labels.contiguous()
-
-    def _window(
-        self, image: Tensor, mask: Tensor, target: tuple[int, int], factor: float, top: float, left: float
-    ) -> tuple[Tensor, Tensor]:
-        """The part of the image that the crop shows, scaled; smaller than ``target`` where the image ends."""
         starts, lengths, scaled = [], [], []
-        for full, wanted, place in zip(image.shape[-2:], target, (top, left), strict=True):
+        for full, wanted, place in zip(size, target, draw[2:4], strict=True):
             length = min(full, max(1, round(wanted / factor)))
             starts.append(int(place * (full - length + 1)))
             lengths.append(length)
             scaled.append(wanted if length < full else min(wanted, max(1, round(full * factor))))
-        image = F.crop(image, *starts, *lengths)
-        mask = F.crop(mask, *starts, *lengths)
-        # NEAREST_EXACT, since NEAREST would shift labels by up to half a pixel against the bilinear image.
-        return (
-            F.resize(image, scaled, InterpolationMode.BILINEAR, antialias=True),
-            F.resize(mask, scaled, InterpolationMode.NEAREST_EXACT),
+        brightness, contrast, saturation = (1 + self.jitter * (2 * number - 1) for number in draw[4:7])
+        return View(
+            window=Window(starts[0], starts[1], lengths[0], lengths[1]),
+            scaled=(scaled[0], scaled[1]),
+            target=target,
+            place=(draw[2], draw[3]),
+            jitter=(brightness, contrast, saturation) if self.jitter > 0 else None,
+            flip=self.flip and draw[7] < 0.5,
+            vertical_flip=self.vertical_flip and draw[8] < 0.5,
+            turns=turns,
+            ignore_index=self.ignore_index,
         )
 
-    def _padded(
-        self, image: Tensor, mask: Tensor, target: tuple[int, int], top: float, left: float
-    ) -> tuple[Tensor, Tensor]:
-        free_rows, free_columns = target[0] - image.shape[-2], target[1] - image.shape[-1]
+
+@dataclass(frozen=True)
+class View:
+    """One decided view of a sample: the window that it needs, and what becomes of it.
+
+    Attributes:
+        window: the part of the image that is shown.
+        scaled: (height, width) that the window is resized to.
+        target: (height, width) that the result is padded to, before it is turned.
+        place: where the window lies in the padding, 0 (top, left) to 1.
+        jitter: factors of brightness, contrast and saturation; None: colours stay.
+        flip: mirror left and right.
+        vertical_flip: mirror top and bottom.
+        turns: quarter turns.
+        ignore_index: the label of padding.
+    """
+
+    window: Window
+    scaled: tuple[int, int]
+    target: tuple[int, int]
+    place: tuple[float, float]
+    jitter: tuple[float, float, float] | None
+    flip: bool
+    vertical_flip: bool
+    turns: int
+    ignore_index: int
+
+    def apply(self, image: Tensor, mask: Tensor, fill: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
+        """The view, from what ``window`` cuts out of the sample.
+
+        Args:
+            image: uint8 or float32 (C, window height, window width).
+            mask: int64 (window height, window width).
+            fill: what padding shows in the image; by default :func:`padding_color`.
+        """
+        # NEAREST_EXACT, since NEAREST would shift labels by up to half a pixel against the bilinear image.
+        pixels = F.resize(Image(image), list(self.scaled), InterpolationMode.BILINEAR, antialias=True)
+        labels = F.resize(Mask(mask), list(self.scaled), InterpolationMode.NEAREST_EXACT)
+        if self.jitter is not None and pixels.shape[0] == 3 and pixels.dtype == torch.uint8:
+            pixels = _jittered(pixels, *self.jitter)
+        pixels, labels = self._padded(pixels, labels, fill)
+        if self.flip:
+            pixels, labels = F.horizontal_flip(pixels), F.horizontal_flip(labels)
+        if self.vertical_flip:
+            pixels, labels = F.vertical_flip(pixels), F.vertical_flip(labels)
+        if self.turns:
+            pixels, labels = pixels.rot90(self.turns, (-2, -1)), labels.rot90(self.turns, (-2, -1))
+        return pixels.contiguous(), labels.contiguous()
+
+    def _padded(self, image: Tensor, mask: Tensor, fill: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+        free_rows, free_columns = self.target[0] - image.shape[-2], self.target[1] - image.shape[-1]
         if not free_rows and not free_columns:
             return image, mask
-        above, before = int(top * (free_rows + 1)), int(left * (free_columns + 1))
+        above, before = int(self.place[0] * (free_rows + 1)), int(self.place[1] * (free_columns + 1))
         margins = [before, above, free_columns - before, free_rows - above]
-        return (
-            F.pad(image, margins, fill=padding_color(image.shape[0])),
-            F.pad(mask, margins, fill=self.ignore_index),
-        )
+        color = padding_color(image.shape[0], image.dtype) if fill is None else list(fill)
+        return F.pad(image, margins, fill=color), F.pad(mask, margins, fill=self.ignore_index)
 
 
-def padding_color(channels: int) -> list[float]:
-    """Mean grey for images of so many channels, one number each."""
+def padding_color(channels: int, dtype: torch.dtype = torch.uint8) -> list[float]:
+    """One number per channel: mean grey in uint8 images, 0 in images of a unit that only their data set knows."""
+    if dtype != torch.uint8:
+        return [0.0] * channels
     return [float(level) for level in PADDING] if channels == 3 else [128.0] * channels
 
 

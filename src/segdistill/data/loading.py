@@ -3,40 +3,67 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from segdistill.data.augmentation import Augmentation, padding_color
 from segdistill.data.seeding import keyed_generator
+from segdistill.data.windows import EvaluationTiles
 from segdistill.datasets.base import SegmentationDataset
 
 Batch = tuple[Tensor, Tensor]
+Attach = Callable[[int, int], dict[str, Tensor]]
 
 
-class TrainingSamples(Dataset[Batch]):
+class TrainingSamples(Dataset[tuple[Any, ...]]):
     """Augmented views of a data set, indexed by (epoch, index).
 
-    The epoch travels with the index, so that long-lived worker processes need not be told of it. An index
-    beyond
-    the end counts on from the start: ``index % len(dataset)``, a further view of that sample.
+    The epoch travels with the index, so that long-lived worker processes need not be told of it. An index beyond
+    the end counts on from the start: ``index % len(dataset)``, a further view of that sample; so do the further crops
+    of a data set that has several of each image. Of large images only what a view shows is read.
+
+    Args:
+        dataset: the train split.
+        augmentation: how samples are changed.
+        seed: of the changes.
+        views: how many different views there are of each sample, shown in turn, one an epoch, so that what a teacher
+            says of them can be kept; None for a new one in every epoch.
+        attach: gives what else goes with a sample, by (view, index): what a teacher once said of it.
     """
 
-    def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        augmentation: Augmentation,
+        seed: int,
+        views: int | None = None,
+        attach: Attach | None = None,
+    ) -> None:
         self.dataset = dataset
         self.augmentation = augmentation
         self.seed = seed
+        self.views = views
+        self.attach = attach
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.dataset) * self.dataset.crops_per_image
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         epoch, index = key
-        image, mask = self.dataset[index % len(self.dataset)]
-        return self.augmentation(image, mask, key=(self.seed, epoch, index))
+        view = self.view(epoch)
+        source = self.dataset.open(index % len(self.dataset))
+        shown = self.augmentation.view(source.size, key=(self.seed, view, index))
+        sample = shown.apply(*source.window(shown.window), self.dataset.fill)
+        return sample if self.attach is None else (*sample, self.attach(view, index))
+
+    def view(self, epoch: int) -> int:
+        """The number of the view that an epoch shows."""
+        return epoch if self.views is None else epoch % self.views
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -45,10 +72,16 @@ class EpochSampler(Sampler[tuple[int, int]]):
     The samples over that fill no batch are left out of the epoch, others each time. A data set smaller than
     one batch is gone through again and again until the batch is full, each time in other views.
 
+    Of every batch each process takes its equal part, so that the batches, and with them the run, are the same
+    however many processes share the work; ``batch_size`` is their sum.
+
     Args:
         length: number of samples in the data set.
         seed: of the order.
-        batch_size: of the loader.
+        batch_size: samples of one optimiser step, over all processes.
+        parts: into how many equal parts each batch falls: processes x gradient accumulation steps.
+        rank: number of this process, from 0; it takes the parts rank, rank + world and so on.
+        world: number of processes.
 
     Example:
         >>> sampler = EpochSampler(length=5, seed=0, batch_size=2)
@@ -59,24 +92,43 @@ class EpochSampler(Sampler[tuple[int, int]]):
         {7}
     """
 
-    def __init__(self, length: int, seed: int, batch_size: int) -> None:
+    def __init__(self, length: int, seed: int, batch_size: int, parts: int = 1, rank: int = 0, world: int = 1) -> None:
         self.length = length
         self.seed = seed
         self.batch_size = batch_size
+        self.parts = parts
+        self.rank = rank
+        self.world = world
         self.epoch = 0
+        self.skipped = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning, or by your own loop, before each epoch; without it every epoch is the same."""
+    @property
+    def batches(self) -> int:
+        """Optimiser steps of an epoch."""
+        return max(self.length // self.batch_size, 1)
+
+    def set_epoch(self, epoch: int, skipped: int = 0) -> None:
+        """Called before each epoch; without it every epoch is the same.
+
+        Args:
+            epoch: from 0.
+            skipped: batches at the epoch's beginning that a stopped run has been through already.
+        """
         self.epoch = epoch
+        self.skipped = skipped
 
     def __len__(self) -> int:
-        return max(self.length // self.batch_size, 1) * self.batch_size
+        return (self.batches - self.skipped) * self.batch_size // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        count = max(self.length, len(self))
+        count = max(self.length, self.batch_size)
         order = torch.randperm(count, generator=keyed_generator(self.seed, self.epoch))
-        for index in order[: len(self)].tolist():
-            yield self.epoch, index
+        part = self.batch_size // self.parts
+        for batch in range(self.skipped, self.batches):
+            for number in range(self.rank, self.parts, self.world):
+                start = batch * self.batch_size + number * part
+                for index in order[start : start + part].tolist():
+                    yield self.epoch, index
 
 
 def training_loader(
@@ -85,41 +137,63 @@ def training_loader(
     batch_size: int,
     seed: int,
     workers: int | None = None,
-) -> DataLoader[Batch]:
+    *,
+    views: int | None = None,
+    attach: Attach | None = None,
+    parts: int = 1,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader[tuple[Any, ...]]:
     """Full batches of augmented views; the same for every number of workers.
 
     Args:
         dataset: the train split.
         augmentation: must bring all images to one size.
-        batch_size: samples per batch.
-        seed: of order and augmentation; call ``loader.sampler.set_epoch(epoch)`` before each epoch (Lightning
-            does).
+        batch_size: samples per optimiser step, over all processes; the loader gives ``batch_size / parts`` at a time.
+        seed: of order and augmentation; call ``loader.sampler.set_epoch(epoch)`` before each epoch.
         workers: processes that read ahead; :func:`default_workers` if not given.
+        views, attach: see `TrainingSamples`.
+        parts, rank, world: see `EpochSampler`.
     """
+    samples = TrainingSamples(dataset, augmentation, seed, views, attach)
     return _loader(
-        TrainingSamples(dataset, augmentation, seed),
-        batch_size,
+        samples,
+        batch_size // parts,
         workers,
-        sampler=EpochSampler(len(dataset), seed, batch_size),
+        sampler=EpochSampler(len(samples), seed, batch_size, parts, rank, world),
     )
 
 
-def evaluation_loader(dataset: SegmentationDataset, batch_size: int, workers: int | None = None) -> DataLoader[Batch]:
-    """Every sample once, in order, as it is.
+def evaluation_loader(
+    dataset: SegmentationDataset, batch_size: int, workers: int | None = None, *, rank: int = 0, world: int = 1
+) -> DataLoader[tuple[Any, ...]]:
+    """Every sample once, in order, as it is; of several processes each sees its own part of them.
+
+    Images larger than the data set's ``evaluation_window`` come in overlapping windows, and each pixel has its label in
+    one of them only, so that it counts once.
 
     Images of different size in one batch are padded on the right and at the bottom, with mean grey; their
     labels there are the ignore label, so that no added pixel counts.
     """
-    collate = partial(padded_batch, ignore_index=dataset.ignore_index)
-    return _loader(dataset, batch_size, workers, collate_fn=collate)
+    collate = partial(padded_batch, ignore_index=dataset.ignore_index, fill=dataset.fill)
+    longest = dataset.evaluation_window
+    samples = dataset if longest is None else EvaluationTiles(dataset, longest)
+    part = samples if world == 1 else Subset(samples, range(rank, len(samples), world))
+    return _loader(part, batch_size, workers, collate_fn=collate)
 
 
-def padded_batch(samples: Sequence[Batch], ignore_index: int) -> Batch:
-    """Stack samples, each padded on the right and at the bottom to the largest height and width."""
+def padded_batch(samples: Sequence[Batch], ignore_index: int, fill: Sequence[float] | None = None) -> Batch:
+    """Stack samples, each padded on the right and at the bottom to the largest height and width.
+
+    Args:
+        samples: images (C, H, W) and labels (H, W).
+        ignore_index: the label of padding.
+        fill: what padding shows in the images; by default :func:`padding_color`.
+    """
     height = max(mask.shape[0] for _, mask in samples)
     width = max(mask.shape[1] for _, mask in samples)
-    channels = samples[0][0].shape[0]
-    grey = torch.tensor(padding_color(channels), dtype=torch.uint8)
+    first = samples[0][0]
+    grey = torch.tensor(padding_color(first.shape[0], first.dtype) if fill is None else fill).to(first.dtype)
     images = grey[None, :, None, None].repeat(len(samples), 1, height, width)
     labels = torch.full((len(samples), height, width), ignore_index, dtype=torch.int64)
     for number, (image, mask) in enumerate(samples):
@@ -140,12 +214,12 @@ def default_workers() -> int:
 
 
 def _loader(
-    dataset: Dataset[Batch],
+    dataset: Dataset[Any],
     batch_size: int,
     workers: int | None,
     sampler: EpochSampler | None = None,
     collate_fn: partial[Batch] | None = None,
-) -> DataLoader[Batch]:
+) -> DataLoader[tuple[Any, ...]]:
     workers = default_workers() if workers is None else workers
     return DataLoader(
         dataset,

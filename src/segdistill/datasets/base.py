@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -18,10 +19,78 @@ IGNORE_INDEX = 255
 """The label of pixels that count nowhere: not in losses, not in metrics."""
 
 
+class Window(NamedTuple):
+    """A rectangle of an image, in pixels.
+
+    Example:
+        >>> import torch
+        >>> Window(top=1, left=0, height=1, width=2).cut(torch.tensor([[1, 2, 3], [4, 5, 6]]))
+        tensor([[4, 5]])
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, values: Tensor) -> Tensor:
+        """This part of ``values`` (..., H, W), as a view of them."""
+        return values[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+class Sample(ABC):
+    """One image and its labels, of which any part can be read."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+
+    @abstractmethod
+    def window(self, window: Window) -> tuple[Tensor, Tensor]:
+        """A part of the sample.
+
+        Args:
+            window: lies inside the image.
+
+        Returns:
+            image: uint8 or float32 (C, h, w).
+            labels: int64 (h, w).
+        """
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """All of the sample."""
+        return self.window(Window(0, 0, *self.size))
+
+
+class LoadedSample(Sample):
+    """A sample that lies in memory: parts are cut from it.
+
+    Args:
+        image: (C, H, W).
+        labels: (H, W).
+    """
+
+    def __init__(self, image: Tensor, labels: Tensor) -> None:
+        self.image = image
+        self.labels = labels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+    def window(self, window: Window) -> tuple[Tensor, Tensor]:
+        """Views of the tensors, not copies."""
+        return window.cut(self.image), window.cut(self.labels)
+
+
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
     """Images with one class label per pixel.
 
-    A data set of your own subclasses this, names its samples, and writes ``__getitem__``.
+    A data set of your own subclasses this, names its samples, and writes ``__getitem__``. One of images too large to be
+    read for every crop also writes ``open``, which training and evaluation go through, and sets the attributes
+    ``crops_per_image`` and ``evaluation_window``.
 
     Args:
         classes: names of the K classes, in the order of their labels 0..K-1; 2 to 255 of them.
@@ -33,6 +102,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
     Attributes:
         classes, ids, palette, in_channels: as given.
         ignore_index: the label of pixels that count nowhere, 255.
+        crops_per_image: training samples that an epoch takes from each image, 1 by default.
+        evaluation_window: longest side, in pixels, of what goes through a network at once in evaluation; larger images
+            go through in overlapping windows. None, the default: images go through whole.
+        fill: what padding shows, one number per channel in the images' own unit; None, the default: mean grey in uint8
+            images, 0 in float32 ones.
 
     Raises:
         UserError: fewer than 2 or more than 255 classes, a class named twice, or a palette that does not fit
@@ -52,6 +126,10 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         >>> labels[0].tolist()
         [0, 0, 0, 1, 1, 1]
     """
+
+    crops_per_image: int = 1
+    evaluation_window: int | None = None
+    fill: tuple[float, ...] | None = None
 
     def __init__(
         self,
@@ -75,9 +153,13 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         """One sample.
 
         Returns:
-            image: uint8 (C, H, W).
+            image: uint8 (C, H, W) in 0..255, or float32 (C, H, W) in a unit of its own.
             labels: int64 (H, W), values 0..K-1 or ``ignore_index``.
         """
+
+    def open(self, index: int) -> Sample:
+        """One sample, to read parts of; here all of it is read, and data sets of large files read only the part."""
+        return LoadedSample(*self[index])
 
     def labels(self, index: int) -> Tensor:
         """The label map of one sample alone, int64 (H, W); data sets of files read no image for it."""

@@ -11,8 +11,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from segdistill.datasets.base import SegmentationDataset
+from segdistill.datasets.base import SegmentationDataset, Window
 from segdistill.errors import UserError
+
+#: Rows of an image that are looked at together.
+STRIP = 2048
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,17 @@ def check_dataset(dataset: SegmentationDataset, progress: bool = False) -> Label
 
 
 def _count(dataset: SegmentationDataset, index: int) -> Tensor:
-    labels = dataset.labels(index)
-    dataset[index]  # a truncated image must not stop a run only when its turn comes
+    sample = dataset.open(index)
+    height, width = sample.size
+    total = torch.zeros(dataset.ignore_index + 1, dtype=torch.int64)
+    # The image is read as well: a truncated one must not stop a run only when its turn comes. Large ones in strips.
+    for top in range(0, height, STRIP):
+        _, labels = sample.window(Window(top, 0, min(STRIP, height - top), width))
+        total += _count_labels(dataset, index, labels)
+    return total
+
+
+def _count_labels(dataset: SegmentationDataset, index: int, labels: Tensor) -> Tensor:
     outside = (labels != dataset.ignore_index) & ((labels < 0) | (labels >= len(dataset.classes)))
     if outside.any():
         values = ", ".join(str(value) for value in sorted(set(labels[outside].tolist()))[:8])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from segdistill.datasets.base import IGNORE_INDEX, hex_color, parse_color, parse_palette
 from segdistill.datasets.files import (
-    FileDataset,
     Pair,
     existing_folder,
     files_by_stem,
@@ -16,11 +15,11 @@ from segdistill.datasets.files import (
     read_lines,
     refuse_missing,
 )
-from segdistill.datasets.masks import MaskReader
+from segdistill.datasets.tiles import TileDataset, WindowMaskReader
 from segdistill.errors import UserError
 
 
-class Folder(FileDataset):
+class Folder(TileDataset):
     """Images and masks of equal stems, with splits as sub-folders or as text files.
 
     Either ``images/train``, ``masks/train``, ``images/val``, ``masks/val`` and so on, or flat ``images/`` and
@@ -36,6 +35,11 @@ class Folder(FileDataset):
         ignore: the index of ignored pixels in index masks.
         ignore_color: the colour of ignored pixels in RGB masks; without it every colour must be a class's.
         resize: (height, width) on reading, see :class:`FileDataset`.
+        bands: numbers of the bands to read, the first being 1, from images of any type and any format that GDAL knows;
+            without it images are RGB pictures of 8 bits. This and ``cache`` need rasterio. See :class:`TileDataset`.
+        cache: a folder for images and masks converted into tiles, for large images, see :class:`TileDataset`.
+        crops_per_image: training samples that an epoch takes from each image, for few large images.
+        evaluation_window: longest side, in pixels, of what goes through a network at once in evaluation.
 
     Raises:
         UserError: missing folder, unknown or empty split, image without mask, mask without image, two files
@@ -52,6 +56,10 @@ class Folder(FileDataset):
         ignore: int = IGNORE_INDEX,
         ignore_color: str | Sequence[int] | None = None,
         resize: Sequence[int] | None = None,
+        bands: Sequence[int] | None = None,
+        cache: str | Path | None = None,
+        crops_per_image: int = 1,
+        evaluation_window: int | None = None,
     ) -> None:
         colors = None if palette is None else parse_palette(palette, classes)
         ignored = None if ignore_color is None else parse_color(ignore_color, argument="ignore_color")
@@ -61,10 +69,14 @@ class Folder(FileDataset):
             )
         super().__init__(
             _find_pairs(Path(root), split),
-            MaskReader(len(classes), ignore=ignore, palette=colors, ignore_color=ignored),
+            WindowMaskReader(len(classes), ignore=ignore, palette=colors, ignore_color=ignored),
             classes=classes,
             palette=colors,
             resize=resize,
+            bands=bands,
+            cache=cache,
+            crops_per_image=crops_per_image,
+            evaluation_window=evaluation_window,
         )
 
 

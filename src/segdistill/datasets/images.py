@@ -41,7 +41,9 @@ def read_rgb(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     image = decoded(path)
     if image.mode.startswith(("I", "F")):
         # PIL's conversion to RGB would clip these to white without a word.
-        raise UserError(f"{path} has pixels of the kind {image.mode}; expected 8 bits per channel")
+        raise UserError(
+            f"{path} has pixels of the kind {image.mode}; expected 8 bits per channel, or the argument bands"
+        )
     image = image.convert("RGB")
     if size is not None:
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
@@ -56,6 +58,8 @@ def _told(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist (any more)") from None
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large to be read at once, cut it into tiles: {error}") from None
+        raise UserError(
+            f"{path} is too large to be read at once, cut it up or make it a tiled GeoTIFF: {error}"
+        ) from None
     except _BROKEN as error:
         raise UserError(f"{path} cannot be read, it is truncated or no image: {error}") from None

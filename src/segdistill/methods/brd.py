@@ -10,7 +10,7 @@ from torch import Tensor
 from segdistill.errors import UserError
 from segdistill.losses import boundary_map, boundary_mse, pixel_kl, relation_kl, shrink_valid
 from segdistill.methods.alignment import bounded, check_same_classes, match_stages, resize, size_of
-from segdistill.methods.method import Method, check_not_negative, check_positive
+from segdistill.methods.method import Method, Targets, check_not_negative, check_positive
 from segdistill.networks.views import NetworkInfo, Views
 
 
@@ -69,13 +69,27 @@ class BRD(Method):
         self._pairs = match_stages(student.stages, teacher.stages)
         self._strides = (student.embedding.stride, teacher.embedding.stride)
 
-    def forward(self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
+    def targets(self, teacher: Views) -> Targets:
+        targets: Targets = {}
+        if self.boundary:
+            for stage in sorted({stage for _, stage in self._pairs}):
+                energy = boundary_map(teacher.stages[stage], operator=self.operator)[:, None]
+                # Its scale means nothing to the loss, and could be too small for half precision.
+                largest = energy.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
+                targets[self._boundary_name(stage)] = energy / largest
+        if self.relation:
+            targets["embedding.pooled"] = bounded(teacher.embedding, self._strides[1])
+        if self.kd:
+            targets["logits"] = teacher.logits
+        return targets
+
+    def forward(self, *, student: Views, teacher: Targets, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         if self.boundary:
             terms["boundary"] = self.boundary * self._boundary_term(student, teacher, valid)
         if self.relation:
             x = bounded(student.embedding, self._strides[0])
-            t = resize(bounded(teacher.embedding, self._strides[1]), size_of(x))
+            t = resize(teacher["embedding.pooled"], size_of(x))
             terms["relation"] = self.relation * relation_kl(
                 student=x,
                 teacher=t,
@@ -86,15 +100,18 @@ class BRD(Method):
         if self.kd:
             size = size_of(student.logits)
             terms["kd"] = self.kd * pixel_kl(
-                student=student.logits, teacher=resize(teacher.logits, size), valid=shrink_valid(valid, size)
+                student=student.logits, teacher=resize(teacher["logits"], size), valid=shrink_valid(valid, size)
             )
         return terms
 
-    def _boundary_term(self, student: Views, teacher: Views, valid: Tensor) -> Tensor:
+    def _boundary_name(self, stage: int) -> str:
+        return f"boundary.{self.operator}.{stage}"
+
+    def _boundary_term(self, student: Views, teacher: Targets, valid: Tensor) -> Tensor:
         losses = []
         for i, j in self._pairs:
             energy = boundary_map(student.stages[i], operator=self.operator)[:, None]
             size = size_of(energy)
-            target = resize(boundary_map(teacher.stages[j], operator=self.operator)[:, None], size)
+            target = resize(teacher[self._boundary_name(j)], size)
             losses.append(boundary_mse(student=energy, teacher=target, valid=shrink_valid(valid, size)))
         return torch.stack(losses).mean()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from segdistill.errors import UserError
 from segdistill.losses import affinity_mse, channel_relation_mse, relation_mse, shrink_valid
 from segdistill.methods.alignment import bounded, match_stages, resize, size_of
-from segdistill.methods.method import Method, check_not_negative
+from segdistill.methods.method import Method, Targets, check_not_negative
 from segdistill.networks.views import NetworkInfo, Tap, Views
 
 
@@ -63,14 +63,19 @@ class DRD(Method):
         if self.channel:
             self.adapters.extend(nn.Conv2d(s.channels, t.channels, 1) for s, t in taps)
 
-    def forward(self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
-        places = [(student.embedding, teacher.embedding)]
-        places += [(student.stages[i], teacher.stages[j]) for i, j in self._pairs]
+    def targets(self, teacher: Views) -> Targets:
+        targets = {"embedding.pooled": bounded(teacher.embedding, self._strides[0][1])}
+        for (_, stage), (_, stride) in zip(self._pairs, self._strides[1:], strict=True):
+            targets[f"stages.{stage}.pooled"] = bounded(teacher.stages[stage], stride)
+        return targets
+
+    def forward(self, *, student: Views, teacher: Targets, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
+        places = [(student.embedding, teacher["embedding.pooled"])]
+        places += [(student.stages[i], teacher[f"stages.{j}.pooled"]) for i, j in self._pairs]
         terms: dict[str, Tensor] = {}
         for index, (student_maps, teacher_maps) in enumerate(places):
-            student_stride, teacher_stride = self._strides[index]
-            x = bounded(student_maps, student_stride)
-            t = resize(bounded(teacher_maps, teacher_stride), size_of(x))
+            x = bounded(student_maps, self._strides[index][0])
+            t = resize(teacher_maps, size_of(x))
             counted = shrink_valid(valid, size_of(x))
             if self.spatial:
                 if self.normalize == "cosine":

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from segdistill.errors import UserError
 from segdistill.losses import affinity_mse, latent_distance, shrink_valid
 from segdistill.methods.alignment import bounded, bounded_stride, resize, size_of
-from segdistill.methods.method import Method, check_not_negative, check_positive
-from segdistill.networks.network import Network
+from segdistill.methods.method import Method, Targets, check_not_negative, check_positive
 from segdistill.networks.views import NetworkInfo, Views
 
 
@@ -88,18 +87,20 @@ class KA(Method):
         self.adapt_adapter = _conv(student.embedding.channels, latent) if self.adapt else None
         self.affinity_adapter = _conv(student.embedding.channels, latent) if self.affinity else None
 
-    def prepare(self, teacher: Network, batches: Iterable[Tensor]) -> None:
+    def targets(self, teacher: Views) -> Targets:
+        return {"embedding.pooled": bounded(teacher.embedding, self._strides[1])}
+
+    def prepare(self, batches: Iterable[Targets]) -> None:
         """Trains the auto-encoder by one pass of SGD over the ``batches``; nothing else is changed."""
         autoencoder = nn.ModuleList([self.encoder, self.decoder]).requires_grad_(True).train()
         parameters = list(autoencoder.parameters())
         optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
         seen = 0
-        for images in batches:
-            with torch.no_grad():
-                features = bounded(teacher.views(images).embedding, self._strides[1])
-                if seen == 0:
-                    self.rms = features.float().square().mean().sqrt().clamp_min(1e-6)
-                target = features / self.rms
+        for batch in batches:
+            features = batch["embedding.pooled"].detach()
+            if seen == 0:
+                self.rms = features.float().square().mean().sqrt().clamp_min(1e-6)
+            target = features / self.rms
             code = self.encoder(target)
             restored = resize(self.decoder(code), size_of(target))
             loss = F.mse_loss(restored.float(), target.float()) + self.sparsity * code.float().abs().sum() / len(code)
@@ -125,7 +126,7 @@ class KA(Method):
             self.decoder.eval()
         return self
 
-    def forward(self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
+    def forward(self, *, student: Views, teacher: Targets, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
         # The buffer may have come from a checkpoint; it is read once, since reading it on a GPU waits for all work.
         self._ready = self._ready or bool(self.prepared)
         if not self._ready:
@@ -133,7 +134,7 @@ class KA(Method):
         x = bounded(student.embedding, self._strides[0])
         size = size_of(x)
         with torch.no_grad():
-            code = self.encoder(bounded(teacher.embedding, self._strides[1]) / self.rms)
+            code = self.encoder(teacher["embedding.pooled"] / self.rms)
             code = resize(code, size)
         counted = shrink_valid(valid, size)
         terms: dict[str, Tensor] = {}

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from segdistill.losses import pixel_kl, shrink_valid
 from segdistill.methods.alignment import check_same_classes, resize, size_of
-from segdistill.methods.method import Method, check_not_negative, check_positive
+from segdistill.methods.method import Method, Targets, check_not_negative, check_positive
 from segdistill.networks.views import NetworkInfo, Views
 
 
@@ -31,11 +31,14 @@ class KD(Method):
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         check_same_classes("KD", student, teacher)
 
-    def forward(self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
+    def targets(self, teacher: Views) -> Targets:
+        return {"logits": teacher.logits}
+
+    def forward(self, *, student: Views, teacher: Targets, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
         size = size_of(student.logits)
         loss = pixel_kl(
             student=student.logits,
-            teacher=resize(teacher.logits, size),
+            teacher=resize(teacher["logits"], size),
             temperature=self.temperature,
             valid=shrink_valid(valid, size),
         )

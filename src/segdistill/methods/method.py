@@ -8,11 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segdistill.errors import UserError
-from segdistill.networks.network import Network
 from segdistill.networks.views import NetworkInfo, Views
+
+#: What a method takes from a teacher's views, by name; each (B, ...), constant.
+Targets = dict[str, Tensor]
 
 
 def check_not_negative(method: str, **values: float) -> None:
@@ -35,6 +38,9 @@ class Method(nn.Module, ABC):
     A method is made from its hyper-parameters alone, so that a recipe can write it down. The `Distiller` then calls
     `build` once, `prepare` where a pre-stage is wanted, and the method itself on every batch. Whatever is trainable
     here is trained with the student and saved beside it, never inside it.
+
+    A method that overrides `targets` says what it needs of the teacher, as small as can be, and its `forward` gets
+    just that: it is what a teacher cache keeps. One that does not is given the teacher's whole `Views`.
     """
 
     #: Whether the method can do nothing without labels.
@@ -66,21 +72,46 @@ class Method(nn.Module, ABC):
             UserError: where the two networks cannot be paired by this method.
         """
 
-    def prepare(self, teacher: Network, batches: Iterable[Tensor]) -> None:
+    def targets(self, teacher: Views) -> Targets:
+        """What `forward` needs of what the teacher shows, by name.
+
+        Methods share what bears the same name in a teacher cache, so a name says all that the tensor depends on: not
+        on the student, nor on the method's weights. What half precision could not hold is scaled beforehand.
+
+        Args:
+            teacher: the teacher's views of one batch; runs without gradients.
+        """
+        stages = {f"stages.{index}": stage for index, stage in enumerate(teacher.stages)}
+        return {"logits": teacher.logits, "embedding": teacher.embedding, **stages}
+
+    def prepare(self, batches: Iterable[Targets]) -> None:
         """Runs the method's pre-stage, if it has one, before the student's training.
 
         Args:
-            teacher: the frozen teacher, on the device of the batches.
-            batches: one pass over the training images, each (B, C, H, W).
+            batches: what `targets` gives for one pass over the training images.
         """
 
+    def __call__(
+        self, *, student: Views, teacher: Views | Targets, labels: Tensor | None, valid: Tensor
+    ) -> dict[str, Tensor]:
+        """See `forward`; ``teacher`` may be the teacher's views or what `targets` has made of them."""
+        whole = type(self).targets is Method.targets
+        if isinstance(teacher, Views) and not whole:
+            with torch.no_grad():
+                teacher = self.targets(teacher)
+        elif not isinstance(teacher, Views) and whole:
+            stages = tuple(teacher[name] for name in map("stages.{}".format, range(len(teacher))) if name in teacher)
+            teacher = Views(stages=stages, embedding=teacher["embedding"], logits=teacher["logits"])
+        terms: dict[str, Tensor] = super().__call__(student=student, teacher=teacher, labels=labels, valid=valid)
+        return terms
+
     @abstractmethod
-    def forward(self, *, student: Views, teacher: Views, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
+    def forward(self, *, student: Views, teacher: Any, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
         """The method's loss terms for one batch, each weighted, by name.
 
         Args:
             student: what the student shows; gradients flow into it.
-            teacher: what the teacher shows; constant.
+            teacher: what `targets` gave, or the teacher's `Views` where it is not overridden; constant.
             labels: class of every pixel, int64 (B, H, W), or None for images without labels.
             valid: pixels that count, bool (B, H, W), at the images' size.
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from segdistill.errors import UserError
@@ -121,14 +122,14 @@ def _output_hook(tap: str, items: tuple[int | str, ...], keep: _Keep) -> Callabl
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:
         keep(tap, items, output)
 
-    return hook
+    return _not_compiled(hook)
 
 
 def _input_hook(tap: str, items: tuple[int | str, ...], keep: _Keep) -> Callable[..., None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         keep(tap, items, args[0] if args else next(iter(kwargs.values()), None))
 
-    return hook
+    return _not_compiled(hook)
 
 
 def _tensor_at(tap: str, items: tuple[int | str, ...], value: Any) -> Tensor:
@@ -163,3 +164,9 @@ def describe(value: Any) -> str:
 def _version(tensor: Tensor) -> int:
     # Tensors made under torch.inference_mode keep no count of in-place writes.
     return 0 if tensor.is_inference() else tensor._version
+
+
+def _not_compiled(hook: Callable[..., None]) -> Callable[..., None]:
+    """torch.compile leaves the hook out: each forward brings new ones, and each would be compiled anew."""
+    plain: Callable[..., None] = torch.compiler.disable(hook)  # type: ignore[no-untyped-call]
+    return plain

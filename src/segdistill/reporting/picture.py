@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from segdistill.datasets import SegmentationDataset
+from segdistill.datasets.base import Window
 from segdistill.networks.network import Network
 
 GAP = 6
@@ -27,8 +28,15 @@ def colourise(labels: Tensor, palette: Sequence[tuple[int, int, int]]) -> Image.
 
 
 def photograph(image: Tensor) -> Image.Image:
-    """A uint8 (C, H, W) image in colour: its first three bands, or the first one in grey where there are fewer."""
+    """A (C, H, W) image in colour: its first three bands, or the first one in grey where there are fewer.
+
+    What is not uint8 is stretched, band by band, from its smallest to its largest value.
+    """
     bands = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+    if bands.dtype != torch.uint8:
+        bands = bands.float().nan_to_num()
+        least, most = bands.amin((1, 2), keepdim=True), bands.amax((1, 2), keepdim=True)
+        bands = ((bands - least) / (most - least).clamp_min(1e-12) * 255).to(torch.uint8)
     return Image.fromarray(bands.permute(1, 2, 0).cpu().numpy())
 
 
@@ -58,8 +66,16 @@ def side_by_side(dataset: SegmentationDataset, networks: Mapping[str, Network], 
     return sheet
 
 
+def _shown(dataset: SegmentationDataset, index: int) -> tuple[Tensor, Tensor]:
+    """The sample, or the middle of one that is too large to go through a network at once."""
+    sample = dataset.open(index)
+    sides = [min(side, dataset.evaluation_window or side) for side in sample.size]
+    top, left = ((whole - side) // 2 for whole, side in zip(sample.size, sides, strict=True))
+    return sample.window(Window(top, left, sides[0], sides[1]))
+
+
 def _row(dataset: SegmentationDataset, networks: Mapping[str, Network], index: int) -> list[Image.Image]:
-    image, labels = dataset[index]
+    image, labels = _shown(dataset, index)
     cells = [photograph(image), colourise(labels, dataset.palette)]
     for network in networks.values():
         device = next(network.parameters()).device

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,32 +22,41 @@ class TrainConfig:
 
     Args:
         epochs: passes over the training images.
-        batch_size: images per step.
+        batch_size: images per optimiser step, over all devices and accumulated batches together.
+        accumulate: into how many smaller batches, one after another, each is split to save memory.
         optimizer: AdamW, or SGD with momentum 0.9 (the papers' choice).
         lr: peak learning rate.
         weight_decay: weight decay; biases and normalisation layers have none.
         schedule: learning rate over the run, step by step: cosine to 0, poly (1 - t)^0.9, or constant.
         warmup: share of the run, 0 to 1, over which the rate rises linearly from 0.
+        clip: largest norm of the gradient; null for none.
+        ema: decay of the moving average of the weights, which is what is validated and kept; 0 for none. The average
+            starts short and grows with the run, so that a short run is not held back.
         loss: cross-entropy; "balanced" weighs a class by 1 / ln(1.02 + its share of pixels); "ohem" keeps hard ones.
         precision: bf16 or fp16 autocast, or fp32; auto takes bf16 where the hardware has it, else fp32.
         workers: data-loading processes; chosen by the machine when left out.
         validate_every: epochs between validations; the last epoch is always validated.
+        patience: stop after so many validations without a better mIoU; null to go through all epochs.
     """
 
     epochs: int = 50
     batch_size: int = 16
+    accumulate: int = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-2
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     warmup: float = 0.05
+    clip: float | None = 10.0
+    ema: float = 0.999
     loss: Literal["ce", "balanced", "ohem"] = "ce"
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     workers: int | None = None
     validate_every: int = 1
+    patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validate_every"):
+        for name in ("epochs", "batch_size", "accumulate", "validate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}, expected at least 1")
         if not 0 < self.lr < math.inf:
@@ -56,6 +65,12 @@ class TrainConfig:
             raise UserError(f"train.weight_decay is {self.weight_decay}, expected 0 or more")
         if self.workers is not None and self.workers < 0:
             raise UserError(f"train.workers is {self.workers}, expected 0 or more")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise UserError(f"train.clip is {self.clip}, expected a number above 0, or null")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"train.ema is {self.ema}, expected 0 to below 1")
+        if self.patience is not None and self.patience < 1:
+            raise UserError(f"train.patience is {self.patience}, expected at least 1, or null")
         if not 0 <= self.warmup < 1:
             raise UserError(f"train.warmup is {self.warmup}, expected a share of the run, 0 to below 1")
 
@@ -82,9 +97,12 @@ class TrainConfig:
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": free, "weight_decay": 0.0},
         ]
+        # One kernel for all parameters. A fused step unscales fp16 gradients by itself, which clipping must come after.
+        kinds = {parameter.device.type for group in groups for parameter in cast(list[nn.Parameter], group["params"])}
+        fused = kinds <= {"cuda", "cpu"} and not (self.precision == "fp16" and self.clip is not None)
         if self.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=self.lr, momentum=0.9)
-        return torch.optim.AdamW(groups, lr=self.lr)
+            return torch.optim.SGD(groups, lr=self.lr, momentum=0.9, fused=fused)
+        return torch.optim.AdamW(groups, lr=self.lr, fused=fused)
 
     def rate_factor(self, steps: int) -> Callable[[int], float]:
         """The learning rate's factor at each of ``steps`` optimiser steps, 0 to 1."""

@@ -6,12 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from segdistill.distiller import Distiller
+import torch
+
+from segdistill.distiller import AbsentTeacher, Distiller
 from segdistill.errors import UserError
 from segdistill.networks.loading import load_network
+from segdistill.networks.network import Network
 from segdistill.recipe import MethodSpec, build_data, build_methods
 from segdistill.training.config import TrainConfig
+from segdistill.training.engine import Engine, Machines
 from segdistill.training.fit import RunOptions, fit
+from segdistill.training.loggers import Tracker
 from segdistill.training.run_folder import RunFolder
 
 
@@ -25,9 +30,19 @@ def distill(
     train: TrainConfig = TrainConfig(),
     teacher_weights: str | None = None,
     student_weights: str | None = None,
+    weights: dict[str, float] | Literal["fixed", "auto"] = "fixed",
+    views: int | None = None,
     ignored: Literal["skip", "distil"] = "skip",
     seed: int = 0,
+    overfit: int | None = None,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: Engine = "auto",
+    compile: bool = False,
+    checkpoint_minutes: float = 10.0,
+    tracker: Tracker | None = None,
+    teacher_cache: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -44,9 +59,21 @@ def distill(
         train: how to train.
         teacher_weights: a .safetensors or .pth file with the weights of a teacher that is given as a spec.
         student_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
+        weights: factors of the loss terms by name, on top of the method's own: {brd.relation: 2.0}; auto measures over
+            the first steps what gives each distillation term a set share of the task loss's gradient, then fixes it.
+        views: how many views of each image the augmentation gives, shown in turn; null for a new one every epoch.
         ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
         seed: seed of everything random; the same seed gives the same run.
+        overfit: train and validate on the first so many training images, unchanged, to see that a set-up can learn.
         device: auto, cpu, cuda, cuda:N or mps.
+        devices: processes on each machine, one per device; batches are shared among them.
+        nodes: machines; start the same command on each (docs/scaling.md).
+        strategy: how processes share the work; auto is one process, or ddp where there are several.
+        compile: compile the student with torch.compile; what cannot be compiled is trained as it is.
+        checkpoint_minutes: minutes between checkpoints within an epoch; each epoch's end brings one anyway.
+        tracker: also report to wandb or mlflow, where that is installed.
+        teacher_cache: folder for what the teacher says of every view; filled once, for this teacher, data, augmentation
+            and seed, and from then on the teacher is not run, nor even loaded. Needs views.
         resume: go on from the last checkpoint in the output folder; a finished run is left as it is.
         overwrite: replace the run in the output folder.
         quiet: print nothing.
@@ -57,9 +84,16 @@ def distill(
     Raises:
         UserError: for a recipe or data that cannot work, before anything is written.
     """
+    if teacher_cache is not None and views is None:
+        raise UserError(
+            "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views 4"
+        )
+    if views is not None and views < 1:
+        raise UserError(f"views is {views}, expected at least 1")
     methods = build_methods(method)
-    sets = build_data(data)
-    options = RunOptions(output, device, resume, overwrite, quiet)
+    sets = build_data(data, overfit)
+    machines = Machines(device, devices, nodes, strategy)
+    options = RunOptions(output, machines, resume, overwrite, quiet, compile, checkpoint_minutes, tracker)
     config = {
         "data": sets.values,
         "teacher": teacher,
@@ -67,13 +101,25 @@ def distill(
         "student": student,
         "student_weights": student_weights,
         "method": methods,
+        "weights": weights,
+        "views": views,
         "ignored": ignored,
         "train": asdict(train),
+        "overfit": overfit,
         "seed": seed,
     }
     classes = len(sets.train.classes)
 
-    def make() -> Distiller:
+    def make(absent: AbsentTeacher | None) -> Distiller:
+        return Distiller(
+            load_teacher() if absent is None else absent,
+            load_network(student, classes, sets.train.in_channels, student_weights),
+            methods,
+            ignore_index=sets.train.ignore_index,
+            ignored=ignored,
+        )
+
+    def load_teacher() -> Network:
         if not Path(teacher).is_dir() and ":" not in str(teacher):
             raise UserError(f"teacher folder '{teacher}' does not exist; expected a run folder or a network spec")
         if not Path(teacher).is_dir() and teacher_weights is None:
@@ -81,17 +127,24 @@ def distill(
                 f"teacher '{teacher}' is no run folder, and a network spec alone has no trained weights; "
                 "give a run folder, or a file as teacher_weights"
             )
-        big = load_network(
-            teacher, None if Path(teacher).is_dir() else classes, sets.train.in_channels, teacher_weights
-        )
+        # Making the teacher must not change the chance that the student begins with.
+        with torch.random.fork_rng():
+            big = load_network(
+                teacher, None if Path(teacher).is_dir() else classes, sets.train.in_channels, teacher_weights
+            )
         if big.num_classes != classes:
             raise UserError(f"teacher {teacher} has {big.num_classes} classes, but the data has {classes}")
-        return Distiller(
-            big,
-            load_network(student, classes, sets.train.in_channels, student_weights),
-            methods,
-            ignore_index=sets.train.ignore_index,
-            ignored=ignored,
-        )
+        return big
 
-    return fit(make, kind="distill", config=config, data=sets, train=train, seed=seed, options=options)
+    return fit(
+        make,
+        kind="distill",
+        config=config,
+        data=sets,
+        train=train,
+        seed=seed,
+        options=options,
+        views=views,
+        weights=weights,
+        teacher_cache=teacher_cache,
+    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,26 +14,35 @@ import lightning as L
 import rich
 import torch
 import yaml
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.fabric import Fabric
+from lightning.fabric.loggers.logger import Logger
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
-from rich.progress import track
+from torch import nn
 
-from segdistill.data.loading import evaluation_loader, training_loader
+from segdistill.data.loading import TrainingSamples, default_workers, evaluation_loader, training_loader
+from segdistill.data.statistics import BandStatistics, band_statistics
+from segdistill.datasets.base import Window
 from segdistill.datasets.checking import check_dataset
-from segdistill.distiller import Distiller, Supervised
+from segdistill.distiller import AbsentTeacher, Distiller, Supervised
 from segdistill.errors import UserError
-from segdistill.files import write_text
+from segdistill.files import write_text, write_yaml
 from segdistill.metrics.scores import Scores, percent
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.recipe import Data, plain
 from segdistill.reporting.page import report_page
 from segdistill.reporting.picture import side_by_side
-from segdistill.training.callbacks import AtomicCheckpoints, Bar, Keeper
+from segdistill.training.balance import Balance
+from segdistill.training.checkpoint import load_checkpoint
 from segdistill.training.config import TrainConfig
 from segdistill.training.device import choose_device, choose_precision
-from segdistill.training.run_folder import RunFolder
-from segdistill.training.task import SegmentationTask
+from segdistill.training.engine import Machines, launch
+from segdistill.training.loggers import Tracker, make_tracker
+from segdistill.training.loop import Loaders, TrainingLoop
+from segdistill.training.progress import tracked
+from segdistill.training.run_folder import RunFolder, recipe_differences
+from segdistill.training.teacher_cache import TeacherCache, describe, target_names
 
 #: Validation images in a run's report.
 PICTURED = 6
@@ -43,25 +52,35 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how a run goes, apart from its recipe.
+    """Where and how a run goes, apart from its recipe: nothing here changes its result.
 
     Attributes:
         output: the run folder.
-        device: see `choose_device`.
+        machines: devices and processes.
         resume: go on from the last checkpoint in ``output``; a finished run is left as it is.
         overwrite: replace the run in ``output``.
         quiet: print nothing.
+        compile: compile the student with torch.compile.
+        checkpoint_minutes: between checkpoints within an epoch.
+        tracker: where curves go besides TensorBoard.
     """
 
     output: str | Path
-    device: str
-    resume: bool
-    overwrite: bool
-    quiet: bool
+    machines: Machines = field(default_factory=Machines)
+    resume: bool = False
+    overwrite: bool = False
+    quiet: bool = False
+    compile: bool = False
+    checkpoint_minutes: float = 10.0
+    tracker: Tracker | None = None
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint_minutes >= 0:
+            raise UserError(f"checkpoint_minutes is {self.checkpoint_minutes}, expected 0 or more")
 
 
 def fit(
-    make_learner: Callable[[], Distiller | Supervised],
+    make_learner: Callable[[AbsentTeacher | None], Distiller | Supervised],
     *,
     kind: Literal["train", "distill"],
     config: Mapping[str, Any],
@@ -69,17 +88,24 @@ def fit(
     train: TrainConfig,
     seed: int,
     options: RunOptions,
+    views: int | None = None,
+    weights: Mapping[str, float] | Literal["fixed", "auto"] = "fixed",
+    teacher_cache: str | Path | None = None,
 ) -> RunFolder:
     """Trains a learner into a run folder.
 
     Args:
-        make_learner: builds the learner, once the random state is set; its loss on labels is set here.
+        make_learner: builds the learner, once the random state is set, with a stand-in for the teacher where one is
+            given; its loss on labels is set here.
         kind: what the run is, for metrics.json.
         config: the complete recipe, written to config.yaml.
         data: splits and augmentation.
         train: hyper-parameters.
         seed: seed of everything random.
         options: where and how.
+        views: see `TrainingSamples`.
+        weights: of the loss terms, see `Balance`: a factor by term, none, or to be measured.
+        teacher_cache: folder of what the teacher says of every view, see `TeacherCache`.
 
     Returns:
         The finished run.
@@ -93,126 +119,332 @@ def fit(
     folder = RunFolder(options.output)
     folder.check_free(config, resume=options.resume, overwrite=options.overwrite)
     _check_sources(config, folder.path)
+    device = choose_device(options.machines.device)
+    precision = choose_precision(train.precision, device)
+    parts = _parts(train, options.machines)
+    finished = options.resume and folder.read_metrics() is not None
+    if not finished:
+        _check_classes(data)
+        fabric = launch(options.machines, precision)
     # Rich's own console is the one that the progress bar draws on, so that lines appear above the bar.
-    console = Console(quiet=True) if options.quiet else rich.get_console()
-    if options.resume and folder.read_metrics() is not None:
+    silent = options.quiet or (not finished and not fabric.is_global_zero)
+    console = Console(quiet=True) if silent else rich.get_console()
+    if finished:
         console.out(f"{folder.path} is finished already", highlight=False)
         return folder
-    device = choose_device(options.device)
-    progress = not options.quiet and console.is_terminal
-    precision = choose_precision(train.precision, device)
+    progress = not silent and console.is_terminal
     if train.precision not in ("auto", precision):
         console.out(f"this machine has no fast {train.precision}; training in {precision}", highlight=False)
-    _check_classes(data)
+    device = fabric.device
     L.seed_everything(seed, workers=True, verbose=False)
-    learner = make_learner()
+    cache_folder = None if teacher_cache is None else Path(teacher_cache)
+    learner = make_learner(None if cache_folder is None else TeacherCache.known_teacher(cache_folder))
     # Every mask is read once, so that a bad label stops the run now and not after an hour.
     counts = check_dataset(data.train, progress=progress)
     check_dataset(data.val, progress=progress)
+    bands_file = folder.path / "bands.json"
+    bands = _fit_bands(learner.student, data, bands_file, progress)
+    cache = None
+    teacher = learner.teacher if isinstance(learner, Distiller) and isinstance(learner.teacher, Network) else None
+    if cache_folder is not None and isinstance(learner, Distiller):
+        learner, cache, teacher = _fill_cache(
+            cache_folder,
+            learner,
+            make_learner,
+            config,
+            data,
+            train,
+            seed,
+            views or 1,
+            precision,
+            parts,
+            fabric,
+            console,
+        )
     learner.task_loss = train.build_task_loss(counts.pixels.to(device))
-    task = SegmentationTask(learner, train, data.train.classes, data.train.ignore_index, seed)
-    loader = training_loader(data.train, data.augmentation, train.batch_size, seed, train.workers)
-    validation = evaluation_loader(data.val, train.batch_size, train.workers)
-
-    resuming = options.resume and folder.checkpoint_file.exists()
-    folder.start(config, resume=resuming)
-    if isinstance(learner, Distiller) and not resuming:
-        began = time.perf_counter()
-        with torch.autocast(device.type, AUTOCAST[precision], enabled=precision != "fp32"):
-            learner.to(device).prepare(_Tracked(loader, "pre-stage of the method", console, progress))
-        if learner.has_pre_stage:
-            folder.write_history([{"epoch": 0, "seconds": round(time.perf_counter() - began, 2)}])
-    _train(task, loader, validation, folder, device, precision, console, progress, resuming)
-    assert task.scores is not None
-    networks = {"teacher": learner.teacher} if isinstance(learner, Distiller) else {}
-    networks |= {"student" if networks else "network": learner.student}
-    write_text(folder.report_file, _report(folder.path, config, task.scores, data, networks))
-    folder.write_metrics(
-        {
-            "kind": kind,
-            "split": "val",
-            **task.scores.as_dict(),
-            "epochs": train.epochs,
-            "parameters": count_parameters(learner.student),
-            "training_seconds": round(sum(float(row["seconds"]) for row in folder.read_history()), 1),
-            "device": str(device),
-            "precision": precision,
-            "torch": torch.__version__,
-        }
+    learner.to(device)
+    if options.machines.devices * options.machines.nodes > 1:
+        learner.student = _synchronized(learner.student, device, console)
+    share = {"rank": fabric.global_rank, "world": fabric.world_size}
+    loader = training_loader(
+        data.train,
+        data.augmentation,
+        train.batch_size,
+        seed,
+        train.workers,
+        views=views,
+        attach=None if cache is None else cache.read,
+        parts=parts,
+        **share,
     )
-    text = f"{folder.path}  val mIoU {task.scores.miou:.2f}  pixel accuracy {task.scores.pixel_accuracy:.2f}"
+    validation = evaluation_loader(data.val, max(1, train.batch_size // parts), train.workers, **share)
+
+    state = load_checkpoint(folder.checkpoint_file, console) if options.resume else None
+    if state is not None:
+        differences = recipe_differences(state.get("recipe", {}), config)
+        if differences:
+            raise UserError(
+                f"checkpoint {folder.checkpoint_file} is of another recipe: {'; '.join(differences)}; "
+                "start over with --overwrite"
+            )
+    if fabric.is_global_zero:
+        folder.start(config, resume=state is not None)
+        if bands is not None:
+            bands.save(bands_file)
+    if isinstance(learner, Distiller) and learner.has_pre_stage and state is None:
+        _prepare(learner, loader, fabric, folder, console, progress)
+
+    def keep_weights(factors: Mapping[str, float]) -> None:
+        if fabric.is_global_zero:
+            write_yaml(folder.config_file, {**config, "weights": dict(factors)})
+        found = ", ".join(f"{name} {value:g}" for name, value in factors.items())
+        console.out(f"weights found: {found}", highlight=False)
+
+    def teacher_miou() -> float | None:
+        if teacher is None:
+            return None if cache is None else cache.teacher_miou
+        miou = loop.score(teacher, "asking the teacher").miou
+        if cache is not None and fabric.is_global_zero:
+            cache.teacher_miou = miou
+        return miou
+
+    if options.compile:
+        _compile(learner, data, train, fabric, console)
+    loop = TrainingLoop(
+        learner,
+        train,
+        data.train.classes,
+        Loaders(loader, validation),
+        fabric=fabric,
+        folder=folder,
+        recipe=config,
+        seed=seed,
+        balance=Balance(weights if isinstance(weights, Mapping) else {} if weights == "fixed" else None),
+        console=console,
+        bar=progress,
+        loggers=_loggers(folder, config, options.tracker) if fabric.is_global_zero else [],
+        checkpoint_minutes=options.checkpoint_minutes,
+        score_teacher=teacher_miou,
+        on_balanced=keep_weights,
+    )
+    if state is not None:
+        loop.load(state)
+        if weights == "auto" and loop.balance.factors:
+            keep_weights(loop.balance.factors)
+    scores = _run(loop, config, data, train, device, parts)
+    if fabric.is_global_zero:
+        networks = {"teacher": learner.teacher} if isinstance(learner, Distiller) else {}
+        shown = {name: network for name, network in networks.items() if isinstance(network, Network)}
+        shown["student" if networks else "network"] = loop.network
+        write_text(folder.report_file, _report(folder.path, config, scores, data, shown))
+        folder.write_metrics(
+            {
+                "kind": kind,
+                "split": "val",
+                **scores.as_dict(),
+                "best": loop.best,
+                "teacher_miou": loop.teacher_miou,
+                "epochs": loop.epoch,
+                "parameters": count_parameters(learner.student),
+                "training_seconds": round(sum(float(row["seconds"]) for row in folder.read_history()), 1),
+                "device": str(device),
+                "processes": fabric.world_size,
+                "precision": precision,
+                "torch": torch.__version__,
+            }
+        )
+    fabric.barrier()
+    text = f"{folder.path}  val mIoU {scores.miou:.2f}  pixel accuracy {scores.pixel_accuracy:.2f}"
     console.out(text, highlight=False)
     return folder
 
 
-def _trainer(
-    task: SegmentationTask,
-    folder: RunFolder,
-    device: torch.device,
+def _fit_bands(network: Network, data: Data, file: Path, progress: bool) -> BandStatistics | None:
+    """For images that are not 8-bit RGB: normalises by the training images' own statistics, pads with their mean.
+
+    Args:
+        network: what is trained.
+        data: gets its padding here.
+        file: where a run that goes on has them already.
+        progress: whether there is a bar.
+    """
+    image, _ = data.train.open(0).window(Window(0, 0, 1, 1))
+    if image.dtype == torch.uint8 and data.train.in_channels == 3:
+        return None
+    statistics = BandStatistics.load(file) if file.exists() else band_statistics(data.train, progress=progress)
+    network.set_normalization(statistics.mean, statistics.std)
+    scale = 1 if image.is_floating_point() else 255
+    data.train.fill = data.val.fill = tuple(scale * mean for mean in statistics.mean)
+    return statistics
+
+
+def _parts(train: TrainConfig, machines: Machines) -> int:
+    """Into how many parts each batch falls, one process's and one accumulation's each."""
+    processes = machines.devices * machines.nodes
+    parts = train.accumulate * processes
+    if train.batch_size % parts:
+        raise UserError(
+            f"train.batch_size is {train.batch_size}, which {processes} processes x {train.accumulate} accumulated "
+            f"batches do not divide evenly; choose a multiple of {parts}"
+        )
+    return parts
+
+
+def _fill_cache(
+    folder: Path,
+    learner: Distiller,
+    make_learner: Callable[[AbsentTeacher | None], Distiller | Supervised],
+    config: Mapping[str, Any],
+    data: Data,
+    train: TrainConfig,
+    seed: int,
+    views: int,
     precision: str,
+    parts: int,
+    fabric: Fabric,
     console: Console,
-    progress: bool,
-) -> L.Trainer:
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    callbacks: list[L.Callback] = [Keeper(folder, console)]
-    if progress:
-        callbacks.append(Bar())
-    return L.Trainer(
-        accelerator={"cuda": "gpu"}.get(device.type, device.type),
-        devices=[device.index or 0] if device.type == "cuda" else 1,
-        precision={"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}[precision],  # type: ignore[arg-type]
-        max_epochs=task.config.epochs,
-        check_val_every_n_epoch=task.config.validate_every,
-        num_sanity_val_steps=0,
-        callbacks=callbacks,
-        logger=TensorBoardLogger(folder.path, name="tensorboard", version=""),
-        plugins=[AtomicCheckpoints()],
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        log_every_n_steps=10,
+) -> tuple[Distiller, TeacherCache, Network | None]:
+    """A learner that asks no teacher any more, the cache with all that it needs, and the teacher if it was loaded."""
+    images = max(len(data.train) * data.train.crops_per_image, train.batch_size)
+    made_for = describe(
+        teacher=config["teacher"],
+        teacher_weights=config["teacher_weights"],
+        dataset=data.train,
+        augmentation=data.augmentation,
+        seed=seed,
+        multiple=learner.multiple,
+        precision=precision,
     )
+    cache = TeacherCache(folder, made_for, images, views)
+    names = target_names(learner)
+    teacher = None
+    if cache.want(names):
+        if isinstance(learner.teacher, AbsentTeacher):
+            # The images are as they were; only the teacher is wanted now.
+            L.seed_everything(seed, workers=True, verbose=False)
+            remade = make_learner(None)
+            assert isinstance(remade, Distiller)
+            remade.student = learner.student
+            learner = remade
+        learner.to(fabric.device)
+        cache.fill(
+            learner,
+            TrainingSamples(data.train, data.augmentation, seed, views),
+            batch_size=max(1, train.batch_size // parts),
+            workers=default_workers() if train.workers is None else train.workers,
+            fabric=fabric,
+            console=console,
+            progress=console.is_terminal and not console.quiet,
+        )
+        fabric.barrier()
+        assert isinstance(learner.teacher, Network)
+        teacher = learner.teacher
+        object.__setattr__(learner, "teacher", AbsentTeacher(teacher.info, teacher.multiple))
+    return learner, cache, teacher
 
 
-def _train(
-    task: SegmentationTask,
-    loader: Iterable[Any],
-    validation: Iterable[Any],
-    folder: RunFolder,
-    device: torch.device,
-    precision: str,
-    console: Console,
-    progress: bool,
-    resuming: bool,
+def _prepare(
+    learner: Distiller, loader: Any, fabric: Fabric, folder: RunFolder, console: Console, progress: bool
 ) -> None:
-    checkpoint = folder.checkpoint_file if resuming else None
-    # Lightning keeps each module's mode as it finds it, and a method's frozen parts are told theirs by train().
-    task.train()
-    with warnings.catch_warnings():
-        # Lightning's advice is about things decided here: workers, logging intervals, the folder that exists.
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
-        trainer = _trainer(task, folder, device, precision, console, progress)
-        try:
-            trainer.fit(task, loader, validation, ckpt_path=checkpoint, weights_only=True)
-            # Also where a run was killed between its last checkpoint and its scores.
-            if task.scores is None or task.config.epochs % task.config.validate_every:
-                trainer.validate(task, validation, verbose=False)
-        except SystemExit:
-            # Lightning's answer to Ctrl-C and to SIGTERM, with exit codes that say 1 and "all is well".
-            raise KeyboardInterrupt from None
-        except torch.OutOfMemoryError as error:
+    began = time.perf_counter()
+    batches = _Tracked(loader, "pre-stage of the method", console, progress)
+    with fabric.autocast():
+        learner.prepare(batches)
+    if fabric.world_size > 1:  # each has seen its own part of the images: the first one's result is everybody's
+        for value in [*learner.methods.parameters(), *learner.methods.buffers()]:
+            value.data.copy_(fabric.broadcast(value.data))
+    if fabric.is_global_zero:
+        folder.write_history([{"epoch": 0, "seconds": round(time.perf_counter() - began, 2)}])
+
+
+def _synchronized(student: Network, device: torch.device, console: Console) -> Network:
+    """Batch normalisation over all processes, so that a batch means the same however many share it."""
+    if device.type == "cuda":
+        converted: Network = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
+        return converted
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
+        console.out(
+            "batch normalisation stays within each process: torch synchronises it on GPUs only", highlight=False
+        )
+    return student
+
+
+def _compile(learner: Distiller | Supervised, data: Data, train: TrainConfig, fabric: Fabric, console: Console) -> None:
+    """Compiles the student's model, and tries it on one batch: what cannot be compiled is trained as it is."""
+    model = learner.student.model
+    model.compile()
+    image, _ = data.augmentation(*data.train[0], key=(0, 0, 0))
+    images = image[None].repeat(2, 1, 1, 1).to(fabric.device)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            warnings.simplefilter("ignore")
+            model.train()
+            with fabric.autocast():
+                logits, views = learner.student.forward_with_views(images)
+            torch.autograd.backward(logits.mean() + views.embedding.mean())
+    except Exception as error:  # the compiler's errors are of many kinds
+        model._compiled_call_impl = None
+        console.out(f"torch.compile failed ({_short(error)}); training without it", highlight=False)
+    finally:
+        model.zero_grad()
+        for name, value in model.named_buffers():
+            value.copy_(buffers[name])
+
+
+def _loggers(folder: RunFolder, config: Mapping[str, Any], tracker: Tracker | None) -> list[Logger]:
+    loggers: list[Logger] = [TensorBoardLogger(folder.path, name="tensorboard", version="")]
+    if tracker is not None:
+        loggers.append(make_tracker(tracker, folder, config))
+    return loggers
+
+
+def _run(
+    loop: TrainingLoop, config: Mapping[str, Any], data: Data, train: TrainConfig, device: torch.device, parts: int
+) -> Scores:
+    """Runs the loop; what a user can mend comes back as one sentence."""
+    try:
+        return loop.run()
+    except torch.OutOfMemoryError as error:
+        methods = ", ".join(name for one in config.get("method", []) for name in one)
+        method = f" with {methods}" if methods else ""
+        crop = " x ".join(str(side) for side in data.augmentation.crop or ())
+        smaller = (
+            f"try train.accumulate {2 * train.accumulate} (the same batch in smaller parts)"
+            if train.batch_size // parts > 1
+            else f"try data.crop of {' x '.join(str(side // 2) for side in data.augmentation.crop or ())}"
+        )
+        raise UserError(
+            f"{device} has too little memory for batches of {train.batch_size // parts} crops of {crop}{method}: "
+            f"{smaller}"
+        ) from error
+    except UserError as error:
+        if "Traceback (most recent call last)" in str(error):  # as a data-loading process hands it on
+            raise UserError(re.split(r"UserError: ", str(error))[-1].strip()) from error
+        raise
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):  # torch's words for a mean over a single number
             raise UserError(
-                f"{device} has too little memory for batches of {task.config.batch_size}: lower train.batch_size or "
-                "data.crop"
+                f"a batch normalisation of the network sees one number per channel at train.batch_size "
+                f"{train.batch_size} and this data.crop: raise one of them"
             ) from error
-        except ValueError as error:
-            if "more than 1 value per channel" in str(error):  # torch's words for a mean over a single number
-                raise UserError(
-                    f"a batch normalisation of the network sees one number per channel at train.batch_size "
-                    f"{task.config.batch_size} and this data.crop: raise one of them"
-                ) from error
-            raise
+        raise
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise UserError(
+                f"a data-loading process died ({_short(error)}); too little memory is the usual cause: lower "
+                "train.workers, then go on with --resume"
+            ) from error
+        if loop.fabric.world_size > 1 and re.search(r"(?i)connection|gloo|nccl|peer|timed? ?out", str(error)):
+            raise UserError(
+                f"process {loop.fabric.global_rank} lost the others ({_short(error)}); see what the first one to end "
+                "has printed, then go on with --resume"
+            ) from error
+        raise
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 def _report(path: Path, config: Mapping[str, Any], scores: Scores, data: Data, networks: Mapping[str, Network]) -> str:
@@ -248,12 +480,4 @@ class _Tracked:
         self.batches, self.text, self.console, self.shown = batches, text, console, shown
 
     def __iter__(self) -> Iterator[Any]:
-        bar = track(
-            self.batches,
-            self.text,
-            total=len(self.batches),
-            console=self.console,
-            transient=True,
-            disable=not self.shown,
-        )
-        return iter(bar)
+        return tracked(self.batches, self.text, len(self.batches), self.console, self.shown)

@@ -20,8 +20,8 @@ class RunFolder:
 
     ``config.yaml`` (the complete recipe) · the network in its own library's format (``model.safetensors`` and its
     configuration), so that the folder itself loads with that library · ``network.json`` · ``metrics.json`` ·
-    ``history.csv`` · ``report.html`` · ``checkpoints/last.ckpt`` (for ``--resume``) · ``tensorboard/``. Every file is
-    written atomically.
+    ``history.csv`` · ``report.html`` · ``checkpoints/last.ckpt`` and the one before (for ``--resume``) · ``best/``, the
+    network of the epoch with the best mIoU · ``tensorboard/``. Every file is written atomically.
 
     Args:
         path: the folder; it need not exist yet.
@@ -37,7 +37,7 @@ class RunFolder:
 
     @property
     def checkpoint_file(self) -> Path:
-        """The state to resume from, of the end of an epoch."""
+        """The newest state to resume from."""
         return self.path / "checkpoints" / "last.ckpt"
 
     @property
@@ -71,7 +71,7 @@ class RunFolder:
                 raise UserError(f"output folder {self.path} is not empty and holds no run; choose a new folder")
             return
         if resume:
-            differences = _differences(self.read_config(), config)
+            differences = recipe_differences(self.read_config(), config)
             if differences:
                 raise UserError(
                     f"cannot resume {self.path} with another recipe: {'; '.join(differences)}; "
@@ -91,7 +91,16 @@ class RunFolder:
         """
         # The scores first: a folder that lost more than its checkpoint must not look like a finished run. The recipe
         # is replaced last: without one the folder would not even be a run to overwrite.
-        mine = ("metrics.json", "evaluation-*.json", "checkpoints", "tensorboard", "history.csv", "report.html")
+        mine = (
+            "metrics.json",
+            "evaluation-*.json",
+            "checkpoints",
+            "tensorboard",
+            "history.csv",
+            "report.html",
+            "best",
+            "bands.json",
+        )
         network = ("model.safetensors", "network.json", "config.json", "preprocessor_config.json")
         of_a_kill = (f".*{UNFINISHED}", f"checkpoints/.*{UNFINISHED}", ".saving-*")
         try:
@@ -130,6 +139,10 @@ class RunFolder:
         """Writes the network in its own library's format into the folder."""
         network.save(self.path)
 
+    def save_best(self, network: Network) -> None:
+        """Writes the network of the best epoch so far into ``best/``."""
+        network.save(self.path / "best")
+
     def read_history(self) -> list[dict[str, str]]:
         """The rows of history.csv so far."""
         if not self.history_file.exists():
@@ -147,12 +160,19 @@ class RunFolder:
         write_text(self.history_file, text.getvalue())
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What a recipe changes in the result of another one, key by key, in words.
+
+    The number of workers changes nothing; and weights that were to be measured are the same recipe as those found.
+    """
     found: list[str] = []
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)
+        name = f"{prefix}{key}"
+        if name == "train.workers" or (name == "weights" and after == "auto" and isinstance(before, Mapping)):
+            continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += _differences(before, after, f"{prefix}{key}.")
+            found += recipe_differences(before, after, f"{name}.")
         elif before != after:
-            found.append(f"{prefix}{key} was {before!r}, now {after!r}")
+            found.append(f"{name} was {before!r}, now {after!r}")
     return found

@@ -6,11 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from segdistill.distiller import Supervised
+from segdistill.distiller import AbsentTeacher, Supervised
 from segdistill.networks.loading import load_network
 from segdistill.recipe import build_data
 from segdistill.training.config import TrainConfig
+from segdistill.training.engine import Engine, Machines
 from segdistill.training.fit import RunOptions, fit
+from segdistill.training.loggers import Tracker
 from segdistill.training.run_folder import RunFolder
 
 
@@ -22,7 +24,14 @@ def train(
     train: TrainConfig = TrainConfig(),
     weights: str | None = None,
     seed: int = 0,
+    overfit: int | None = None,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: Engine = "auto",
+    compile: bool = False,
+    checkpoint_minutes: float = 10.0,
+    tracker: Tracker | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -36,7 +45,14 @@ def train(
         train: how to train.
         weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
         seed: seed of everything random; the same seed gives the same run.
+        overfit: train and validate on the first so many training images, unchanged, to see that a set-up can learn.
         device: auto, cpu, cuda, cuda:N or mps.
+        devices: processes on each machine, one per device; batches are shared among them.
+        nodes: machines; start the same command on each (docs/scaling.md).
+        strategy: how processes share the work; auto is one process, or ddp where there are several.
+        compile: compile the network with torch.compile; what cannot be compiled is trained as it is.
+        checkpoint_minutes: minutes between checkpoints within an epoch; each epoch's end brings one anyway.
+        tracker: also report to wandb or mlflow, where that is installed.
         resume: go on from the last checkpoint in the output folder; a finished run is left as it is.
         overwrite: replace the run in the output folder.
         quiet: print nothing.
@@ -47,17 +63,19 @@ def train(
     Raises:
         UserError: for a recipe or data that cannot work, before anything is written.
     """
-    sets = build_data(data)
-    options = RunOptions(output, device, resume, overwrite, quiet)
+    sets = build_data(data, overfit)
+    machines = Machines(device, devices, nodes, strategy)
+    options = RunOptions(output, machines, resume, overwrite, quiet, compile, checkpoint_minutes, tracker)
     config = {
         "data": sets.values,
         "network": network,
         "weights": weights,
         "train": asdict(train),
+        "overfit": overfit,
         "seed": seed,
     }
 
-    def make() -> Supervised:
+    def make(_: AbsentTeacher | None) -> Supervised:
         student = load_network(network, len(sets.train.classes), sets.train.in_channels, weights)
         return Supervised(student, ignore_index=sets.train.ignore_index)
 

@@ -1,0 +1,40 @@
+"""The first few samples of another data set: for seeing whether a set-up can learn at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from segdistill.datasets.base import SegmentationDataset
+
+if TYPE_CHECKING:
+    from segdistill.datasets.base import Sample
+
+
+class FirstSamples(SegmentationDataset):
+    """The first ``count`` samples of ``dataset``, all of them where it has fewer."""
+
+    def __init__(self, dataset: SegmentationDataset, count: int) -> None:
+        super().__init__(
+            classes=dataset.classes,
+            ids=dataset.ids[:count],
+            palette=dataset.palette,
+            in_channels=dataset.in_channels,
+        )
+        self.dataset = dataset
+        self.ignore_index = dataset.ignore_index
+        self.crops_per_image = dataset.crops_per_image
+        self.evaluation_window = dataset.evaluation_window
+        self.fill = dataset.fill
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.dataset[range(len(self))[index]]
+
+    def open(self, index: int) -> Sample:
+        """See `SegmentationDataset.open`."""
+        return self.dataset.open(range(len(self))[index])
+
+    def labels(self, index: int) -> Tensor:
+        """See `SegmentationDataset.labels`."""
+        return self.dataset.labels(range(len(self))[index])

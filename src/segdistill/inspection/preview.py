@@ -1,0 +1,160 @@
+"""`segdistill.preview_data`: a data set's images under their labels, on one sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from torch import Tensor
+
+from segdistill.datasets import SegmentationDataset
+from segdistill.errors import UserError
+from segdistill.files import write_atomically
+from segdistill.inspection.check import check_keys
+from segdistill.inspection.findings import percent, printable
+from segdistill.recipe import build_data, build_split
+from segdistill.reporting.picture import GAP, INK, PAPER, colourise, photograph
+
+CELL = 240
+"""Pixels of the longer side of an image on the sheet; images are made larger or smaller to it."""
+
+COLUMNS = 3
+CAPTION = 18
+OPACITY = 0.6
+TEXT_SIZE = 13
+
+IGNORED = (0, 0, 0)
+"""The colour of ignored pixels: none of a label map's own, see `colourise`."""
+
+
+def preview_data(
+    *,
+    data: dict[str, Any],
+    output: str | Path = "preview.png",
+    split: str = "train",
+    count: int = 12,
+    augmented: bool = False,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Path:
+    """Draws images of a data set beside themselves under their labels, with a legend, as a PNG file.
+
+    Args:
+        data: the data set and its keywords, e.g. {dataset: folder, root: my/data, classes: [road, roof, tree]}.
+        output: the PNG file.
+        split: the split to show.
+        count: number of images, spread evenly over the split.
+        augmented: show them as the first epoch of a training sees them.
+        seed: seed of the augmentation.
+        quiet: print nothing.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: for data that cannot be read, which `segdistill data check` tells more about.
+    """
+    if count < 1:
+        raise UserError(f"count is {count}, expected at least 1")
+    file = Path(output)
+    if file.suffix.lower() != ".png" or file.is_dir():
+        raise UserError(f"output is {output}, expected the name of a file that ends in .png")
+    check_keys(data)
+    dataset = build_split(data, split)
+    count = min(count, len(dataset))
+    indices = [number * len(dataset) // count for number in range(count)]
+    samples = [dataset[index] for index in indices]
+    if augmented:
+        augmentation = build_data(data).augmentation
+        samples = [
+            augmentation(image, labels, key=(seed, 0, index))
+            for index, (image, labels) in zip(indices, samples, strict=True)
+        ]
+    sheet = contact_sheet(dataset, samples, [dataset.ids[index] for index in indices])
+    write_atomically(file, lambda handle: sheet.save(handle, "PNG"))
+    Console(quiet=quiet).out(f"{file}  {count} of {len(dataset)} {split} images", highlight=False)
+    return file
+
+
+def contact_sheet(
+    dataset: SegmentationDataset, samples: Sequence[tuple[Tensor, Tensor]], names: Sequence[str]
+) -> Image.Image:
+    """Every image beside itself under its labels, its name above it, and a legend below all.
+
+    Args:
+        dataset: names and colours of the classes.
+        samples: images uint8 (C, H, W) with labels int64 (H, W), at least one.
+        names: one for each sample.
+    """
+    cells = [_cell(dataset, image, labels, name) for (image, labels), name in zip(samples, names, strict=True)]
+    columns = min(COLUMNS, len(cells))
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    width = columns * (cells[0].width + GAP) + GAP
+    legend = _legend(dataset, [labels for _, labels in samples], width - 2 * GAP)
+    height = GAP + sum(max(cell.height for cell in row) + GAP for row in rows) + legend.height + GAP
+    sheet = Image.new("RGB", (width, height), PAPER)
+    top = GAP
+    for row in rows:
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (GAP + column * (cell.width + GAP), top))
+        top += max(cell.height for cell in row) + GAP
+    sheet.paste(legend, (GAP, top))
+    return sheet
+
+
+def _cell(dataset: SegmentationDataset, image: Tensor, labels: Tensor, name: str) -> Image.Image:
+    height, width = labels.shape
+    scale = CELL / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    picture = photograph(_visible(image)).resize(size, Image.Resampling.BILINEAR)
+    # Label colours must not mix.
+    colors = colourise(labels, dataset.palette).resize(size, Image.Resampling.NEAREST)
+    cell = Image.new("RGB", (2 * CELL, CAPTION + size[1]), PAPER)
+    font = ImageFont.load_default(TEXT_SIZE)
+    text = printable(name)
+    while text and font.getlength(text) > 2 * CELL:
+        text = text[:-1]
+    ImageDraw.Draw(cell).text((0, 1), text, fill=INK, font=font)
+    cell.paste(picture, (0, CAPTION))
+    cell.paste(Image.blend(picture, colors, OPACITY), (size[0], CAPTION))
+    return cell
+
+
+def _visible(image: Tensor) -> Tensor:
+    """A float32 image in 0..255, each band from its 2nd to its 98th percentile; uint8 images as they are."""
+    if not image.is_floating_point():
+        return image
+    bands = image.flatten(1).numpy()
+    low, high = np.percentile(bands, (2, 98), axis=1)
+    levels = (bands - low[:, None]) / np.maximum(high - low, 1e-6)[:, None]
+    return torch.from_numpy((levels.clip(0, 1) * 255).astype(np.uint8)).reshape(image.shape)
+
+
+def _legend(dataset: SegmentationDataset, labels: Sequence[Tensor], width: int) -> Image.Image:
+    """Colour, name and share of every class in the images shown, in as many lines as ``width`` asks for."""
+    counts = torch.stack([torch.bincount(each.flatten(), minlength=256) for each in labels]).sum(0)
+    shares = (counts.double() / counts.sum()).tolist()
+    entries = [
+        (f"{label} {printable(name)}  {percent(shares[label])}", color)
+        for label, (name, color) in enumerate(zip(dataset.classes, dataset.palette, strict=True))
+    ]
+    entries.append((f"ignored  {percent(shares[dataset.ignore_index])}", IGNORED))
+    font = ImageFont.load_default(TEXT_SIZE)
+    places, left, line = [], 0.0, 0
+    for text, _ in entries:
+        room = 17 + font.getlength(text) + 14
+        if left and left + room > width:
+            left, line = 0.0, line + 1
+        places.append((left, 20 * line))
+        left += room
+    legend = Image.new("RGB", (width, 20 * (line + 1)), PAPER)
+    draw = ImageDraw.Draw(legend)
+    for (text, color), (x, y) in zip(entries, places, strict=True):
+        draw.rectangle((x, y + 3, x + 12, y + 15), fill=color, outline=(90, 90, 90))
+        draw.text((x + 17, y + 1), text, fill=INK, font=font)
+    return legend

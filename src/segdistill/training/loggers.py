@@ -1,0 +1,33 @@
+"""Experiment trackers that a run can report to, besides TensorBoard and history.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lightning.fabric.loggers.logger import Logger
+
+from segdistill.errors import UserError
+from segdistill.training.run_folder import RunFolder
+
+Tracker = Literal["wandb", "mlflow"]
+
+
+def make_tracker(name: Tracker, folder: RunFolder, config: Mapping[str, Any]) -> Logger:
+    """Lightning's logger for Weights & Biases or MLflow; both take their server and account from their own settings.
+
+    Raises:
+        UserError: if the package is not installed.
+    """
+    from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+
+    logger: Logger
+    try:
+        if name == "wandb":
+            logger = WandbLogger(name=folder.path.name, project="segdistill", save_dir=folder.path)
+        else:
+            logger = MLFlowLogger(experiment_name="segdistill", run_name=folder.path.name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"tracker {name} is not installed; pip install {name}") from error
+    logger.log_hyperparams(dict(config))
+    return logger
