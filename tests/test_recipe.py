@@ -46,7 +46,7 @@ def test_split_by_name() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"dataset": "camvd"}, "unknown data set 'camvd': did you mean 'camvid'? Known: camvid, folder, synthetic-"),
+        ({"dataset": "camvd"}, "unknown data set 'camvd': did you mean 'camvid'? Known: ade20k, camvid, "),
         ({"dataset": None}, "data: the key 'dataset' is missing"),
         ({"dataset": ["camvid"]}, "unknown data set '['camvid']'"),
         ({"dataset": "camvid"}, "unknown key in data: 'count'"),

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from segdistill.comparison.evaluate import evaluate
     from segdistill.distiller import Distiller, LearnerOutput, Supervised
     from segdistill.errors import UserError
+    from segdistill.inspection.check import check_data
+    from segdistill.inspection.preview import preview_data
     from segdistill.networks.loading import load_network, load_run
     from segdistill.networks.network import Network
     from segdistill.networks.views import NetworkInfo, Tap, Views
@@ -33,6 +35,8 @@ _HOMES = {
     "LearnerOutput": "segdistill.distiller",
     "Supervised": "segdistill.distiller",
     "UserError": "segdistill.errors",
+    "check_data": "segdistill.inspection.check",
+    "preview_data": "segdistill.inspection.preview",
     "load_network": "segdistill.networks.loading",
     "load_run": "segdistill.networks.loading",
     "Network": "segdistill.networks.network",
@@ -56,6 +60,7 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "Views",
+    "check_data",
     "datasets",
     "demo",
     "distill",
@@ -64,6 +69,7 @@ __all__ = [
     "load_run",
     "losses",
     "methods",
+    "preview_data",
     "train",
 ]
 

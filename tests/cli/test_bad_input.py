@@ -183,7 +183,7 @@ def test_truncated_image_is_found_before_anything_is_overwritten(
 
 RECIPE = {"data": SCENES, "network": STUDENT, "train": TRAIN}
 CHANGES: list[tuple[dict[str, Any], list[str]]] = [
-    ({"data.dataset": "camvd"}, ["unknown data set 'camvd': did you mean 'camvid'?", "Known: camvid, folder, synth"]),
+    ({"data.dataset": "camvd"}, ["unknown data set 'camvd': did you mean 'camvid'?", "Known: ade20k, camvid, "]),
     ({"data.root": "x"}, ["unknown key in data: 'root'"]),
     ({"data.crpo": [1, 2]}, ["unknown key in data: 'crpo': did you mean 'crop'?"]),
     ({"data.crop": "big"}, ["data: crop: expected list[int] or null, found big"]),
@@ -318,7 +318,7 @@ def test_class_counts_disagree(tmp_path: Path, finished: Path, capfd: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["trian"], ["unknown command 'trian': did you mean 'train'?", "Known: demo, distill, evaluate"]),
+        (["trian"], ["unknown command 'trian': did you mean 'train'?", "Known: data, demo, distill, evaluate"]),
         (["train"], ["data, network, output"]),
         (["distill"], ["data, teacher, student, output"]),
         (["evaluate"], ["model"]),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import segdistill
 from segdistill import UserError
-from segdistill.comparison.evaluate import score
+from segdistill.comparison.evaluate import measure
 from segdistill.datasets import SegmentationDataset
 from tests.datasets.trees import folder_tree, write_image, write_mask
 from tests.tiny import tiny_network
@@ -36,14 +36,14 @@ class OfAllSizes(SegmentationDataset):
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_padding_of_a_batch_is_not_counted(batch_size: int) -> None:
     pixels = sum(height * width for height, width in OfAllSizes.SIZES)
-    assert score(tiny_network(), OfAllSizes(), batch_size=batch_size).pixels == pixels
+    assert measure(tiny_network(), OfAllSizes(), batch_size=batch_size).pixels == pixels
 
 
 def test_scoring_leaves_the_mode_as_it_was() -> None:
     for training in (True, False):
         network = tiny_network().train(training)
         before = {key: value.clone() for key, value in network.state_dict().items()}
-        score(network, OfAllSizes())
+        measure(network, OfAllSizes())
         assert network.training == training
         assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 

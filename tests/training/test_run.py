@@ -14,7 +14,7 @@ import yaml
 
 import segdistill
 from segdistill.cli.main import main
-from segdistill.comparison.evaluate import score
+from segdistill.comparison.evaluate import measure
 from segdistill.datasets import SyntheticAerial
 from segdistill.recipe import build_split
 from tests.datasets.trees import folder_tree
@@ -136,7 +136,7 @@ def test_loss_goes_down_where_there_is_nothing_to_generalise(tmp_path: Path) -> 
     losses = [float(row["loss/task"]) for row in run.read_history()]
     assert losses[-1] < 0.4 * losses[0]
     train = build_split(still, "train")
-    learnt = score(segdistill.load_run(run.path), train)
+    learnt = measure(segdistill.load_run(run.path), train)
     assert learnt.pixel_accuracy > 80
 
 

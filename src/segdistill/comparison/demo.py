@@ -10,7 +10,7 @@ import rich
 from rich.console import Console
 from rich.table import Table
 
-from segdistill.comparison.evaluate import score
+from segdistill.comparison.evaluate import measure
 from segdistill.comparison.latency import latency_ms
 from segdistill.errors import UserError
 from segdistill.files import write_atomically, write_json, write_text
@@ -107,7 +107,7 @@ def demo(
     networks = {name: load_network(str(run.path)).to(choose_device(device)) for name, run in runs.items()}
     rows = []
     for name, network in networks.items():
-        scores = score(network, scenes, quiet=quiet)
+        scores = measure(network, scenes, quiet=quiet)
         metrics = runs[name].read_metrics() or {}
         rows.append(
             {

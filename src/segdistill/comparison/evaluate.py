@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,16 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
 from segdistill.data.loading import evaluation_loader
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.checking import check_dataset
-from segdistill.errors import UserError
+from segdistill.errors import UserError, unknown_name
 from segdistill.files import write_json
-from segdistill.metrics.scores import ConfusionCounts, Scores, percent, scores_from_confusion
+from segdistill.metrics.boundary import BoundaryCounts, BoundaryScores
+from segdistill.metrics.connectivity import ConnectivityCounts, ConnectivityScores
+from segdistill.metrics.scores import Scores, percent, scores_from_confusion
 from segdistill.networks.loading import load_network
 from segdistill.networks.network import Network
 from segdistill.recipe import build_split, plain
@@ -32,9 +37,10 @@ def evaluate(
     output: str | Path | None = None,
     batch_size: int = 8,
     device: str = "auto",
+    lines: list[str] | None = None,
     quiet: bool = False,
-) -> Scores:
-    """Scores a network on a split: mIoU, IoU and F1 of each class, pixel accuracy, mean F1.
+) -> Evaluation:
+    """Scores a network on a split: IoU and F1 of each class, means, pixel accuracy, boundaries, connectivity.
 
     Counts are summed over the whole split before any ratio is taken; pixels with the ignore label are left out first.
 
@@ -46,10 +52,12 @@ def evaluate(
         output: JSON file for the scores; by default evaluation-SPLIT.json in the run folder.
         batch_size: images per batch.
         device: auto, cpu, cuda, cuda:N or mps.
+        lines: names of classes that are lines, such as [road], whose broken length is measured too (needs
+            segdistill[lines]).
         quiet: print nothing.
 
     Returns:
-        The scores.
+        The scores; `Evaluation` lists them.
 
     Raises:
         UserError: for a model or data that cannot be read, or that disagree.
@@ -70,20 +78,63 @@ def evaluate(
     if network.num_classes != len(dataset.classes):
         raise UserError(f"{model} has {network.num_classes} classes, but the data has {len(dataset.classes)}")
     check_dataset(dataset, progress=not quiet and Console().is_terminal)
-    scores = score(network.to(choose_device(device)), dataset, batch_size=batch_size, quiet=quiet)
+    found = measure(network.to(choose_device(device)), dataset, batch_size=batch_size, quiet=quiet, lines=lines or ())
     if output is None and is_run:
         output = Path(model) / f"evaluation-{split}.json"
     if output is not None:
         scored = {"model": str(model), "weights": weights, "data": plain(data, "data"), "split": split}
-        write_json(Path(output), scored | scores.as_dict())
-    Console(quiet=quiet).print(scores_table(scores, f"{model} on {split}, {len(dataset)} images"))
-    return scores
+        write_json(Path(output), scored | found.as_dict())
+    Console(quiet=quiet).print(evaluation_table(found, f"{model} on {split}, {len(dataset)} images"))
+    return found
 
 
-def score(network: Network, dataset: SegmentationDataset, *, batch_size: int = 8, quiet: bool = True) -> Scores:
-    """Scores of a network, on its own device and in float32, on every image of a data set."""
+@dataclass(frozen=True, eq=False)
+class Evaluation(Scores):
+    """All that is measured of a network on a split: its `Scores` and more.
+
+    Attributes:
+        boundary: scores near object boundaries.
+        connectivity: objects found whole, broken, bridged, missed, invented.
+        confusion: int64 (N, K, K), confusion counts of each image; row = true class, column = predicted class.
+    """
+
+    boundary: BoundaryScores
+    connectivity: ConnectivityScores
+    confusion: Tensor
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, ready for JSON; without the counts of each image."""
+        return {name: value for name, value in asdict(self).items() if name != "confusion"}
+
+
+def measure(
+    network: Network,
+    dataset: SegmentationDataset,
+    *,
+    batch_size: int = 8,
+    quiet: bool = True,
+    lines: Sequence[str] = (),
+) -> Evaluation:
+    """Measures a network, on its own device and in float32, on every image of a data set.
+
+    Args:
+        network: any network of the data's classes.
+        dataset: the split.
+        batch_size: images per batch.
+        quiet: no progress bar.
+        lines: names of classes that are lines, such as roads, whose broken length is measured too.
+
+    Raises:
+        UserError: if a name in ``lines`` is no class of the data.
+    """
+    for name in lines:
+        if name not in dataset.classes:
+            raise unknown_name("class in lines:", name, dataset.classes)
     device = next(network.parameters()).device
-    counts = ConfusionCounts(len(dataset.classes), dataset.ignore_index).to(device)
+    classes, ignored = len(dataset.classes), dataset.ignore_index
+    boundary = BoundaryCounts(classes, ignored)
+    connectivity = ConnectivityCounts(classes, ignored, line_classes=[dataset.classes.index(name) for name in lines])
+    confusion: list[Tensor] = []
     was_training = network.training
     network.eval()
     loader = evaluation_loader(dataset, batch_size, None)
@@ -92,20 +143,36 @@ def score(network: Network, dataset: SegmentationDataset, *, batch_size: int = 8
         for images, labels in track(
             loader, "evaluating", console=console, transient=True, disable=quiet or not console.is_terminal
         ):
-            counts.update(network(images.to(device)), labels.to(device))
+            for prediction, truth in zip(network(images.to(device)).argmax(1).cpu(), labels, strict=True):
+                valid = truth != ignored
+                pairs = truth[valid] * classes + prediction[valid]
+                confusion.append(torch.bincount(pairs, minlength=classes**2).view(classes, classes))
+                boundary.update(prediction, truth)
+                connectivity.update(prediction, truth)
     network.train(was_training)
-    return scores_from_confusion(counts.confusion(), dataset.classes)
+    each = torch.stack(confusion)
+    scores = scores_from_confusion(each.sum(0), dataset.classes)
+    return Evaluation(
+        **{field.name: getattr(scores, field.name) for field in fields(Scores)},
+        boundary=boundary.result(dataset.classes),
+        connectivity=connectivity.result(dataset.classes),
+        confusion=each,
+    )
 
 
-def scores_table(scores: Scores, title: str) -> Table:
-    """The scores as a table for the terminal."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("class")
-    table.add_column("IoU", justify="right")
-    table.add_column("F1", justify="right")
-    for name, iou in scores.iou.items():
-        table.add_row(name, percent(iou), percent(scores.f1[name]))
+def evaluation_table(found: Evaluation, title: str) -> Table:
+    """What was measured as a table for the terminal."""
+    caption = "BIoU: boundary IoU; BF1: boundary F1 at 3 px; connect.: connectivity error, 0 is best; all in %"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("class", no_wrap=True)
+    for heading in ("IoU", "F1", "BIoU", "BF1", "connect."):
+        table.add_column(heading, justify="right")
+    near, objects = found.boundary, found.connectivity
+    for name, iou in found.iou.items():
+        row = (iou, found.f1[name], near.boundary_iou[name], near.boundary_f1[3][name], objects.class_error[name])
+        table.add_row(name, *map(percent, row))
     table.add_section()
-    table.add_row("mean", percent(scores.miou), percent(scores.mean_f1))
-    table.add_row("pixel accuracy", percent(scores.pixel_accuracy), "")
+    means = (found.miou, found.mean_f1, near.mean_boundary_iou, near.mean_boundary_f1[3], objects.error)
+    table.add_row("mean", *map(percent, means))
+    table.add_row("pixel accuracy", percent(found.pixel_accuracy), "", "", "", "")
     return table

@@ -16,7 +16,7 @@ from torch import Tensor
 from segdistill.errors import UserError
 
 # What PIL's decoders raise on damaged files; UnidentifiedImageError and most truncations are OSErrors.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error, zlib.error)
 
 
 def decoded(path: Path) -> Image.Image:
@@ -53,6 +53,8 @@ def read_rgb(path: Path, size: tuple[int, int] | None = None) -> Tensor:
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
     """Tell what is wrong with ``path`` in one sentence."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise UserError(f"{path} cannot be read, it is truncated or no image: it is no regular file")
     try:
         yield
     except FileNotFoundError:

@@ -44,8 +44,8 @@ TOLERANT: dict[str, type[TolerantFiles]] = {"folder": TolerantFolder, "camvid": 
 """The data sets that open although files are missing; others are built as for a run."""
 
 MOSTLY_IGNORED = 0.5
-# Of the edge pixels of CamVid's and IDD-Lite's masks 0.7 % lie between two other classes, at most 2.8 % in any one mask;
-# resized by bilinear interpolation it is 16 % or more of a split.
+# Of the edge pixels of CamVid's and IDD-Lite's masks 0.7 % lie between two other classes, at most 2.8 % in any one
+# mask; resized by bilinear interpolation it is 15 % or more of a split.
 SLOPED = 0.08
 
 # Of each remark about a sample: how bad it is, what it is, and what to do.

@@ -20,9 +20,9 @@ from torch.nn.functional import avg_pool2d
 from segdistill.datasets.base import Window
 from segdistill.inspection.findings import Finding, counted
 
-# Measured on CamVid and IDD-Lite. Validation images compressed again at JPEG qualities 30 to 90, or halved in size, stayed
-# within a Hamming distance of 4, a mean difference of 1.9 grey levels between thumbnails and a correlation of 0.997.
-# No validation image came closer to a training image than 9, 13.2 and 0.953.
+# Measured on CamVid and IDD-Lite. Validation images compressed again at JPEG qualities 30 to 90, or halved in size,
+# stayed within a Hamming distance of 4, a mean difference of 1.9 grey levels between thumbnails and a correlation of
+# 0.997. No validation image came closer to a training image than 9, 13.2 and 0.953.
 LARGEST_DISTANCE = 6
 LARGEST_DIFFERENCE = 4.0
 LEAST_CORRELATION = 0.98

@@ -127,7 +127,12 @@ class DataReport:
         numbers = [
             counted(sum(finding.severity == severity for finding in self.findings), severity) for severity in SEVERITIES
         ]
-        verdict = "nothing here would spoil a run" if self.ok else "mend the errors before a run"
+        if not self.ok:
+            verdict = "mend the errors before a run"
+        elif any(finding.severity == "warning" for finding in self.findings):
+            verdict = "a run would start; look at the warnings first"
+        else:
+            verdict = "nothing here would spoil a run"
         console.print(Text(f"\n{', '.join(numbers)}: {verdict}"), soft_wrap=True)
 
     def _table(self) -> Table:

@@ -15,8 +15,8 @@ from segdistill.datasets.images import decoded
 from segdistill.datasets.masks import MaskReader
 from segdistill.inspection.findings import Finding, counted, percent
 
-# Measured on CamVid and IDD-Lite. Under another numbering of the classes at most 0.3 % of a mask's unknown pixels lie on a
-# slope or alone; in road masks that were blurred, resized or saved as JPEG of quality 60 to 95 it is 77 % or more.
+# Measured on CamVid and IDD-Lite. Under another numbering of the classes at most 0.3 % of a mask's unknown pixels lie
+# on a slope or alone; in road masks blurred, resized or saved as JPEG of quality 60 to 95 it is 77 % or more.
 SOFT_SHARE = 0.5
 FEWEST_SOFT_VALUES = 3
 
