@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segdistill import datasets, losses, methods
+    from segdistill.comparison.compare import compare
     from segdistill.comparison.demo import demo
     from segdistill.comparison.evaluate import evaluate
+    from segdistill.comparison.results import Comparison, load_comparison
     from segdistill.distiller import Distiller, LearnerOutput, Supervised
     from segdistill.errors import UserError
     from segdistill.inspection.check import check_data
@@ -29,6 +31,9 @@ _HOMES = {
     "datasets": "segdistill.datasets",
     "losses": "segdistill.losses",
     "methods": "segdistill.methods",
+    "compare": "segdistill.comparison.compare",
+    "Comparison": "segdistill.comparison.results",
+    "load_comparison": "segdistill.comparison.results",
     "demo": "segdistill.comparison.demo",
     "evaluate": "segdistill.comparison.evaluate",
     "Distiller": "segdistill.distiller",
@@ -50,6 +55,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "Distiller",
     "LearnerOutput",
     "Network",
@@ -61,10 +67,12 @@ __all__ = [
     "UserError",
     "Views",
     "check_data",
+    "compare",
     "datasets",
     "demo",
     "distill",
     "evaluate",
+    "load_comparison",
     "load_network",
     "load_run",
     "losses",

@@ -6,20 +6,28 @@ import inspect
 import re
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
+from rich.console import Console
 
 from segdistill.data.augmentation import Augmentation
 from segdistill.datasets import DATASETS, SegmentationDataset
 from segdistill.datasets.first import FirstSamples
+from segdistill.datasets.kept import Kept
 from segdistill.errors import UserError, unknown_name
 from segdistill.methods import METHODS, Method
 
 #: A method as a recipe writes it: a name, a list, or a mapping from names to hyper-parameters.
 MethodSpec = str | list[Any] | dict[str, Any]
+
+#: As ``keep`` in a recipe's data: decoded images stay in memory. Anything else is a folder.
+KEEP_IN_MEMORY = "ram"
+
+#: Arguments of data sets that say where files lie and what is read of an image at once, not what is in it.
+_NOT_OF_CONTENT = ("root", "sbd", "cache", "crops_per_image", "evaluation_window", "split")
 
 #: Longest side of a training crop where the recipe names none.
 LARGEST_DEFAULT_CROP = 512
@@ -36,22 +44,25 @@ class Data:
         val: validation split.
         augmentation: how training images are changed.
         values: the recipe's ``data`` made complete, with what was chosen where it was silent.
+        keep: where decoded images are to be kept, see `keep_decoded`: "ram", a folder, or None for nowhere.
     """
 
     train: SegmentationDataset
     val: SegmentationDataset
     augmentation: Augmentation
     values: dict[str, Any]
+    keep: str | None = None
 
 
-def build_data(values: Mapping[str, Any], overfit: int | None = None) -> Data:
+def build_data(values: Mapping[str, Any], overfit: int | None = None, *, converting: bool = True) -> Data:
     """The training and validation split and the augmentation that a recipe's ``data`` names.
 
     Args:
-        values: ``dataset`` (a name in `DATASETS`), the arguments of that data set's class but ``split``, and those of
-            `Augmentation`, side by side. Without ``crop`` the size of the first training image is taken, at most
-            `LARGEST_DEFAULT_CROP` on a side.
+        values: ``dataset`` (a name in `DATASETS`), the arguments of that data set's class but ``split``, those of
+            `Augmentation`, and ``keep``, side by side. Without ``crop`` the size of the first training image is taken,
+            at most `LARGEST_DEFAULT_CROP` on a side.
         overfit: only the first so many training images, not augmented, for training and validation alike.
+        converting: whether data sets may convert their files into a folder named ``cache``; if not, they do without.
 
     Raises:
         UserError: for an unknown data set, an unknown or wrong-typed key, or data that cannot be read.
@@ -60,9 +71,14 @@ def build_data(values: Mapping[str, Any], overfit: int | None = None) -> Data:
     augmenting = [name for name in inspect.signature(Augmentation).parameters if name != "ignore_index"]
     reading = [name for name in inspect.signature(kind).parameters if name != "split"]
     for key in values:
-        if key != "dataset" and key not in augmenting and key not in reading:
-            raise unknown_name("key in data:", key, ["dataset", *augmenting, *reading])
-    train = build_split(values, "train")
+        if key not in ("dataset", "keep") and key not in augmenting and key not in reading:
+            raise unknown_name("key in data:", key, ["dataset", *augmenting, *reading, "keep"])
+    keep = values.get("keep")
+    if keep is not None and not (isinstance(keep, str | Path) and str(keep)):
+        raise UserError(f"data: keep is {keep!r}, expected ram, or a folder for decoded images")
+    keep = None if keep is None else str(keep)
+    read = values if converting else {key: value for key, value in values.items() if key != "cache"}
+    train = build_split(read, "train")
     chosen = dict(values)
     if chosen.get("crop") is None:
         chosen["crop"] = [min(LARGEST_DEFAULT_CROP, side) for side in train.open(0).size]
@@ -74,8 +90,33 @@ def build_data(values: Mapping[str, Any], overfit: int | None = None) -> Data:
     augmentation = construct(Augmentation, settings | {"ignore_index": train.ignore_index}, "data")
     if overfit is not None:
         few = FirstSamples(train, overfit)
-        return Data(train=few, val=few, augmentation=augmentation, values=chosen)
-    return Data(train=train, val=build_split(values, "val"), augmentation=augmentation, values=chosen)
+        # A few are soon read, and a file of them would be in the way of that of all.
+        return Data(train=few, val=few, augmentation=augmentation, values=chosen, keep=keep and KEEP_IN_MEMORY)
+    return Data(train=train, val=build_split(read, "val"), augmentation=augmentation, values=chosen, keep=keep)
+
+
+def keep_decoded(data: Data, console: Console, *, progress: bool = False, rank: int = 0, world: int = 1) -> Data:
+    """``data`` with all images decoded once and kept where it says, see `Kept`; the same samples, sooner.
+
+    Args:
+        data: what `build_data` gave.
+        console: is told the size before anything is read.
+        progress: show a bar.
+        rank, world: number of this process among several that do the same.
+
+    Raises:
+        UserError: an image that cannot be read, too little memory or disk, a folder that keeps other data.
+    """
+    if data.keep is None:
+        return data
+
+    def kept(dataset: SegmentationDataset, split: str) -> Kept:
+        file = None if data.keep == KEEP_IN_MEMORY else Path(str(data.keep)) / split
+        made_for = _reading(data.values) | {"split": split}
+        return Kept(dataset, file, made_for, console=console, progress=progress, rank=rank, world=world)
+
+    train = kept(data.train, "train")
+    return replace(data, train=train, val=train if data.val is data.train else kept(data.val, "val"), keep=None)
 
 
 def build_split(values: Mapping[str, Any], split: str) -> SegmentationDataset:
@@ -195,6 +236,15 @@ def _dataset_class(values: Mapping[str, Any]) -> type[SegmentationDataset]:
     if not isinstance(name, str) or name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     return DATASETS[name]
+
+
+def _reading(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the samples depend on besides their files: the data set and its arguments, defaults too."""
+    told: dict[str, Any] = {"dataset": values["dataset"]}
+    for name, parameter in inspect.signature(_dataset_class(values)).parameters.items():
+        if name not in _NOT_OF_CONTENT:
+            told[name] = plain(values.get(name, parameter.default), f"data.{name}")
+    return told
 
 
 def _method(name: str, values: Any) -> Method:

@@ -160,6 +160,22 @@ def test_jitter_moves_no_pixel_and_stays_within_its_bounds() -> None:
     assert 125 < max(levels) <= 130
 
 
+def test_jitter_is_bit_for_bit_what_it_says() -> None:
+    """Scaled about black, then about the mean grey, then each pixel about its own grey: whole images at a time."""
+    image = torch.randint(256, (3, 45, 61), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    augmentation = Augmentation((45, 61), scale=(1.0, 1.0), flip=False, jitter=0.4)
+    weights = (0.299, 0.587, 0.114)
+    for index in range(6):
+        view = augmentation.view((45, 61), key=(0, 0, index))
+        assert view.jitter is not None
+        brightness, contrast, saturation = view.jitter
+        means = image.double().mean((1, 2)) * torch.tensor(weights, dtype=torch.float64)
+        bright = image.float() * (brightness * contrast) + float(means.sum()) * brightness * (1 - contrast)
+        grey = bright[0] * weights[0] + bright[1] * weights[1] + bright[2] * weights[2]
+        expected = torch.lerp(grey.expand(3, -1, -1), bright, saturation).round().clamp(0, 255).to(torch.uint8)
+        assert augmentation(image, image[0].long(), key=(0, 0, index))[0].equal(expected)
+
+
 def test_images_of_other_than_3_channels_work_and_are_not_jittered() -> None:
     image = torch.randint(256, (5, 30, 30), dtype=torch.uint8)
     mask = torch.zeros(30, 30, dtype=torch.int64)

@@ -13,6 +13,8 @@ COMMANDS = {
     "train": "train a network from labels alone: a teacher, or a baseline",
     "distill": "distil a trained teacher into a small student",
     "evaluate": "score a network on a split",
+    "predict": "label maps of images, folders and GeoTIFFs of any size",
+    "compare": "hold methods against the student alone: same recipe, several seeds, intervals",
     "data": "look at a data set before a run: check it, or draw its images under their labels",
     "methods": "list the distillation methods",
     "demo": "see it all on built-in synthetic aerial scenes, in minutes",

@@ -53,7 +53,7 @@ def call(function: Callable[..., T], argv: Sequence[str], *, name: str, first: s
             help="YAML file with any of the options below; later ones win",
         )
     parser.add_function_arguments(function, as_group=False)  # a group named "train" would clash with its key
-    arguments = _with_bare_switches(function, argv)
+    arguments = _with_bare_switches(function, _underscored(argv))
     if first is not None and arguments and not arguments[0].startswith("-"):
         arguments[0:1] = [f"--{first}", arguments[0]]
     if any(argument in ("-h", "--help") for argument in arguments):
@@ -68,6 +68,21 @@ def call(function: Callable[..., T], argv: Sequence[str], *, name: str, first: s
         raise _friendly(error, parser) from error
     values.pop("recipe", None)
     return function(**_typed(function, values))
+
+
+def _underscored(argv: Sequence[str]) -> list[str]:
+    """``--teacher-cache`` means ``--teacher_cache``; values, and names in front of a dot, are left as they are.
+
+    Example:
+        >>> _underscored(["--teacher-cache", "a-b", "--train.batch-size=8", "--data.root=a-b", "-h"])
+        ['--teacher_cache', 'a-b', '--train.batch_size=8', '--data.root=a-b', '-h']
+    """
+    options = []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        is_option = re.fullmatch(r"--[a-z][\w.-]*", name) is not None
+        options.append(f"--{name[2:].replace('-', '_')}{equals}{value}" if is_option else argument)
+    return options
 
 
 def _with_bare_switches(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:

@@ -174,7 +174,12 @@ def check_keys(data: Mapping[str, Any]) -> None:
         raise UserError(f"data: the key 'dataset' is missing; expected one of {', '.join(sorted(DATASETS))}")
     if not isinstance(name, str) or name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
-    known = {"dataset", *inspect.signature(DATASETS[name]).parameters, *inspect.signature(Augmentation).parameters}
+    known = {
+        "dataset",
+        "keep",
+        *inspect.signature(DATASETS[name]).parameters,
+        *inspect.signature(Augmentation).parameters,
+    }
     known -= {"split", "ignore_index"}  # chosen by the commands, and by the data set
     for key in data:
         if key not in known:

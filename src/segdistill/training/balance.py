@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from segdistill.errors import UserError, unknown_name
 from segdistill.networks.views import Views
 
 #: Optimiser steps over which gradients are measured before the weights are fixed.
@@ -25,19 +27,37 @@ class Balance:
     its method says; then the factors ``SHARE * |task| / |term|`` are fixed for the rest of the run.
 
     Args:
-        factors: fixed from the start, by term; None to measure them.
+        factors: fixed from the start, by term, each 0 or more; None to measure them.
+
+    Attributes:
+        measures: whether the factors are, or were, measured.
+        factors: by term, once they are known.
+
+    Raises:
+        UserError: for a factor that is no number, below 0, infinite or NaN.
     """
 
     def __init__(self, factors: Mapping[str, float] | None = None) -> None:
+        for name, factor in (factors or {}).items():
+            if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+                raise UserError(f"weights: {name} is {factor!r}, expected a number, 0 or more")
+        self.measures = factors is None
         self.factors = None if factors is None else dict(factors)
         self._norms: dict[str, Tensor] = {}
         self._steps = 0
 
     def __call__(self, terms: Mapping[str, Tensor], views: Views | None) -> dict[str, Tensor]:
-        """The terms, weighted; measured first where that is still to be done."""
+        """The terms, weighted; measured first where that is still to be done.
+
+        Raises:
+            UserError: if there is a factor for a term that does not exist.
+        """
         if self.factors is None and views is not None and "task" in terms and torch.is_grad_enabled():
             self._measure(terms, views)
         factors = self.factors or {}
+        unknown = next((name for name in factors if name not in terms), None)
+        if unknown is not None:
+            raise unknown_name("loss term in weights:", unknown, terms)
         return {name: term * factors[name] if name in factors else term for name, term in terms.items()}
 
     def _measure(self, terms: Mapping[str, Tensor], views: Views) -> None:
@@ -71,7 +91,8 @@ class Balance:
         self.factors = {}
         for name in sorted(self._norms):
             own, task = mean_over_processes(self._norms[name]).tolist()
-            if own > 0:
+            # A term without a gradient, or a task without one (no label in all these steps), gives no measure.
+            if 0 < own < math.inf and 0 < task < math.inf:
                 self.factors[name] = float(f"{SHARE * task / own:.4g}")
         return True
 

@@ -45,6 +45,7 @@ def distill(
     teacher_cache: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
     quiet: bool = False,
 ) -> RunFolder:
     """Distils a trained teacher into a small student.
@@ -76,10 +77,11 @@ def distill(
             and seed, and from then on the teacher is not run, nor even loaded. Needs views.
         resume: go on from the last checkpoint in the output folder; a finished run is left as it is.
         overwrite: replace the run in the output folder.
+        dry_run: take a few steps, say what the run would be and how long it would take, and write nothing.
         quiet: print nothing.
 
     Returns:
-        The finished run's folder.
+        The finished run's folder; of a dry run, the folder that was not made.
 
     Raises:
         UserError: for a recipe or data that cannot work, before anything is written.
@@ -91,9 +93,9 @@ def distill(
     if views is not None and views < 1:
         raise UserError(f"views is {views}, expected at least 1")
     methods = build_methods(method)
-    sets = build_data(data, overfit)
+    sets = build_data(data, overfit, converting=not dry_run)
     machines = Machines(device, devices, nodes, strategy)
-    options = RunOptions(output, machines, resume, overwrite, quiet, compile, checkpoint_minutes, tracker)
+    options = RunOptions(output, machines, resume, overwrite, quiet, compile, checkpoint_minutes, tracker, dry_run)
     config = {
         "data": sets.values,
         "teacher": teacher,

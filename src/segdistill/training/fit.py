@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import lightning as L
 import rich
@@ -30,13 +30,14 @@ from segdistill.files import write_text, write_yaml
 from segdistill.metrics.scores import Scores, percent
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
-from segdistill.recipe import Data, plain
+from segdistill.recipe import KEEP_IN_MEMORY, Data, keep_decoded, plain
 from segdistill.reporting.page import report_page
 from segdistill.reporting.picture import side_by_side
 from segdistill.training.balance import Balance
 from segdistill.training.checkpoint import load_checkpoint
 from segdistill.training.config import TrainConfig
 from segdistill.training.device import choose_device, choose_precision
+from segdistill.training.dry_run import dry_run
 from segdistill.training.engine import Machines, launch
 from segdistill.training.loggers import Tracker, make_tracker
 from segdistill.training.loop import Loaders, TrainingLoop
@@ -46,6 +47,8 @@ from segdistill.training.teacher_cache import TeacherCache, describe, target_nam
 
 #: Validation images in a run's report.
 PICTURED = 6
+
+T = TypeVar("T")
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
@@ -63,6 +66,7 @@ class RunOptions:
         compile: compile the student with torch.compile.
         checkpoint_minutes: between checkpoints within an epoch.
         tracker: where curves go besides TensorBoard.
+        dry_run: build everything, take a few steps, say what the run would be, and write nothing.
     """
 
     output: str | Path
@@ -73,6 +77,7 @@ class RunOptions:
     compile: bool = False
     checkpoint_minutes: float = 10.0
     tracker: Tracker | None = None
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if not self.checkpoint_minutes >= 0:
@@ -108,7 +113,7 @@ def fit(
         teacher_cache: folder of what the teacher says of every view, see `TeacherCache`.
 
     Returns:
-        The finished run.
+        The finished run; a dry run's folder is not even made.
 
     Raises:
         UserError: for a recipe or data that cannot work, before anything is written.
@@ -137,13 +142,16 @@ def fit(
         console.out(f"this machine has no fast {train.precision}; training in {precision}", highlight=False)
     device = fabric.device
     L.seed_everything(seed, workers=True, verbose=False)
-    cache_folder = None if teacher_cache is None else Path(teacher_cache)
+    share = {"rank": fabric.global_rank, "world": fabric.world_size}
+    if not options.dry_run or data.keep == KEEP_IN_MEMORY:
+        data = keep_decoded(data, console, progress=progress, **share)
+    cache_folder = None if teacher_cache is None or options.dry_run else Path(teacher_cache)
     learner = make_learner(None if cache_folder is None else TeacherCache.known_teacher(cache_folder))
     # Every mask is read once, so that a bad label stops the run now and not after an hour.
     counts = check_dataset(data.train, progress=progress)
     check_dataset(data.val, progress=progress)
     bands_file = folder.path / "bands.json"
-    bands = _fit_bands(learner.student, data, bands_file, progress)
+    bands = _fit_bands(learner.student, data, bands_file if options.resume else None, progress)
     cache = None
     teacher = learner.teacher if isinstance(learner, Distiller) and isinstance(learner.teacher, Network) else None
     if cache_folder is not None and isinstance(learner, Distiller):
@@ -165,7 +173,6 @@ def fit(
     learner.to(device)
     if options.machines.devices * options.machines.nodes > 1:
         learner.student = _synchronized(learner.student, device, console)
-    share = {"rank": fabric.global_rank, "world": fabric.world_size}
     loader = training_loader(
         data.train,
         data.augmentation,
@@ -179,7 +186,7 @@ def fit(
     )
     validation = evaluation_loader(data.val, max(1, train.batch_size // parts), train.workers, **share)
 
-    state = load_checkpoint(folder.checkpoint_file, console) if options.resume else None
+    state = load_checkpoint(folder.checkpoint_file, console) if options.resume and not options.dry_run else None
     if state is not None:
         differences = recipe_differences(state.get("recipe", {}), config)
         if differences:
@@ -187,11 +194,11 @@ def fit(
                 f"checkpoint {folder.checkpoint_file} is of another recipe: {'; '.join(differences)}; "
                 "start over with --overwrite"
             )
-    if fabric.is_global_zero:
+    if fabric.is_global_zero and not options.dry_run:
         folder.start(config, resume=state is not None)
         if bands is not None:
             bands.save(bands_file)
-    if isinstance(learner, Distiller) and learner.has_pre_stage and state is None:
+    if isinstance(learner, Distiller) and learner.has_pre_stage and state is None and not options.dry_run:
         _prepare(learner, loader, fabric, folder, console, progress)
 
     def keep_weights(factors: Mapping[str, float]) -> None:
@@ -222,7 +229,7 @@ def fit(
         balance=Balance(weights if isinstance(weights, Mapping) else {} if weights == "fixed" else None),
         console=console,
         bar=progress,
-        loggers=_loggers(folder, config, options.tracker) if fabric.is_global_zero else [],
+        loggers=_loggers(folder, config, options.tracker) if fabric.is_global_zero and not options.dry_run else [],
         checkpoint_minutes=options.checkpoint_minutes,
         score_teacher=teacher_miou,
         on_balanced=keep_weights,
@@ -231,7 +238,10 @@ def fit(
         loop.load(state)
         if weights == "auto" and loop.balance.factors:
             keep_weights(loop.balance.factors)
-    scores = _run(loop, config, data, train, device, parts)
+    if options.dry_run:
+        _told(lambda: dry_run(loop, data, config), loop, config, data, train, parts).show(console)
+        return folder
+    scores = _told(loop.run, loop, config, data, train, parts)
     if fabric.is_global_zero:
         networks = {"teacher": learner.teacher} if isinstance(learner, Distiller) else {}
         shown = {name: network for name, network in networks.items() if isinstance(network, Network)}
@@ -259,19 +269,23 @@ def fit(
     return folder
 
 
-def _fit_bands(network: Network, data: Data, file: Path, progress: bool) -> BandStatistics | None:
+def _fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -> BandStatistics | None:
     """For images that are not 8-bit RGB: normalises by the training images' own statistics, pads with their mean.
 
     Args:
         network: what is trained.
         data: gets its padding here.
-        file: where a run that goes on has them already.
+        file: where a run that goes on has them already; None for a new run.
         progress: whether there is a bar.
     """
     image, _ = data.train.open(0).window(Window(0, 0, 1, 1))
     if image.dtype == torch.uint8 and data.train.in_channels == 3:
         return None
-    statistics = BandStatistics.load(file) if file.exists() else band_statistics(data.train, progress=progress)
+    statistics = (
+        BandStatistics.load(file)
+        if file is not None and file.exists()
+        else band_statistics(data.train, progress=progress)
+    )
     network.set_normalization(statistics.mean, statistics.std)
     scale = 1 if image.is_floating_point() else 255
     data.train.fill = data.val.fill = tuple(scale * mean for mean in statistics.mean)
@@ -399,12 +413,12 @@ def _loggers(folder: RunFolder, config: Mapping[str, Any], tracker: Tracker | No
     return loggers
 
 
-def _run(
-    loop: TrainingLoop, config: Mapping[str, Any], data: Data, train: TrainConfig, device: torch.device, parts: int
-) -> Scores:
-    """Runs the loop; what a user can mend comes back as one sentence."""
+def _told(
+    work: Callable[[], T], loop: TrainingLoop, config: Mapping[str, Any], data: Data, train: TrainConfig, parts: int
+) -> T:
+    """Does ``work`` with the loop; what a user can mend comes back as one sentence."""
     try:
-        return loop.run()
+        return work()
     except torch.OutOfMemoryError as error:
         methods = ", ".join(name for one in config.get("method", []) for name in one)
         method = f" with {methods}" if methods else ""
@@ -415,8 +429,8 @@ def _run(
             else f"try data.crop of {' x '.join(str(side // 2) for side in data.augmentation.crop or ())}"
         )
         raise UserError(
-            f"{device} has too little memory for batches of {train.batch_size // parts} crops of {crop}{method}: "
-            f"{smaller}"
+            f"{loop.fabric.device} has too little memory for batches of {train.batch_size // parts} crops of "
+            f"{crop}{method}: {smaller}"
         ) from error
     except UserError as error:
         if "Traceback (most recent call last)" in str(error):  # as a data-loading process hands it on

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lightning.fabric.loggers.logger import Logger
 
-from segdistill.errors import UserError
+from segdistill.errors import UserError, unknown_name
 from segdistill.training.run_folder import RunFolder
 
 Tracker = Literal["wandb", "mlflow"]
+
+
+def check_tracker(name: Tracker) -> None:
+    """Checks, before anything is written, that a tracker can be had.
+
+    Raises:
+        UserError: if it is unknown, or its package is not installed.
+    """
+    if name not in get_args(Tracker):
+        raise unknown_name("tracker", name, get_args(Tracker))
+    if importlib.util.find_spec(name) is None:
+        raise UserError(f"tracker {name} is not installed; pip install {name}")
 
 
 def make_tracker(name: Tracker, folder: RunFolder, config: Mapping[str, Any]) -> Logger:
     """Lightning's logger for Weights & Biases or MLflow; both take their server and account from their own settings.
 
     Raises:
-        UserError: if the package is not installed.
+        UserError: if the package is not installed, or too old.
     """
+    check_tracker(name)
     from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
     logger: Logger
@@ -28,6 +42,6 @@ def make_tracker(name: Tracker, folder: RunFolder, config: Mapping[str, Any]) ->
         else:
             logger = MLFlowLogger(experiment_name="segdistill", run_name=folder.path.name)
     except ModuleNotFoundError as error:
-        raise UserError(f"tracker {name} is not installed; pip install {name}") from error
+        raise UserError(f"tracker {name} is too old ({error}); pip install --upgrade {name}") from error
     logger.log_hyperparams(dict(config))
     return logger

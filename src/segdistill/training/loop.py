@@ -21,7 +21,7 @@ from segdistill.distiller import Distiller, Supervised
 from segdistill.errors import UserError
 from segdistill.metrics.scores import ConfusionCounts, Scores, scores_from_confusion
 from segdistill.networks.network import Network
-from segdistill.training.balance import Balance
+from segdistill.training.balance import MEASURED_STEPS, Balance
 from segdistill.training.checkpoint import save_checkpoint
 from segdistill.training.config import TrainConfig
 from segdistill.training.engine import Stopped, StopSignals
@@ -175,6 +175,11 @@ class TrainingLoop:
         with StopSignals() as signals, Bar(self.console, self.bar, self.config.batch_size) as bar:
             while not self.finished:
                 self._run_epoch(signals, bar)
+        if self.balance.measures and self.balance.factors is None:
+            line = f"weights: auto measures over {MEASURED_STEPS} steps, and the run had {self.step}: no term was scaled"
+            self.console.out(line, highlight=False)
+        for logger in self.loggers:
+            logger.finalize("success")  # what is still in their queues; a notebook goes on after the run
         if self.scores is None:  # the run was killed between its last checkpoint and its scores
             self.scores = self.validate()
         self.watch.classes(self.scores)
@@ -217,13 +222,13 @@ class TrainingLoop:
                 self.on_balanced(self.balance.factors or {})
             self._seconds = time.perf_counter() - began
             if self._told_to_stop(signals):
-                self._check_finite()
+                self._check()
                 self.save()
                 raise Stopped(
                     signals.received or 15, f"epoch {self.epoch + 1}, batch {self.batch} of {self.sampler.batches}"
                 )
             if time.perf_counter() - saved >= self.checkpoint_seconds and self.batch < self.sampler.batches:
-                self._check_finite()
+                self._check()
                 self.save()
                 saved = time.perf_counter()
         self._close_epoch(first_rate)
@@ -279,8 +284,7 @@ class TrainingLoop:
         return bool(cast(Tensor, self.fabric.all_reduce(told, reduce_op="sum")) > 0)
 
     def _close_epoch(self, rate: float) -> None:
-        self._check_finite()
-        self._check_weights()
+        self._check()
         sums = cast(dict[str, Tensor], self.fabric.all_reduce(self._sums, reduce_op="mean"))
         parts = self.sampler.batches * self.config.accumulate
         means = {name: float(total) / parts for name, total in sums.items()}
@@ -308,7 +312,8 @@ class TrainingLoop:
                 self.folder.save_best(self.network)
         self._log({name: float(str(value)) for name, value in row.items() if name not in ("epoch", "seconds")})
         self.console.out(_line(row, self.config.epochs), highlight=False)
-        self.watch.terms(means)
+        if not self.balance.measures:  # gradients are balanced then, and the values may differ as they like
+            self.watch.terms(means)
         if validated and self.scores is not None and self.teacher_miou is None:
             self.teacher_miou = self.score_teacher()
             if self.teacher_miou is not None:
@@ -327,10 +332,13 @@ class TrainingLoop:
         broken = ", ".join(name for name, bad in zip(self._sums, self._bad.tolist(), strict=True) if bad)
         raise _not_finite("the loss", self.epoch, f"first in the term {broken}")
 
-    def _check_weights(self) -> None:
+    def _check(self) -> None:
+        """Before anything is kept: the loss of the last step is that of the weights before it."""
+        self._check_finite()
         extremes = [value.abs().amax() for value in self.learner.state_dict().values() if value.is_floating_point()]
         if not bool(torch.isfinite(torch.stack(extremes)).all()):
-            raise _not_finite("the weights", self.epoch, "at its end")
+            done = self.batch == self.sampler.batches
+            raise _not_finite("the weights", self.epoch, "at its end" if done else f"by batch {self.batch}")
 
     def _log(self, values: Mapping[str, float]) -> None:
         if self.fabric.is_global_zero:

@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,26 +19,37 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.loading import TrainingSamples
-from segdistill.datasets.base import SegmentationDataset
+from segdistill.datasets.base import SegmentationDataset, Window
+from segdistill.datasets.checking import STRIP
 from segdistill.distiller import AbsentTeacher, Distiller
 from segdistill.errors import UserError
-from segdistill.files import write_json
+from segdistill.files import UNFINISHED, write_json
+from segdistill.networks.folder import CARD_FILE
 from segdistill.networks.network import Network
 from segdistill.networks.views import NetworkInfo, Tap, Views
+from segdistill.networks.weights import WEIGHTS_FILE
 from segdistill.training.progress import tracked
 
-#: Changes when an older cache would mean something else.
+#: Changes when an older cache would mean something else: another layout, or other values under a target's name.
 FORMAT = 1
 
 #: Left free on the disk, for everything else that a run writes.
 SPARE_BYTES = 200_000_000
 
+MANIFEST_FILE = "manifest.json"
+MIOU_FILE = "teacher_miou.json"
+LOCK_FILE = ".lock"
+
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+#: What rounding may take of a record's largest value: as much as bfloat16 takes of any.
+_COARSEST = 2.0**-9
 
 
 class TeacherCache:
@@ -47,6 +60,9 @@ class TeacherCache:
     float16. Records are read memory-mapped. A cache that was killed while it was filled is filled on; one that was made
     for anything else is refused.
 
+    ``NAME.viewK.bin`` holds the records, ``NAME.viewK.done`` a byte for each of them, 1 once it is there for good.
+    ``manifest.json`` says what the cache was made for and what it holds; a target that it does not name is not there.
+
     Args:
         folder: need not exist yet.
         made_for: what the targets depend on, by name, plain values: teacher, data, augmentation, seed and so on.
@@ -54,7 +70,7 @@ class TeacherCache:
         views: views of each image.
 
     Raises:
-        UserError: if the folder holds a cache made for something else, or something that is no cache.
+        UserError: if the folder holds a cache made for something else, a damaged one, or something that is no cache.
     """
 
     def __init__(self, folder: Path, made_for: Mapping[str, Any], images: int, views: int) -> None:
@@ -62,50 +78,36 @@ class TeacherCache:
         self.images = images
         self.views = views
         self.made_for = {"format": FORMAT, "images": images, "views": views, **made_for}
-        self._manifest: dict[str, Any] = {"made_for": self.made_for, "targets": {}}
-        found = _read_manifest(folder)
-        if found is not None:
-            theirs = found["made_for"]
-            other = [
-                key for key in dict.fromkeys([*theirs, *self.made_for]) if theirs.get(key) != self.made_for.get(key)
-            ]
-            if other:
-                told = "; ".join(f"{key} was {theirs.get(key)!r}, now {self.made_for.get(key)!r}" for key in other)
-                raise UserError(
-                    f"teacher cache {folder} was made for something else: {told}; "
-                    "use another folder, or remove this one"
-                )
-            self._manifest = found
         self.wanted: tuple[str, ...] = ()
         self._open: dict[tuple[str, int], np.memmap[Any, Any]] = {}
+        self._manifest = self._current_manifest()
 
     @staticmethod
     def known_teacher(folder: Path) -> AbsentTeacher | None:
         """What a cache in ``folder`` remembers of its teacher; None where there is no cache yet."""
         manifest = _read_manifest(folder)
-        if manifest is None or "teacher" not in manifest:
-            return None
-        info = manifest["teacher"]["info"]
-        taps = {name: Tap(**info[name]) for name in ("embedding", "logits")}
-        stages = tuple(Tap(**stage) for stage in info["stages"])
-        return AbsentTeacher(
-            NetworkInfo(stages=stages, num_classes=info["num_classes"], in_channels=info["in_channels"], **taps),
-            manifest["teacher"]["multiple"],
-        )
+        return None if manifest is None else _absent_teacher(manifest["teacher"])
 
     @property
     def teacher_miou(self) -> float | None:
         """The teacher's mIoU on the validation split, where some run asked."""
-        miou: float | None = self._manifest.get("teacher_miou")
-        return miou
+        # A file of its own: the manifest may have grown since this run has read it.
+        file = self.folder / MIOU_FILE
+        try:
+            return float(json.loads(file.read_text())) if file.exists() else None
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"cannot read {file}: {error}; remove it") from error
 
     @teacher_miou.setter
-    def teacher_miou(self, miou: float | None) -> None:
-        self._manifest["teacher_miou"] = miou
-        write_json(self.folder / "manifest.json", self._manifest)
+    def teacher_miou(self, miou: float) -> None:
+        write_json(self.folder / MIOU_FILE, miou)
 
     def want(self, names: Sequence[str]) -> list[tuple[int, int]]:
-        """From now on `read` gives the targets ``names``; (view, image) of every record that lacks one of them."""
+        """From now on `read` gives the targets ``names``; (view, image) of every record that lacks one of them.
+
+        Raises:
+            UserError: if a file of the cache is missing or truncated.
+        """
         self.wanted = tuple(names)
         return [
             (view, int(image))
@@ -127,31 +129,37 @@ class TeacherCache:
         """Asks the teacher for all that is missing of what is wanted; processes share the work.
 
         Raises:
-            UserError: if the disk has too little space (nothing more is written then), or a target does not fit half
-                precision.
+            UserError: if the disk has too little space (nothing more is written then), a target does not fit half
+                precision, or another run is filling this cache.
         """
-        missing = self.want(self.wanted)[fabric.global_rank :: fabric.world_size]
-        loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
-            _Keyed(samples, missing), batch_size=batch_size, num_workers=workers, generator=torch.Generator()
-        )
-        done = 0
-        started = False
-        for images, *_ in tracked(loader, "filling the teacher cache", len(loader), console, progress):
-            with fabric.autocast():
-                targets = distiller.targets(images.to(fabric.device, non_blocking=True))
-            records = {name: _half(name, value) for name, value in targets.items()}
-            if not started:
-                started = True
-                if fabric.is_global_zero:
-                    self._begin(records, distiller, console)
-                fabric.barrier()
-                self._manifest = _read_manifest(self.folder) or self._manifest
-            keys = missing[done : done + len(images)]
-            for name, values in records.items():
-                self._write(name, keys, values)
-            done += len(images)
-        if not started:
-            fabric.barrier()  # more processes than records: the others wait there
+        with self._locked(fabric):
+            self._manifest = self._current_manifest()
+            missing = self.want(self.wanted)
+            lacking = [
+                name for name in self.wanted if not all(self._done(name, view).all() for view in range(self.views))
+            ]
+            mine = missing[fabric.global_rank :: fabric.world_size]
+            loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
+                _Keyed(samples, mine), batch_size=batch_size, num_workers=workers, generator=torch.Generator()
+            )
+            # As in training, where convolutions are faster so. What is to be trained stays as a later run will find it.
+            if isinstance(distiller.teacher, Network):
+                distiller.teacher.to(memory_format=torch.channels_last)
+            done = 0
+            for images, *_ in tracked(loader, "filling the teacher cache", len(loader), console, progress):
+                shown = images.to(fabric.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+                with fabric.autocast():
+                    targets = distiller.targets(shown)
+                records = {name: _half(name, targets[name]) for name in lacking}
+                if done == 0:
+                    self._begin(records, distiller, len(missing), fabric, console)
+                keys = mine[done : done + len(images)]
+                for name, values in records.items():
+                    self._write(name, keys, values)
+                done += len(images)
+            if missing and not mine:  # more processes than records
+                self._begin({}, distiller, len(missing), fabric, console)
+            fabric.barrier()  # nobody else may fill it before the last one is done
 
     def read(self, view: int, image: int) -> dict[str, Tensor]:
         """The targets wanted of one view of one image, by name."""
@@ -168,74 +176,127 @@ class TeacherCache:
 
     def _records(self, name: str, view: int) -> np.memmap[Any, Any]:
         if (name, view) not in self._open:
-            form = self._manifest["targets"][name]
-            shape = (self.images, _record_bytes(form))
+            shape = (self.images, _record_bytes(self._manifest["targets"][name]))
             try:
                 self._open[name, view] = np.memmap(self._file(name, view), np.uint8, "r", shape=shape)
             except (OSError, ValueError) as error:
-                raise UserError(
-                    f"{self._file(name, view)} is missing or truncated; remove the teacher cache"
-                ) from error
+                raise self._damaged(self._file(name, view)) from error
         return self._open[name, view]
 
-    def _begin(self, records: Mapping[str, Tensor], distiller: Distiller, console: Console) -> None:
-        """Says how large it will be, and takes that space, before the first record is written."""
+    def _current_manifest(self) -> dict[str, Any]:
+        """The manifest in the folder, or a blank one.
+
+        Raises:
+            UserError: see `TeacherCache`.
+        """
+        found = _read_manifest(self.folder)
+        if found is None:
+            return {"made_for": self.made_for, "targets": {}}
+        theirs = found["made_for"]
+        other = [key for key in dict.fromkeys([*theirs, *self.made_for]) if theirs.get(key) != self.made_for.get(key)]
+        if other:
+            told = "; ".join(f"{key} was {theirs.get(key)!r}, now {self.made_for.get(key)!r}" for key in other)
+            raise UserError(
+                f"teacher cache {self.folder} was made for something else: {told}; use another folder, or remove this "
+                "one"
+            )
+        return found
+
+    @contextmanager
+    def _locked(self, fabric: Fabric) -> Iterator[None]:
+        """Keeps other runs from filling this cache meanwhile; a kill lets go of it."""
+        file = None
+        try:
+            with _told_to_all(fabric):
+                if fabric.is_global_zero:
+                    try:
+                        self.folder.mkdir(parents=True, exist_ok=True)
+                        file = (self.folder / LOCK_FILE).open("w")
+                    except OSError as error:
+                        raise UserError(f"cannot make the teacher cache {self.folder}: {error.strerror}") from error
+                    if not _lock(file.fileno()):
+                        raise UserError(
+                            f"another run is filling the teacher cache {self.folder}; start this one when it is done"
+                        )
+            yield
+        finally:
+            if file is not None:
+                file.close()
+
+    def _begin(
+        self, records: Mapping[str, Tensor], distiller: Distiller, missing: int, fabric: Fabric, console: Console
+    ) -> None:
+        """Says how large the cache will be, and takes that space, before the first record is written."""
+        fabric.barrier()  # each has seen what is missing, before anything changes
+        with _told_to_all(fabric):
+            if fabric.is_global_zero:
+                self._make_room(records, distiller, missing, console)
+        self._manifest = self._current_manifest()
+
+    def _make_room(self, records: Mapping[str, Tensor], distiller: Distiller, missing: int, console: Console) -> None:
         forms = {
             name: {"shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
             for name, value in records.items()
         }
-        fresh = [name for name in forms if name not in self._manifest["targets"]]
-        for name in set(forms) - set(fresh):
-            if self._manifest["targets"][name] != forms[name]:
-                raise UserError(f"teacher cache {self.folder} holds {name} in another shape; remove this folder")
-        size = sum(_record_bytes(forms[name]) for name in fresh) * self.images * self.views
-        self._mkdir()
+        fresh = {name: form for name, form in forms.items() if name not in self._manifest["targets"]}
+        for name in forms.keys() - fresh.keys():
+            found = self._manifest["targets"][name]
+            if found != forms[name]:
+                raise UserError(
+                    f"teacher cache {self.folder} holds {name} as {found['dtype']} {found['shape']}, and now it is "
+                    f"{forms[name]['dtype']} {forms[name]['shape']}; use another folder, or remove this one"
+                )
+        if not fresh:
+            told = f"filling on, {missing} of {self.images * self.views} views are missing"
+            console.out(f"teacher cache {self.folder}: {told}", highlight=False)
+            return
+        size = sum(_record_bytes(form) + 1 for form in fresh.values()) * self.images * self.views
         free = shutil.disk_usage(self.folder).free
         console.out(
-            f"teacher cache {self.folder}: {self.images} images x {self.views} views of {', '.join(sorted(forms))}, "
-            f"{size / 1e9:.2f} GB more ({free / 1e9:.2f} GB free)",
+            f"teacher cache {self.folder}: {self.images} images x {self.views} views of {', '.join(sorted(fresh))} "
+            f"take {_readable(size)} ({_readable(free)} free)",
             highlight=False,
         )
         if size + SPARE_BYTES > free:
             raise UserError(
-                f"teacher cache {self.folder} needs {size / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free, of "
-                f"which {SPARE_BYTES / 1e9:.1f} GB are left for the run; choose another folder, or fewer views"
+                f"teacher cache {self.folder} needs {_readable(size)} and the disk has {_readable(free)} free, of "
+                f"which {_readable(SPARE_BYTES)} are left for the run; choose another folder, or fewer views"
             )
-        for name in fresh:
-            for view in range(self.views):
-                self._allocate(self._file(name, view), _record_bytes(forms[name]) * self.images)
-                self._allocate(self._flags(name, view), self.images)
-        self._manifest["targets"] |= {name: forms[name] for name in fresh}
         assert isinstance(distiller.teacher, Network)
-        self._manifest["teacher"] = {
-            "info": asdict(distiller.teacher.info),
-            "multiple": distiller.teacher.multiple,
-        }
-        write_json(self.folder / "manifest.json", self._manifest)
-
-    def _mkdir(self) -> None:
+        teacher = {"info": asdict(distiller.teacher.info), "multiple": distiller.teacher.multiple}
+        # Before the first file, so that a folder that was killed in between is known to be a cache.
+        manifest = {**self._manifest, "teacher": teacher}
+        self._write_manifest(manifest)
+        taken: list[Path] = []
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, form in fresh.items():
+                for view in range(self.views):
+                    for path, length in (
+                        (self._file(name, view), _record_bytes(form) * self.images),
+                        (self._flags(name, view), self.images),
+                    ):
+                        taken.append(path)
+                        _allocate(path, length)
         except OSError as error:
-            raise UserError(f"cannot make the teacher cache {self.folder}: {error.strerror}") from error
+            for path in taken:
+                path.unlink(missing_ok=True)
+            raise UserError(
+                f"teacher cache {self.folder}: no {_readable(size)} to be had ({error.strerror}); choose another "
+                "folder, or fewer views"
+            ) from error
+        self._write_manifest({**manifest, "targets": {**manifest["targets"], **fresh}})
 
-    def _allocate(self, path: Path, size: int) -> None:
-        try:
-            with path.open("wb") as file:
-                if hasattr(os, "posix_fallocate") and size:
-                    os.posix_fallocate(file.fileno(), 0, size)
-                else:
-                    file.truncate(size)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
+    def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        for left in self.folder.glob(f".*{UNFINISHED}"):  # by a kill
+            left.unlink(missing_ok=True)
+        write_json(self.folder / MANIFEST_FILE, manifest)
 
     def _write(self, name: str, keys: Sequence[tuple[int, int]], values: Tensor) -> None:
-        rows = values.contiguous().view(torch.uint8).flatten(1).numpy()
+        rows = values.reshape(len(values), -1).view(torch.uint8).numpy()
         for view in sorted({view for view, _ in keys}):
+            chosen = [(image, row) for (at, image), row in zip(keys, rows, strict=True) if at == view]
             try:
                 with self._file(name, view).open("r+b") as file, self._flags(name, view).open("r+b") as flags:
-                    chosen = [(image, row) for (at, image), row in zip(keys, rows, strict=True) if at == view]
                     for image, row in chosen:
                         file.seek(image * len(row))
                         file.write(row.tobytes())
@@ -252,15 +313,20 @@ class TeacherCache:
                 ) from error
 
     def _done(self, name: str, view: int) -> np.ndarray[Any, Any]:
-        flags = self._flags(name, view)
-        if name not in self._manifest["targets"] or not flags.exists() or not self._file(name, view).exists():
+        if name not in self._manifest["targets"]:
             return np.zeros(self.images, dtype=bool)
-        found = np.fromfile(flags, dtype=np.uint8)
-        size = _record_bytes(self._manifest["targets"][name]) * self.images
-        if len(found) != self.images or self._file(name, view).stat().st_size != size:
-            raise UserError(f"{self._file(name, view)} is truncated; remove the teacher cache {self.folder}")
-        done: np.ndarray[Any, Any] = found == 1
+        records, flags = self._file(name, view), self._flags(name, view)
+        for path, size in (
+            (records, _record_bytes(self._manifest["targets"][name]) * self.images),
+            (flags, self.images),
+        ):
+            if not path.is_file() or path.stat().st_size != size:
+                raise self._damaged(path)
+        done: np.ndarray[Any, Any] = np.fromfile(flags, dtype=np.uint8) == 1
         return done
+
+    def _damaged(self, path: Path) -> UserError:
+        return UserError(f"{path} is missing or truncated; remove the teacher cache {self.folder}, and it is made anew")
 
     def _file(self, name: str, view: int) -> Path:
         return self.folder / f"{name}.view{view}.bin"
@@ -278,26 +344,33 @@ def describe(
     seed: int,
     multiple: int,
     precision: str,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """What a cache is made for, as hashes and plain values.
 
     Args:
-        teacher: run folder or spec.
-        teacher_weights: file of a teacher that is given as a spec.
+        teacher: run folder or spec. Of a ``python:`` teacher only the name and the weights are known, not the code.
+        teacher_weights: file, or folder, with other weights than the folder's, or with those of a spec.
         dataset: train split; every image is read once.
         augmentation: what makes the views.
         seed: of the views.
         multiple: what the sides of images are padded to.
         precision: what the teacher computes in.
+        progress: show a progress bar on the standard error stream.
+
+    Raises:
+        UserError: if the teacher's weights cannot be read.
     """
-    folder = Path(teacher)
-    weights = folder / "model.safetensors" if folder.is_dir() else Path(str(teacher_weights))
+    changes = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(augmentation).items()}
+    crop = augmentation.crop
     return {
-        "teacher": _file_hash(weights),
-        "data": _data_hash(dataset),
-        "augmentation": {key: list(v) if isinstance(v, tuple) else v for key, v in sorted(vars(augmentation).items())},
+        "teacher": _teacher_hash(teacher, teacher_weights),
+        "data": _data_hash(dataset, progress),
+        "fill": None if dataset.fill is None else [float(f"{level:.6g}") for level in dataset.fill],
+        **changes,
+        # Students that want other multiples share a cache where the padded crop is the same.
+        "padded": multiple if crop is None else [side + -side % multiple for side in crop],
         "seed": seed,
-        "multiple": multiple,
         "precision": precision,
     }
 
@@ -332,51 +405,146 @@ class _Keyed(torch.utils.data.Dataset[tuple[Any, ...]]):
 
 
 def _half(name: str, value: Tensor) -> Tensor:
-    kept = value.detach().cpu()
-    if kept.dtype != torch.bfloat16:
-        kept = kept.to(torch.float16)
-    if not bool(torch.isfinite(kept).all()):
+    """The records of a batch as they are stored, on the CPU."""
+    kept = value if value.dtype == torch.bfloat16 else value.to(torch.float16)
+    largest = value.abs().flatten(1).amax(1)
+    lost = (value - kept).abs().flatten(1).amax(1)
+    if not bool((lost <= _COARSEST * largest).all()):  # nor where one of them is NaN
         raise UserError(
-            f"the teacher's {name} reaches {float(value.abs().max()):.3g}, which half precision (to 65504) cannot "
-            "hold; it cannot be kept in a cache"
+            f"the teacher's {name} reaches {float(largest.max()):.3g}, and half precision holds what lies between "
+            "6e-05 and 65504; distil without a teacher cache, or with precision bf16"
         )
-    return kept
+    return kept.contiguous().cpu()
 
 
 def _record_bytes(form: Mapping[str, Any]) -> int:
     return int(2 * np.prod(form["shape"], dtype=np.int64))
 
 
+def _readable(size: int) -> str:
+    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if size >= unit), (1e3, "kB"))
+    return f"{size / unit:.2f} {name}"
+
+
+def _allocate(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+
+
+def _lock(handle: int) -> bool:
+    """Whether this process has the open file for itself now, until it is closed."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        # Not flock, which data-loading processes would inherit and hold on to when their parent is killed.
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # else the file system has no locks
+    return True
+
+
+@contextmanager
+def _told_to_all(fabric: Fabric) -> Iterator[None]:
+    """The others wait for what the first process does here, and fail with its words where it fails."""
+    told: str | None = None
+    try:
+        yield
+    except UserError as error:
+        told = str(error)
+    told = fabric.broadcast(told)
+    if told is not None:
+        raise UserError(told)
+
+
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    file = folder / "manifest.json"
+    """The manifest in a folder; None where there is no cache yet, or one that a kill kept from its first file."""
+    file = folder / MANIFEST_FILE
     if not file.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"teacher cache {folder} is a file, expected a folder")
+        if folder.exists() and any(path.suffix != UNFINISHED and path.name != LOCK_FILE for path in folder.iterdir()):
             raise UserError(f"{folder} is no teacher cache and not an empty folder; choose another one")
         return None
     try:
         manifest: dict[str, Any] = json.loads(file.read_text())
-        if not {"made_for", "targets"} <= manifest.keys():
-            raise ValueError("keys are missing")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"cannot read {file}: {error}; remove the teacher cache {folder}") from error
+        found = manifest["made_for"]["format"]
+        if found == FORMAT:
+            _absent_teacher(manifest["teacher"])
+            for form in manifest["targets"].values():
+                if form["dtype"] not in _DTYPES or any(not isinstance(side, int) or side < 1 for side in form["shape"]):
+                    raise ValueError(f"no target looks like {form}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"cannot read {file}: {reason}; remove the teacher cache {folder}") from error
+    if found != FORMAT:
+        raise UserError(f"{file} has format {found!r}, this segdistill reads format {FORMAT}; use another folder")
     return manifest
 
 
-def _file_hash(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise UserError(f"cannot read the teacher's weights {path}: {error.strerror}") from error
+def _absent_teacher(values: Mapping[str, Any]) -> AbsentTeacher:
+    """From what `TeacherCache` writes of a teacher into its manifest."""
+    info = values["info"]
+    return AbsentTeacher(
+        NetworkInfo(
+            stages=tuple(Tap(**stage) for stage in info["stages"]),
+            embedding=Tap(**info["embedding"]),
+            logits=Tap(**info["logits"]),
+            num_classes=info["num_classes"],
+            in_channels=info["in_channels"],
+        ),
+        values["multiple"],
+    )
 
 
-def _data_hash(dataset: SegmentationDataset) -> str:
+def _teacher_hash(teacher: str | Path, teacher_weights: str | None) -> str:
+    """Of all that makes a teacher what it is: its weights, how it is built and how it wants its images."""
+    folder = Path(teacher)
+    digest = hashlib.sha256()
+    if folder.is_dir():
+        # A transformers or smp network has the rest of its configuration in config.json.
+        cards = [file for file in (folder / CARD_FILE, folder / "config.json") if file.exists()]
+        weights = folder / WEIGHTS_FILE if teacher_weights is None else Path(teacher_weights)
+    elif teacher_weights is None:
+        raise UserError(f"teacher '{teacher}' is no run folder and has no teacher_weights; expected one of them")
+    else:
+        digest.update(str(teacher).encode())
+        cards, weights = [], Path(teacher_weights)
+    for file in (*cards, weights / WEIGHTS_FILE if weights.is_dir() else weights):
+        try:
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"cannot read the teacher's {file}: {error.strerror}") from error
+    return digest.hexdigest()[:16]
+
+
+def _data_hash(dataset: SegmentationDataset, progress: bool) -> str:
+    """Of every pixel of every image, in their order; labels do not matter to a teacher."""
+
     def one(index: int) -> bytes:
-        image = dataset[index][0]
-        return hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16).digest()
+        sample = dataset.open(index)
+        height, width = sample.size
+        digest = hashlib.blake2b(digest_size=16)
+        for top in range(0, height, STRIP):  # large images in parts
+            image, _ = sample.window(Window(top, 0, min(STRIP, height - top), width))
+            digest.update(f"{tuple(image.shape)} {image.dtype}".encode())
+            digest.update(image.contiguous().numpy().data)
+        return digest.digest()
 
+    total = hashlib.blake2b(digest_size=8)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        total = hashlib.blake2b(digest_size=8)
-        for digest in pool.map(one, range(len(dataset))):
+        for digest in track(
+            pool.map(one, range(len(dataset))),
+            description="hashing images",
+            total=len(dataset),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not progress,
+        ):
             total.update(digest)
     return total.hexdigest()

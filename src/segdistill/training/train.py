@@ -34,6 +34,7 @@ def train(
     tracker: Tracker | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
     quiet: bool = False,
 ) -> RunFolder:
     """Trains a network from labels alone: a teacher, or the baseline of a student.
@@ -55,17 +56,18 @@ def train(
         tracker: also report to wandb or mlflow, where that is installed.
         resume: go on from the last checkpoint in the output folder; a finished run is left as it is.
         overwrite: replace the run in the output folder.
+        dry_run: take a few steps, say what the run would be and how long it would take, and write nothing.
         quiet: print nothing.
 
     Returns:
-        The finished run's folder.
+        The finished run's folder; of a dry run, the folder that was not made.
 
     Raises:
         UserError: for a recipe or data that cannot work, before anything is written.
     """
-    sets = build_data(data, overfit)
+    sets = build_data(data, overfit, converting=not dry_run)
     machines = Machines(device, devices, nodes, strategy)
-    options = RunOptions(output, machines, resume, overwrite, quiet, compile, checkpoint_minutes, tracker)
+    options = RunOptions(output, machines, resume, overwrite, quiet, compile, checkpoint_minutes, tracker, dry_run)
     config = {
         "data": sets.values,
         "network": network,

@@ -1,0 +1,19 @@
+"""``segdistill export``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from segdistill.cli.parsing import call
+from segdistill.deployment.export import export
+
+EXAMPLES = """\
+  segdistill export runs/brd
+  segdistill export runs/brd --format openvino --int8
+  segdistill export runs/brd --format onnx --size 512x512 --batch 1 --layout nhwc --outputs probabilities
+  segdistill export runs/brd --format torch-export --output brd.pt2 --images my/photos"""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Exports one network."""
+    call(export, argv, name="export", first="run", examples=EXAMPLES)

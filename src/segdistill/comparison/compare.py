@@ -1,0 +1,474 @@
+"""`segdistill.compare`: methods and the student alone by one recipe over several seeds; is there a gain, is it real?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import rich
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import segdistill
+from segdistill.comparison import verdict
+from segdistill.comparison.cells import (
+    SharedRecipe,
+    cell_differences,
+    equal_time_recipe,
+    hyper_parameters,
+    is_alone,
+    load_teacher,
+    measure_teacher,
+    parse_methods,
+    run_cell,
+    teacher_hash,
+)
+from segdistill.comparison.cost import cell_seconds
+from segdistill.comparison.on_ray import run_on_ray
+from segdistill.comparison.results import (
+    BASELINE,
+    EQUAL_TIME,
+    EVALUATION_FILE,
+    Cell,
+    Comparison,
+    Row,
+    Summary,
+    cell_folder,
+    load_comparison,
+    read_cell,
+    read_plan,
+)
+from segdistill.distiller import Distiller
+from segdistill.errors import UserError
+from segdistill.files import write_json, write_yaml
+from segdistill.metrics.scores import percent
+from segdistill.networks.loading import load_network
+from segdistill.recipe import Data, MethodSpec, build_data, build_methods
+from segdistill.training.config import TrainConfig
+from segdistill.training.device import choose_device
+from segdistill.training.run_folder import RunFolder
+
+#: Columns of the table, where the output is no terminal that has a width of its own.
+WIDTH = 140
+
+LIBRARIES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "transformers", "numpy")
+
+
+def compare(
+    *,
+    data: dict[str, Any],
+    teacher: str | Path,
+    student: str,
+    output: str | Path,
+    methods: list[str] | str = "none,kd,brd",
+    seeds: list[int] | int = 3,
+    method: MethodSpec | None = None,
+    train: TrainConfig = TrainConfig(),
+    teacher_weights: str | None = None,
+    student_weights: str | None = None,
+    weights: dict[str, float] | Literal["fixed", "auto"] = "fixed",
+    views: int | None = None,
+    ignored: Literal["skip", "distil"] = "skip",
+    seed: int = 0,
+    device: str = "auto",
+    teacher_cache: str | Path | None = None,
+    engine: Literal["local", "ray"] = "local",
+    cpus_per_cell: int = 1,
+    gpus_per_cell: float | None = None,
+    dry_run: bool = False,
+    resume: bool = True,
+    quiet: bool = False,
+) -> Comparison | None:
+    """Holds distillation methods against the same student alone: same recipe, same seeds, same batches; is it a gain?
+
+    Every method is trained with every seed into output/cells/METHOD/seed-N, measured on the validation split, and the
+    difference in mIoU to the student alone is given with a confidence interval over images and seeds. Running it again
+    goes on where it was stopped, with more methods or seeds if so wished; what is finished is never done again, and a
+    cell that fails does not stop the others. Writes comparison.json and report.html.
+
+    Args:
+        data: the data set and its augmentation, e.g. {dataset: camvid, root: data/camvid, crop: [352, 480]}.
+        teacher: a run folder, or a network spec with --teacher_weights.
+        student: the network to train, e.g. smp:FPN:tu-mobilenetv3_small_050.
+        output: folder of the comparison.
+        methods: methods with commas between, + for several at once: none,kd,kd+brd. none is the student alone, which
+            must be among them; none@time the student alone, trained for as many seconds as the dearest method took.
+        seeds: how many seeds, from seed on, or a list of them; three or more tell whether another would agree.
+        method: hyper-parameters of methods that shall not have their defaults, {brd: {boundary: 2.0}}; what the recipe
+            of a single run says here is understood.
+        train: how to train.
+        teacher_weights: a .safetensors or .pth file with the weights of a teacher that is given as a spec.
+        student_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
+        weights: factors of the loss terms by name, see segdistill distill.
+        views: how many views of each image the augmentation gives, shown in turn; null for a new one every epoch.
+        ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
+        seed: the first seed.
+        device: auto, cpu, cuda, cuda:N or mps.
+        teacher_cache: folder for what the teacher says of every view, kept for each seed; needs views.
+        engine: local trains one cell after another; ray (needs segdistill[ray]) as many at once as a Ray cluster, or
+            this machine where RAY_ADDRESS names none, has room for.
+        cpus_per_cell: cores of a cell, with ray.
+        gpus_per_cell: GPUs of a cell, with ray; 1 by default on cuda; 0.5 lets two share one.
+        dry_run: only say what cells there are and about how long they will take.
+        resume: go on with the comparison in the output folder; false refuses a folder that holds one.
+        quiet: print nothing.
+
+    Returns:
+        What was found; None after a dry run.
+
+    Raises:
+        UserError: for a recipe or data that cannot work, or an output folder whose runs were made with another recipe
+            or other data.
+    """
+    names = parse_methods(methods)
+    chosen = _seeds(seeds, seed)
+    if teacher_cache is not None and views is None:
+        raise UserError(
+            "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views 4"
+        )
+    if teacher_cache is not None and engine == "ray":
+        raise UserError("teacher_cache does not go with engine ray: cells of one seed would fill its cache at once")
+    sets = build_data(data, converting=not dry_run)
+    recipe = SharedRecipe(
+        data=sets.values,
+        teacher=str(teacher),
+        student=student,
+        train=train,
+        method=hyper_parameters(method),
+        teacher_weights=teacher_weights,
+        student_weights=student_weights,
+        weights=weights,
+        views=views,
+        ignored=ignored,
+        teacher_cache=None if teacher_cache is None else str(teacher_cache),
+    )
+    folder = Path(output)
+    choose_device(device)
+    share = _Share(engine, device, cpus_per_cell, gpus_per_cell)
+    plan = _plan(folder, recipe, names, chosen, sets, device)
+    _check_folder(folder, plan, resume)
+    _check_cells(folder, recipe, names, chosen)
+    _check_pairs(recipe, sets, names)
+    console = Console(quiet=True) if quiet else rich.get_console()
+    wide = console if console.is_terminal else Console(quiet=quiet, width=WIDTH)
+    if dry_run:
+        wide.print(_cost_table(folder, recipe, plan, device))
+        return None
+
+    _forget_other_teacher(folder, plan)
+    write_json(folder / "plan.json", plan)
+    write_yaml(folder / "recipe.yaml", recipe.as_dict())
+    if not read_cell(folder, "teacher", -1, plan).finished:
+        measure_teacher(recipe, folder, device=device, quiet=quiet)
+    scores = read_cell(folder, "teacher", -1, plan).evaluation or {}
+    console.out(f"teacher {teacher}  val mIoU {scores['miou']:.2f}", highlight=False)
+    # Seed by seed, so that a comparison that is stopped has all methods with the first seeds.
+    cells = [(name, number) for number in chosen for name in names if name != EQUAL_TIME]
+    _run_cells(recipe, folder, cells, plan, share, console)
+    if EQUAL_TIME in names:  # last, when the others have shown how long it is
+        stretched = equal_time_recipe(recipe, _equal_time_epochs(folder, recipe, plan))
+        _run_cells(stretched, folder, [(EQUAL_TIME, number) for number in chosen], plan, share, console)
+
+    comparison = load_comparison(folder)
+    write_json(folder / "comparison.json", comparison.as_dict())
+    wide.print(comparison_table(comparison))
+    for text in (comparison.verdict, *(f"note: {warning}" for warning in comparison.warnings)):
+        wide.print(text, highlight=False, markup=False)
+    from segdistill.comparison.report import write_report
+
+    write_report(comparison, folder / "report.html", device=device, quiet=quiet)
+    wide.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
+    return comparison
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What cells run on."""
+
+    engine: Literal["local", "ray"]
+    device: str
+    cpus: int
+    gpus: float | None
+
+    def __post_init__(self) -> None:
+        if self.cpus < 1:
+            raise UserError(f"cpus_per_cell is {self.cpus}, expected at least 1")
+        if self.gpus is not None and self.gpus < 0:
+            raise UserError(f"gpus_per_cell is {self.gpus}, expected 0 or more")
+        if self.engine == "ray" and find_spec("ray") is None:
+            raise UserError("engine ray needs the ray library: pip install 'segdistill[ray]'")
+
+
+def _run_cells(
+    recipe: SharedRecipe,
+    folder: Path,
+    cells: list[tuple[str, int]],
+    plan: dict[str, Any],
+    share: _Share,
+    console: Console,
+) -> None:
+    """Trains and measures the cells that are not finished."""
+    left = [(name, seed) for name, seed in cells if not read_cell(folder, name, seed, plan).finished]
+
+    def tell(name: str, seed: int) -> None:
+        cell = read_cell(folder, name, seed, plan)
+        if cell.error is not None:
+            console.out(f"{name}, seed {seed} failed: {cell.error}", highlight=False)
+        elif share.engine == "ray" and cell.evaluation is not None:
+            console.out(f"{name}, seed {seed}  val mIoU {cell.evaluation['miou']:.2f}", highlight=False)
+
+    if share.engine == "ray":
+        gpus = float(choose_device(share.device).type == "cuda") if share.gpus is None else share.gpus
+        run_on_ray(recipe, folder, left, device=share.device, cpus=share.cpus, gpus=gpus, done=tell)
+        return
+    for index, (name, seed) in enumerate(left):
+        console.rule(f"{name}, seed {seed} ({index + 1} of {len(left)})")
+        run_cell(recipe, folder, name, seed, device=share.device, quiet=console.quiet)
+        tell(name, seed)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """All methods as a table for the terminal."""
+    level = next((row.difference.level for row in comparison.rows if row.difference is not None), 0.95)
+    table = Table(
+        title=f"{len(comparison.ids)} validation images",
+        title_justify="left",
+        caption=(
+            f"mIoU: mean (least to most over seeds); in brackets behind difference and gap {100 * level:g}% intervals; "
+            "BIoU: boundary IoU; connect.: connectivity error, 0 is best; all in %"
+        ),
+        caption_justify="left",
+    )
+    table.add_column("method", no_wrap=True)
+    for heading in ("mIoU", "minus none", "gap closed", "BIoU", "connect.", "train s"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for row in comparison.rows:
+        table.add_row(*_cells_of(row))
+    table.add_section()
+    table.add_row(*_cells_of(comparison.teacher))
+    return table
+
+
+def _cells_of(row: Row) -> list[str]:
+    difference = ""
+    if row.difference is not None:
+        found = row.difference
+        difference = f"{found.difference:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+    return [
+        row.method,
+        _spread(row.miou),
+        difference,
+        "" if row.difference is None or row.method == "teacher" else verdict.closure(row.gap),
+        "" if row.boundary_iou is None else f"{row.boundary_iou.mean:.2f}",
+        "" if row.connectivity_error is None else f"{row.connectivity_error.mean:.2f}",
+        "" if row.seconds is None else f"{row.seconds:.0f}",
+        row.verdict,
+    ]
+
+
+def _spread(summary: Summary | None) -> str:
+    if summary is None:
+        return ""
+    if len(summary.runs) == 1:
+        return percent(summary.mean)
+    return f"{summary.mean:.2f} ({summary.least:.2f} to {summary.most:.2f})"
+
+
+def _seeds(seeds: list[int] | int, first: int) -> tuple[int, ...]:
+    if isinstance(seeds, int) and seeds < 1:
+        raise UserError(f"seeds is {seeds}, expected at least 1")
+    chosen = tuple(range(first, first + seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise UserError(f"seeds is {list(chosen)}, expected different numbers")
+    if not all(0 <= one < 2**32 for one in chosen):
+        raise UserError(f"seeds is {list(chosen)}, expected numbers from 0 to {2**32 - 1}")
+    return chosen
+
+
+def _plan(
+    folder: Path, recipe: SharedRecipe, names: tuple[str, ...], seeds: tuple[int, ...], sets: Data, device: str
+) -> dict[str, Any]:
+    """What plan.json holds."""
+    command = ["segdistill", "compare", str(folder / "recipe.yaml"), "--methods", ",".join(names)]
+    command += ["--seeds", str(list(seeds)), "--output", str(folder)]
+    return {
+        "methods": list(names),
+        "seeds": list(seeds),
+        "command": shlex.join(command),
+        "recipe": recipe.as_dict(),
+        "classes": list(sets.val.classes),
+        "palette": [list(color) for color in sets.val.palette],
+        "ids": list(sets.val.ids),
+        "teacher_hash": teacher_hash(recipe),
+        "versions": _versions(),
+        "machine": _machine(device),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"segdistill": segdistill.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine(device: str) -> dict[str, str]:
+    where = choose_device(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "device": name,
+    }
+
+
+def _check_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
+    """Refuses a folder that holds something else, or finished cells of other data or another teacher."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output {folder} is a file, expected a folder")
+    old = read_plan(folder)
+    if old is None:
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"output folder {folder} is not empty and holds no comparison; choose a new folder")
+        return
+    if not resume:
+        raise UserError(f"output folder {folder} already holds a comparison; go on with --resume, or choose another")
+    if not any(folder.glob(f"cells/*/*/{EVALUATION_FILE}")):
+        return
+    if old["classes"] != plan["classes"]:
+        raise UserError(
+            f"the runs in {folder} are of the classes {', '.join(old['classes'])}, but the data has "
+            f"{', '.join(plan['classes'])}; choose another output folder"
+        )
+    if old["ids"] != plan["ids"]:
+        raise UserError(
+            f"the runs in {folder} were scored on {len(old['ids'])} validation images, but the data has "
+            f"{len(plan['ids'])}{_changed(old['ids'], plan['ids'])}; choose another output folder"
+        )
+    if old.get("teacher_hash") != plan["teacher_hash"]:
+        raise UserError(
+            f"the teacher {plan['recipe']['teacher']} has other weights than when the runs in {folder} were made; "
+            "choose another output folder"
+        )
+
+
+def _forget_other_teacher(folder: Path, plan: dict[str, Any]) -> None:
+    """Removes the teacher's scores where they are of other data or weights, which no finished cell holds to."""
+    old = read_plan(folder)
+    if old is None:
+        return
+
+    def measured(of: dict[str, Any]) -> list[Any]:
+        return [of["classes"], of["ids"], of.get("teacher_hash"), of["recipe"]["data"], of["recipe"]["teacher"]]
+
+    if measured(old) != measured(plan):
+        (cell_folder(folder, "teacher", -1) / EVALUATION_FILE).unlink(missing_ok=True)
+
+
+def _changed(before: list[str], after: list[str]) -> str:
+    gone = [name for name in before if name not in set(after)]
+    new = [name for name in after if name not in set(before)]
+    told = [
+        f"{names[0]} and {len(names) - 1} more {what}" if names[1:] else f"{names[0]} {what}"
+        for names, what in ((gone, "gone"), (new, "new"))
+        if names
+    ]
+    return f" ({', '.join(told)})" if told else " in another order"
+
+
+def _check_cells(folder: Path, recipe: SharedRecipe, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    """Refuses a folder with runs of another recipe, which would not be compared but confused."""
+    for name in names:
+        for seed in seeds:
+            differences = cell_differences(recipe, folder, name, seed)
+            if differences:
+                raise UserError(
+                    f"{cell_folder(folder, name, seed)} was made with another recipe: {'; '.join(differences)}; use "
+                    f"{folder / 'recipe.yaml'}, or another output folder"
+                )
+
+
+def _check_pairs(recipe: SharedRecipe, sets: Data, names: tuple[str, ...]) -> None:
+    """Makes every pair of networks once, so that what cannot work is told before the first hour is spent."""
+    if sets.train.classes != sets.val.classes:
+        raise UserError(f"the splits disagree on classes: train {sets.train.classes}, val {sets.val.classes}")
+    with torch.random.fork_rng(devices=[]):
+        big = load_teacher(recipe, sets)
+        small = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels, recipe.student_weights)
+        for name in names:
+            if not is_alone(name):
+                Distiller(big, small, build_methods(recipe.spec(name)))
+
+
+def _equal_time_epochs(folder: Path, recipe: SharedRecipe, plan: dict[str, Any]) -> int:
+    """Epochs in which the student alone trains for as long as the dearest method did; those once chosen are kept."""
+    for seed in plan["seeds"]:
+        begun = RunFolder(cell_folder(folder, EQUAL_TIME, seed))
+        if begun.config_file.exists():
+            return int(begun.read_config()["train"]["epochs"])
+    seconds = _finished_seconds(folder, plan)
+    epochs = [cell.epochs for cell in _finished(folder, BASELINE, plan) if cell.epochs is not None]
+    dearest = max((spent for name, spent in seconds.items() if not is_alone(name)), default=None)
+    if dearest is None or not seconds.get(BASELINE):
+        return recipe.train.epochs
+    return max(recipe.train.epochs, round(dearest / seconds[BASELINE] * sum(epochs) / len(epochs)))
+
+
+def _finished(folder: Path, method: str, plan: dict[str, Any]) -> list[Cell]:
+    cells = [read_cell(folder, method, seed, plan) for seed in plan["seeds"]]
+    return [cell for cell in cells if cell.finished]
+
+
+def _finished_seconds(folder: Path, plan: dict[str, Any]) -> dict[str, float]:
+    """Mean training seconds of the finished cells, by method."""
+    found = {}
+    for name in plan["methods"]:
+        seconds = [cell.seconds for cell in _finished(folder, name, plan) if cell.seconds is not None]
+        if seconds:
+            found[name] = sum(seconds) / len(seconds)
+    return found
+
+
+def _cost_table(folder: Path, recipe: SharedRecipe, plan: dict[str, Any], device: str) -> Table:
+    """Cells and about how long they will take, without validations."""
+    known = _finished_seconds(folder, plan)
+    cost = {
+        name: known[name] if name in known else cell_seconds(recipe, name, device=device)
+        for name in plan["methods"]
+        if name != EQUAL_TIME
+    }
+    if EQUAL_TIME in plan["methods"]:
+        cost[EQUAL_TIME] = known.get(EQUAL_TIME, max(cost.values()))
+    table = Table(title="cells to train", title_justify="left")
+    for heading in ("method", "seeds", "finished", "time each", "from", "time left"):
+        table.add_column(heading, justify="left" if heading in ("method", "from") else "right")
+    left = 0.0
+    for name in plan["methods"]:
+        finished = len(_finished(folder, name, plan))
+        rest = cost[name] * (len(plan["seeds"]) - finished)
+        left += rest
+        source = "finished cells" if name in known else "the dearest method" if name == EQUAL_TIME else "a few steps"
+        table.add_row(name, str(len(plan["seeds"])), str(finished), _duration(cost[name]), source, _duration(rest))
+    table.add_section()
+    table.add_row("all", "", "", "", "", _duration(left))
+    table.caption = "training alone, without validations and the teacher cache"
+    table.caption_justify = "left"
+    return table
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

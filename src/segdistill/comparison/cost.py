@@ -1,0 +1,77 @@
+"""What a cell of a comparison will cost, from a few measured steps."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from segdistill.comparison.cells import SharedRecipe, is_alone, load_teacher
+from segdistill.data.loading import training_loader
+from segdistill.distiller import Distiller, Supervised
+from segdistill.networks.loading import load_network
+from segdistill.recipe import build_data, build_methods
+from segdistill.training.device import choose_device, choose_precision
+
+#: Steps that are timed, after one that is not: the first is slower than all others.
+TIMED_STEPS = 3
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def cell_seconds(recipe: SharedRecipe, method: str, *, device: str) -> float:
+    """About how many seconds a cell will train: a few steps and, where there is one, a bit of the pre-stage, timed.
+
+    The teacher is run live, so that with a teacher cache it will be less.
+
+    Args:
+        recipe: shared by all cells.
+        method: of the cell.
+        device: see `distill`.
+
+    Raises:
+        UserError: where the two networks cannot be paired by the method.
+    """
+    sets, where = build_data(recipe.data, converting=False), choose_device(device)
+    dtype = _DTYPES[choose_precision(recipe.train.precision, where)]
+    student = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels)
+    learner: Supervised | Distiller
+    if is_alone(method):
+        learner = Supervised(student, ignore_index=sets.train.ignore_index)
+    else:
+        methods = build_methods(recipe.spec(method))
+        learner = Distiller(load_teacher(recipe, sets), student, methods, ignore_index=sets.train.ignore_index)
+    learner.to(where).train()
+    optimizer = recipe.train.build_optimizer(learner.named_parameters())
+    # Without processes that read ahead: what they have read before the clock starts would not be counted.
+    loader = training_loader(sets.train, sets.augmentation, recipe.train.batch_size, seed=0, workers=0)
+    sampler: Any = loader.sampler
+
+    def now() -> float:
+        if where.type == "cuda":
+            torch.cuda.synchronize(where)
+        return time.perf_counter()
+
+    def endless() -> Iterator[Any]:
+        return itertools.chain.from_iterable(itertools.repeat(loader))
+
+    pre_stage = 0.0
+    with torch.autocast(where.type, dtype, enabled=dtype is not torch.float32):
+        if isinstance(learner, Distiller) and learner.has_pre_stage:
+            began = now()
+            learner.prepare(list(itertools.islice(endless(), 2)))
+            pre_stage = (now() - began) / 2
+    began = 0.0
+    for number, (images, labels) in enumerate(itertools.islice(endless(), 1 + TIMED_STEPS)):
+        with torch.autocast(where.type, dtype, enabled=dtype is not torch.float32):
+            out = learner(images.to(where), labels.to(where))
+        out.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if number == 0:
+            began = now()
+    step = (now() - began) / TIMED_STEPS
+    return float(sampler.batches * (pre_stage + recipe.train.epochs * step))

@@ -1,0 +1,115 @@
+"""What a comparison says in words: from intervals alone, never from means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from segdistill.comparison.statistics import Difference, GapClosure
+
+_WORDS = {
+    "better": "better than none",
+    "worse": "worse than none",
+    "no difference seen": "no difference to none seen",
+}
+
+
+def points(difference: Difference) -> str:
+    """A difference with its interval.
+
+    Example:
+        >>> from segdistill.comparison.statistics import Spread
+        >>> one = Spread((70.0,), 70.0, None)
+        >>> points(Difference(1.2, -0.25, 2.5, 0.95, one, one, images=101))
+        '+1.20 (95% interval -0.25 to +2.50)'
+    """
+    return (
+        f"{difference.difference:+.2f} ({100 * difference.level:g}% interval {difference.low:+.2f} to "
+        f"{difference.high:+.2f})"
+    )
+
+
+def closure(gap: GapClosure | None) -> str:
+    """How much of the gap was closed, with its interval; a dash where there is no gap to close.
+
+    Example:
+        >>> closure(None)
+        '-'
+    """
+    if gap is None or gap.closed is None:
+        return "-"
+    return f"{gap.closed:.0f}% ({gap.low:.0f} to {gap.high:.0f})"
+
+
+def row_verdict(difference: Difference | None, seeds: int) -> str:
+    """What a row's interval says.
+
+    Args:
+        difference: to the baseline; None where it cannot be told.
+        seeds: of how many seeds each mean is taken.
+    """
+    if difference is None:
+        return "cannot be told yet"
+    return _WORDS[difference.verdict] + ("" if seeds > 1 else "; one seed, no interval over seeds")
+
+
+def headline(
+    *,
+    missing: int,
+    failed: int,
+    teacher: Difference | None,
+    differences: Mapping[str, Difference],
+    at_time: Mapping[str, Difference],
+    gaps: Mapping[str, GapClosure],
+    seeds: int,
+) -> str:
+    """The few sentences at the top of a comparison; what speaks against all of it comes first.
+
+    Args:
+        missing: cells that are neither finished nor failed.
+        failed: cells that failed.
+        teacher: the teacher's mIoU minus the baseline's; None where one of them is missing.
+        differences: mIoU of each distillation method minus the baseline's.
+        at_time: the same against the student alone trained for as long in seconds.
+        gaps: how much of the gap to the teacher each closed.
+        seeds: of how many seeds each mean is taken.
+    """
+    sentences = []
+    if teacher is not None and teacher.verdict != "better":
+        scores = f"(mIoU {teacher.candidate.mean:.2f} against {teacher.baseline.mean:.2f})"
+        is_it = "is worse than" if teacher.verdict == "worse" else "is not seen to be better than"
+        sentences.append(f"The teacher {is_it} the student trained alone {scores}: there is no gap to close.")
+    if missing or failed:
+        what = [f"{missing} not finished"] * bool(missing) + [f"{failed} failed"] * bool(failed)
+        sentences.append(f"Of the cells {' and '.join(what)}; what follows is about the others.")
+    if not differences:
+        return " ".join([*sentences, "No method can be held against the student alone yet."])
+    first = next(iter(differences.values()))
+    over = f"{seeds} seeds and {first.images} images" if seeds > 1 else f"{first.images} images"
+    ordered = sorted(differences, key=lambda method: -differences[method].difference)
+    better = [method for method in ordered if differences[method].verdict == "better"]
+    worse = [method for method in ordered if differences[method].verdict == "worse"]
+    best = (better or ordered)[0]
+    told = f"{points(differences[best])} points of mIoU, over {over}"
+    if better:
+        gap = gaps.get(best)
+        way = "" if gap is None or gap.closed is None else f"; it closes {closure(gap)} of the gap to the teacher"
+        sentences.append(f"{best} is better than the same student trained alone: {told}{way}.")
+        if better[1:]:
+            sentences.append(f"Better too: {', '.join(better[1:])}.")
+    else:
+        sentences.append(
+            f"No method is seen to be better than the same student trained alone; the largest difference is {best}'s: "
+            f"{told}."
+        )
+    if worse:
+        sentences.append(f"Worse than the student alone: {', '.join(worse)}.")
+    if better and best in at_time:
+        seen = {"better": "better too", "worse": "worse", "no difference seen": "not seen to be better"}
+        against = at_time[best]
+        sentences.append(
+            f"Against the student alone trained for as long in seconds, {best} is {seen[against.verdict]}: "
+            f"{points(against)}."
+        )
+    if seeds == 1:
+        sentences.append("With one seed no interval over seeds can be given: another seed may say otherwise.")
+    return " ".join(sentences)

@@ -1,0 +1,73 @@
+"""A few images to compare with, or to calibrate on: real ones where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from segdistill.datasets import SegmentationDataset, SyntheticAerial
+from segdistill.datasets.base import Window
+from segdistill.datasets.files import SUFFIXES
+from segdistill.datasets.images import read_rgb
+from segdistill.errors import UserError
+from segdistill.networks.network import Network
+
+SYNTHETIC_SIDE = 256
+"""Height and width of images that are made up, where no size is asked for."""
+
+
+def spread_images(dataset: SegmentationDataset, count: int) -> Iterator[Tensor]:
+    """``count`` images (C, H, W), evenly spaced over a data set; of those too large to be seen at once, the middle.
+
+    Args:
+        dataset: any split.
+        count: at least 1; all images where there are fewer.
+    """
+    count = min(count, len(dataset))
+    for number in range(count):
+        sample = dataset.open(number * len(dataset) // count)
+        height, width = sample.size
+        longest = dataset.evaluation_window or max(height, width)
+        rows, columns = min(height, longest), min(width, longest)
+        yield sample.window(Window((height - rows) // 2, (width - columns) // 2, rows, columns))[0]
+
+
+def images_in(path: Path, count: int) -> list[Tensor]:
+    """The first ``count`` images in a folder, or the one that ``path`` is, uint8 (3, H, W).
+
+    Raises:
+        UserError: nothing there, no image in it, or a broken one.
+    """
+    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"images {path} is no image and no folder that holds any; expected {' '.join(SUFFIXES)}")
+    return [read_rgb(file) for file in files[:count]]
+
+
+def made_up_images(network: Network, count: int, size: tuple[int, int] | None) -> list[Tensor]:
+    """Synthetic aerial scenes for a network of three channels, noise of its mean and deviation for any other."""
+    height, width = size or (SYNTHETIC_SIDE, SYNTHETIC_SIDE)
+    if network.info.in_channels == 3:
+        scenes = SyntheticAerial("val", count=count, size=(max(height, 32), max(width, 32)))
+        return [scenes[index][0][:, :height, :width] for index in range(count)]
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(count, network.info.in_channels, height, width, generator=generator)
+    if network.mean is not None and network.std is not None:
+        noise = network.mean + network.std * noise
+    return list(noise)
+
+
+def at_size(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """An image (C, H, W) brought to ``size`` in its own dtype: bilinear, antialiased; itself where nothing is to do."""
+    if size is None or image.shape[-2:] == size:
+        return image
+    if image.dtype == torch.uint8 and len(image) == 3:
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(*size, 3).permute(2, 0, 1)
+    resized = F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+    return resized.round().to(torch.uint8) if image.dtype == torch.uint8 else resized

@@ -1,0 +1,217 @@
+"""A run's first steps and no more: what it would be made of, and how long it would take; nothing is written."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from segdistill.distiller import Distiller
+from segdistill.networks.network import Network
+from segdistill.networks.size import count_macs, count_parameters
+from segdistill.recipe import Data
+from segdistill.training.loop import TrainingLoop
+
+#: Steps that are timed, after a first one that is not: memory is set up in it, and kernels are chosen.
+TIMED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would be.
+
+    Attributes:
+        rows: (part, what, text), e.g. ("network", "student", "1.98 M parameters, 0.11 G MACs at 96 x 128").
+        terms: every weighted loss term of the first step by name.
+        step_seconds: median time of an optimiser step, reading its images included.
+        epoch_seconds: estimate for an epoch without its validation.
+        total_seconds: estimate for the whole run: pre-stage, epochs, validations.
+        peak_bytes: most memory held, by the GPU where there is one, else by the process; None where it cannot be told.
+    """
+
+    rows: tuple[tuple[str, str, str], ...]
+    terms: Mapping[str, float]
+    step_seconds: float
+    epoch_seconds: float
+    total_seconds: float
+    peak_bytes: int | None
+
+    def show(self, console: Console) -> None:
+        """Prints the table."""
+        table = Table("", "", "", show_header=False, title="dry run: nothing was written", title_justify="left")
+        before = ""
+        for part, what, text in self.rows:
+            if before not in ("", part):
+                table.add_section()
+            table.add_row(part if part != before else "", what, text)
+            before = part
+        console.print(table, highlight=False)
+
+
+def dry_run(loop: TrainingLoop, data: Data, config: Mapping[str, Any]) -> DryRun:
+    """Takes a few optimiser steps and one batch of the validation, and estimates the rest from them.
+
+    The learner is another one afterwards: this ends what could have been a run.
+
+    Args:
+        loop: ready to run; its folder is not touched.
+        data: splits and augmentation.
+        config: the complete recipe.
+
+    Raises:
+        UserError: whatever would stop the run at its first step.
+    """
+    device = loop.fabric.device
+    rows = _data_rows(loop, data) + _network_rows(loop, data, config)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    batches = _endless(loop)
+    preparing = _time_pre_stage(loop, batches)
+    loop.learner.train()
+    terms = {name: float(value) for name, value in loop._step(batches).items()}
+    if loop.balance.factors is None:
+        loop.balance.factors = {}  # measuring gradients takes longer than the steps after it
+    times = [_timed(loop, batches) for _ in range(TIMED_STEPS)]
+    step = statistics.median(times)
+    epoch = step * loop.sampler.batches
+    validation = _time_validation(loop)
+    epochs = loop.config.epochs
+    validations = -(-epochs // loop.config.validate_every)
+    total = preparing + epochs * epoch + validations * validation
+    peak = _peak_bytes(device)
+    rows += [
+        ("method", name, _hyper_parameters(values)) for one in config.get("method", ()) for name, values in one.items()
+    ]
+    rows += [("loss", name, f"{value:.4g}") for name, value in terms.items()]
+    rate = f"{loop.config.batch_size / step:.1f} images/s"
+    rows.append(("time", "step", f"{step:.3f} s, {rate} ({min(times):.3f} to {max(times):.3f} s)"))
+    if preparing:
+        rows.append(("time", "pre-stage", f"about {_duration(preparing)}"))
+    rows.append(("time", "epoch", f"about {_duration(epoch)}, and {_duration(validation)} for a validation"))
+    rows.append(("time", "in all", f"about {_duration(total)} for {epochs} epochs with {validations} validations"))
+    place = str(device) if device.type == "cuda" else "this process"
+    rows.append(("memory", "peak", "not known on this machine" if peak is None else f"{peak / 1e9:.2f} GB, {place}"))
+    return DryRun(tuple(rows), terms, step, epoch, total, peak)
+
+
+def _data_rows(loop: TrainingLoop, data: Data) -> list[tuple[str, str, str]]:
+    height, width = data.augmentation.crop or data.train.open(0).size
+    size = " x ".join(str(side) for side in data.train.open(0).size)
+    crops = f", {data.train.crops_per_image} crops each" if data.train.crops_per_image > 1 else ""
+    steps = loop.sampler.batches
+    return [
+        ("data", "set", str(data.values["dataset"])),
+        ("data", "train", f"{len(data.train)} images{crops}, the first {size}; crops of {height} x {width}"),
+        ("data", "val", f"{len(data.val)} images"),
+        ("data", "classes", f"{len(data.train.classes)}: {', '.join(data.train.classes)}"),
+        ("data", "epoch", f"{steps} step{'s' * (steps > 1)} of {loop.config.batch_size} images"),
+    ]
+
+
+def _network_rows(loop: TrainingLoop, data: Data, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    learner = loop.learner
+    networks = {"network": learner.student}
+    if isinstance(learner, Distiller):
+        networks = {"student": learner.student}
+        if isinstance(learner.teacher, Network):
+            networks = {"teacher": learner.teacher, **networks}
+    height, width = data.augmentation.crop or data.train.open(0).size
+    rows = []
+    for role, network in networks.items():
+        # What is compiled cannot be counted operation by operation.
+        with torch.compiler.set_stance("force_eager"):
+            macs = count_macs(network, (height, width))
+        parameters = count_parameters(network)
+        rows.append(("network", role, str(config[role])))
+        rows.append(("network", "", f"{parameters / 1e6:.2f} M parameters, {_macs(macs)} at {height} x {width}"))
+    return rows
+
+
+def _endless(loop: TrainingLoop) -> Iterator[Any]:
+    """Batches of epoch after epoch: a small data set has few of them in each."""
+    epoch = 0
+    while True:
+        loop.sampler.set_epoch(epoch)
+        yield from loop.loaders.train
+        epoch += 1
+
+
+def _timed(loop: TrainingLoop, batches: Iterator[Any]) -> float:
+    began = time.perf_counter()
+    loop._step(batches)
+    _wait(loop.fabric.device)
+    return time.perf_counter() - began
+
+
+def _time_pre_stage(loop: TrainingLoop, batches: Iterator[Any]) -> float:
+    """Estimated seconds of what a method does before the first step, from one batch."""
+    learner = loop.learner
+    if not isinstance(learner, Distiller) or not learner.has_pre_stage:
+        return 0.0
+    began = time.perf_counter()
+    with loop.fabric.autocast():
+        learner.prepare([next(batches)])
+    _wait(loop.fabric.device)
+    return (time.perf_counter() - began) * loop.sampler.batches * loop.config.accumulate
+
+
+def _time_validation(loop: TrainingLoop) -> float:
+    """Estimated seconds of a validation, from its second batch where it has two: readers start with the first."""
+    loader = loop.loaders.val
+    network = loop.network.eval()
+    seconds = 0.0
+    batches = iter(loader)
+    with torch.inference_mode(), loop.fabric.autocast():
+        for _ in range(min(2, len(loader))):
+            began = time.perf_counter()
+            images, labels = next(batches)
+            device = loop.fabric.device
+            loop.counts.update(network(images.to(device)), labels.to(device))
+            _wait(device)
+            seconds = time.perf_counter() - began
+    return seconds * len(loader)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _hyper_parameters(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {'none' if value is None else value}" for name, value in values.items())
+
+
+def _macs(count: int) -> str:
+    return f"{count / 1e9:.2f} G MACs" if count >= 1e7 else f"{count / 1e6:.3f} M MACs"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as one number of a fitting unit.
+
+    Example:
+        >>> [_duration(number) for number in (0.25, 90, 5400, 200_000)]
+        ['0.2 s', '90 s', '90 min', '2.3 days']
+    """
+    for unit, length, most in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):
+        number = seconds / length
+        if number <= most:
+            return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
+    return f"{seconds / 86400:.1f} days"

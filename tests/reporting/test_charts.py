@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from segdistill.reporting.charts import Curve, Point, bars, intervals, lines, scatter, styles
+
+NAMES = ["teacher", "none", "brd", "<i>&$x$"]
+LOOKS = styles(NAMES, plain=("teacher", "none"))
+POINTS = [Point(name, value, value - 1, value + 1, 2.0) for value, name in enumerate(NAMES, 50)]
+CURVES = [Curve("brd", [1, 2], [3, 4]), Curve("brd", [1, 2], [3, 5]), Curve("teacher", [0], [6])]
+CHARTS = {
+    "intervals": intervals("one", POINTS, LOOKS, "points"),
+    "scatter": scatter("two", POINTS, LOOKS, "parameters", "mIoU"),
+    "bars": bars("three", ["road", "$car$"], [POINTS, POINTS[:1]], LOOKS, "%"),
+    "lines": lines("four", CURVES, LOOKS, "epoch", "mIoU"),
+}
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter("text")]
+
+
+@pytest.mark.parametrize("kind", CHARTS)
+def test_a_chart_is_an_element_of_the_page(kind: str) -> None:
+    svg = CHARTS[kind]
+    root = ElementTree.fromstring(svg)
+    assert root.tag == "svg"
+    assert root.get("aria-label") in ("one", "two", "three", "four")
+    assert root.get("viewBox") is not None
+    assert root.get("width") is None
+    assert "http" not in svg
+    assert "<style" not in svg
+    ids = {element.get("id") for element in root.iter() if element.get("id")}
+    used = {element.get("href") for element in root.iter() if element.get("href")}
+    assert {reference[1:] for reference in used if reference} <= ids
+    assert not any("fill" in (element.get("style") or "") for element in root.iter("text"))
+
+
+def test_names_are_texts_as_they_are() -> None:
+    assert "<i>&$x$" in texts(CHARTS["intervals"])
+    assert {"road", "$car$", *NAMES} <= set(texts(CHARTS["bars"]))
+    assert texts(CHARTS["lines"]).count("brd") == 1  # two runs, one name
+    assert set(NAMES) <= set(texts(CHARTS["scatter"]))
+
+
+def test_no_two_charts_share_an_identifier() -> None:
+    ids = [element.get("id") for svg in CHARTS.values() for element in ElementTree.fromstring(svg).iter()]
+    named = [one for one in ids if one]
+    assert len(named) == len(set(named))
+
+
+def test_equal_charts_are_equal() -> None:
+    assert intervals("one", POINTS, LOOKS, "points") == CHARTS["intervals"]
+
+
+def test_every_series_looks_different() -> None:
+    looks = styles([f"method {number}" for number in range(12)] + ["none", "none@time"], plain=("none", "none@time"))
+    assert len(set(looks.values())) == 14
+    assert looks["none"].colour != looks["none@time"].colour
