@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from segdistill.comparison.demo import demo
     from segdistill.comparison.evaluate import evaluate
     from segdistill.comparison.results import Comparison, load_comparison
+    from segdistill.deployment.benchmark import benchmark
+    from segdistill.deployment.export import export
+    from segdistill.deployment.predict import predict
     from segdistill.distiller import Distiller, LearnerOutput, Supervised
     from segdistill.errors import UserError
     from segdistill.inspection.check import check_data
@@ -36,6 +39,9 @@ _HOMES = {
     "load_comparison": "segdistill.comparison.results",
     "demo": "segdistill.comparison.demo",
     "evaluate": "segdistill.comparison.evaluate",
+    "benchmark": "segdistill.deployment.benchmark",
+    "export": "segdistill.deployment.export",
+    "predict": "segdistill.deployment.predict",
     "Distiller": "segdistill.distiller",
     "LearnerOutput": "segdistill.distiller",
     "Supervised": "segdistill.distiller",
@@ -66,17 +72,20 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "Views",
+    "benchmark",
     "check_data",
     "compare",
     "datasets",
     "demo",
     "distill",
     "evaluate",
+    "export",
     "load_comparison",
     "load_network",
     "load_run",
     "losses",
     "methods",
+    "predict",
     "preview_data",
     "train",
 ]

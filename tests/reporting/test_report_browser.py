@@ -21,6 +21,13 @@ return new Promise((done) => {
   look();
 });
 """
+#: Heights of all letters in pixels; those of a chart are scaled with it.
+SIZES = """
+return [...document.querySelectorAll("p, td, th, figcaption, figure text")].filter((it) => it.textContent).map((it) => {
+  const scale = it.getScreenCTM ? Math.hypot(it.getScreenCTM().a, it.getScreenCTM().b) : 1;
+  return scale * parseFloat(getComputedStyle(it).fontSize);
+});
+"""
 RIGHT = "\ue014"  # the key of the right arrow
 
 
@@ -151,11 +158,8 @@ def test_it_fits_the_window(comparison_folder: Path, tmp_path: Path, width: int,
     with Browser(tmp_path / "profile", width, 800, dark) as browser:
         load(browser, comparison_folder)
         assert browser.run("return document.documentElement.scrollWidth") <= width
-        sizes = browser.run(
-            "return [...document.querySelectorAll('p, td, th, figcaption, figure text')].filter((e) => e.textContent)"
-            ".map((e) => parseFloat(getComputedStyle(e).fontSize) * (e.getCTM ? Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b) : 1))"
-        )
-        assert min(sizes) > 8.5  # pixels
+        sizes = browser.run(SIZES)
+        assert min(sizes) > 9
         screenshot = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("RGB"))
         assert screenshot.shape == (800, width, 3)
         assert len(np.unique(screenshot.reshape(-1, 3), axis=0)) > 20

@@ -18,7 +18,9 @@ from torch import Tensor
 
 import segdistill
 from segdistill import RunFolder, UserError, load_run
+from segdistill.cli.main import main
 from segdistill.datasets import SegmentationDataset
+from segdistill.files import write_yaml
 from segdistill.recipe import Data
 from segdistill.training import train
 from segdistill.training.loop import TrainingLoop
@@ -86,54 +88,68 @@ def test_a_file_that_vanishes_during_the_pre_stage(
     assert "Traceback" not in str(error.value)
 
 
-def children() -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
+TRAIN = {"epochs": 6, "batch_size": 2, "lr": 3e-3, "precision": "fp32"}
 
 
-def test_a_data_loading_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = SCENES | {"count": 60}
-    whole = fingerprint(train_tiny(tmp_path / "whole", data=data, epochs=2))
-    before = children()
+def start(recipe: Path, output: Path) -> subprocess.Popen[str]:
+    """A run of its own with one data-loading process, past its first checkpoint."""
+    write_yaml(recipe, {"data": SCENES | {"count": 200}, "network": runs.STUDENT, "train": TRAIN, "device": "cpu"})
+    process = subprocess.Popen(
+        command(recipe, output, "--train.workers", "1"),
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (output / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
 
-    def kill(loop: TrainingLoop) -> None:
-        (worker,) = [pid for pid in children() if pid not in before][:1]
-        os.kill(worker, signal.SIGKILL)
 
-    with monkeypatch.context() as patch:
-        before_step(patch, 32, kill)  # the third step of the second epoch
-        with pytest.raises(UserError) as error:
-            train_tiny(tmp_path / "run", data=data, epochs=2, workers=1)
-    assert str(error.value).startswith("a data-loading process died (DataLoader worker (pid")
-    assert "lower train.workers, then go on with --resume" in str(error.value)
-    assert fingerprint(train_tiny(tmp_path / "run", data=data, epochs=2, workers=1, resume=True)) == whole
+def command(recipe: Path, output: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "segdistill.cli.main", "train", str(recipe), "--output", str(output), *more]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What such a run comes to where nothing befalls it."""
+    return fingerprint(train_tiny(tmp_path_factory.mktemp("whole") / "run", data=SCENES | {"count": 200}, **TRAIN))
+
+
+def goes_on(recipe: Path, output: Path, whole: str) -> None:
+    assert RunFolder(output).read_metrics() is None
+    assert main([*command(recipe, output)[3:], "--resume", "--quiet", "--train.workers", "0"]) == 0
+    assert fingerprint(output) == whole
+
+
+def test_a_data_loading_process_that_is_killed(tmp_path: Path, whole: str) -> None:
+    """As the system does it where memory runs out."""
+    process = start(tmp_path / "recipe.yaml", tmp_path / "run")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(min(map(int, children)), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert errors.startswith("segdistill: a data-loading process died (")
+    assert errors.endswith("lower train.workers, then go on with --resume\n")
+    assert errors.count("\n") == 1
+    goes_on(tmp_path / "recipe.yaml", tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_process_group(tmp_path: Path, number: signal.Signals) -> None:
-    """A scheduler's SIGTERM and a terminal's Ctrl-C reach the data-loading processes too; the run still saves first."""
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        "data: {dataset: synthetic-aerial, size: [32, 32], count: 40, crop: [32, 32]}\n"
-        "network: python:tests.training.runs:build_student\n"
-        "train: {epochs: 2000, batch_size: 2, workers: 1}\n"
-        "device: cpu\n"
-    )
-    command = [sys.executable, "-m", "segdistill.cli.main", "train", str(recipe), "--output", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.05)
+def test_a_signal_to_the_whole_process_group(tmp_path: Path, whole: str, number: signal.Signals) -> None:
+    """A scheduler's SIGTERM and a terminal's Ctrl-C may reach all processes of a run; it saves first all the same."""
+    process = start(tmp_path / "recipe.yaml", tmp_path / "run")
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors
     assert errors.startswith("segdistill: interrupted in epoch ")
-    assert errors.count("\n") == 1  # no worker has a word to say
-    state = torch.load(checkpoint, weights_only=True)
-    assert f"epoch {state['epoch'] + 1}, batch {state['batch']} of 20, all saved" in errors
+    assert errors.count("\n") == 1  # no data-loading process has a word to say
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert f"epoch {state['epoch'] + 1}, batch {state['batch']} of 100, all saved" in errors
+    goes_on(tmp_path / "recipe.yaml", tmp_path / "run", whole)
 
 
 class FloatScenes(SegmentationDataset):

@@ -14,6 +14,8 @@ COMMANDS = {
     "distill": "distil a trained teacher into a small student",
     "evaluate": "score a network on a split",
     "predict": "label maps of images, folders and GeoTIFFs of any size",
+    "export": "a run as an ONNX, OpenVINO or torch.export file, compared with PyTorch; int8",
+    "benchmark": "latency, memory, size and mIoU of runs, engine by engine",
     "compare": "hold methods against the student alone: same recipe, several seeds, intervals",
     "data": "look at a data set before a run: check it, or draw its images under their labels",
     "methods": "list the distillation methods",

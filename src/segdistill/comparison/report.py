@@ -175,18 +175,16 @@ def _verdict(comparison: Comparison, looks: Mapping[str, Style]) -> str:
     content = markup.paragraph(comparison.verdict, "verdict") + markup.bullets(comparison.warnings, "warnings")
     if not points:
         return content
-    level = next(100 * row.difference.level for row in comparison.rows if row.difference is not None)
     chart = charts.intervals("difference to none", points, looks, f"mIoU minus that of {BASELINE}, in points")
     return content + markup.figure(
         chart,
-        f"Difference in mIoU to the student alone, with {level:g}% intervals over images and seeds. "
+        f"Difference in mIoU to the student alone, with {_intervals(comparison)}. "
         "An interval that holds 0 shows no difference.",
     )
 
 
 def _methods(comparison: Comparison, seen: _Seen) -> str:
     timed = any(row.method == EQUAL_TIME for row in comparison.rows)
-    level = next((100 * row.difference.level for row in comparison.rows if row.difference is not None), 95)
     gains, costs = [], []
     for row in (*comparison.rows, comparison.teacher):
         name = f"{row.method}\n{_MEANINGS.get(row.method, '')}"
@@ -232,8 +230,8 @@ def _methods(comparison: Comparison, seen: _Seen) -> str:
         )
         + markup.paragraph(
             "Scores are means over seeds, with least and most below. Below differences, and below the share of the gap "
-            f"to the teacher that was closed, stand {level:g}% intervals over images and seeds. Boundary F1 forgives 3 "
-            "pixels; a connectivity error of 0 is best. Milliseconds are those of one image in float32 on "
+            f"to the teacher that was closed, stand {_intervals(comparison)}. Boundary F1 forgives 3 pixels; "
+            " a connectivity error of 0 is best. Milliseconds are those of one image in float32 on "
             f"{seen.where}, measured when this page was written.",
             "note",
         )
@@ -562,6 +560,14 @@ def _mean_and_range(summary: Summary | None) -> str:
     if len(summary.runs) == 1:
         return f"{summary.mean:.2f}"
     return f"{summary.mean:.2f}\n{summary.least:.2f} to {summary.most:.2f}"
+
+
+def _intervals(comparison: Comparison) -> str:
+    """What intervals there are, in words."""
+    found = [row.difference for row in comparison.rows if row.difference is not None]
+    level = f"{100 * found[0].level:g}% " if found else ""
+    alone = any(min(len(one.candidate.runs), len(one.baseline.runs)) == 1 for one in found)
+    return f"{level}intervals over images{', not over seeds' if alone else ' and seeds'}"
 
 
 def _difference(difference: Difference | None) -> str:

@@ -72,10 +72,8 @@ class Deployable(nn.Module):
         if self._pads:
             images = images.index_select(2, self._padded(height, images)).index_select(3, self._padded(width, images))
         logits = self.network(images)
-        if self.outputs == "labels":
-            prediction = logits.argmax(1, keepdim=True).to(torch.uint8)  # a data set has 255 classes at most
-        else:
-            prediction = logits.softmax(1)
+        # A data set has 255 classes at most.
+        prediction = logits.argmax(1, keepdim=True).to(torch.uint8) if self.outputs == "labels" else logits.softmax(1)
         if self._pads:
             rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
             prediction = prediction.index_select(2, rows).index_select(3, columns)

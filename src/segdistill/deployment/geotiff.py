@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +22,9 @@ from torch import Tensor
 from segdistill.datasets.base import IGNORE_INDEX, Color, Window
 from segdistill.datasets.rasters import BLOCK, require_rasterio
 from segdistill.deployment.polygons import write_polygons
+from segdistill.deployment.windows import Grid, Span
 from segdistill.errors import UserError
-from segdistill.files import UNFINISHED, permissions, write_json, write_text
+from segdistill.files import UNFINISHED, permissions, write_atomically, write_json, write_text
 
 KEY_TAG = "SEGDISTILL_KEY"
 """The tag in a finished file that says what it was made from."""
@@ -32,8 +34,6 @@ PROBABILITY_STEPS = 254
 
 # GDAL keeps what it decoded, so that windows that overlap decode nothing twice; at least and at most so much.
 _CACHE = (64 * 2**20, 256 * 2**20)
-
-_PACKED = {"compress": "deflate", "zlevel": 1, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
 
 
 class UnreadableError(UserError):
@@ -100,7 +100,7 @@ class Raster:
 
     def read(self, window: Window) -> tuple[Tensor, Tensor | None]:
         """A part, uint8 or float32 (C, h, w), and where it has no data, bool (h, w); None: it cannot lack any."""
-        part = ((window.top, window.top + window.height), (window.left, window.left + window.width))
+        part = _part(window)
         with self._told():
             pixels = self.file.read(self._read, window=part)
             missing = None
@@ -141,8 +141,6 @@ class Raster:
             if max(bands) > file.count:
                 raise UnreadableError(f"{path} has {file.count} bands; expected band {max(bands)}, named in bands")
             self._read = list(bands)
-        elif "black" in colors and in_channels < len(plain):
-            raise UnreadableError(f"{path} is a CMYK image; expected RGB, or the bands to read as --bands '[1, 2, 3]'")
         elif len(plain) == in_channels:
             self._read = plain
         elif len(plain) == 1 and in_channels == 3 and kinds == ["uint8"]:
@@ -158,20 +156,21 @@ class Raster:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except self._rasterio.errors.RasterioError as error:
+        except _gdal_errors(self._rasterio) as error:
             reason = " ".join(str(error.__cause__ or error).split())
             raise UnreadableError(f"{self.path} cannot be read, it is truncated or no image: {reason}") from None
 
 
 class UnfinishedMap:
-    """The label map of a raster while it is made: a folder beside it, with a file for each finished row of windows.
+    """The label map of a raster while it is made: a folder beside it, with a file for each finished piece.
 
-    The final files appear, whole, when `finish` is through, the label map last; until then a kill loses the row at hand
-    and no more.
+    The final files appear, whole, when `finish` is through, the label map last; until then a kill loses the row of
+    windows at hand and no more. Finishing needs room on the disk for all pixels uncompressed.
 
     Args:
         target: the final file.
         key: what the label map is made from; work with another key is begun anew.
+        grid: the windows whose pieces are written.
         classes: names of the K classes.
         palette: a colour per class.
         probabilities: keep the probability of each class, too.
@@ -181,55 +180,47 @@ class UnfinishedMap:
     """
 
     def __init__(
-        self, target: Path, *, key: str, classes: Sequence[str], palette: Sequence[Color], probabilities: bool
+        self,
+        target: Path,
+        *,
+        key: str,
+        grid: Grid,
+        classes: Sequence[str],
+        palette: Sequence[Color],
+        probabilities: bool,
     ) -> None:
         self.target = target
         self.folder = target.with_name(f".{target.name}{UNFINISHED}")
-        self.classes = tuple(classes)
-        self.palette = tuple(palette)
         self._key = key
+        self._grid = grid
+        self._classes = tuple(classes)
+        self._palette = tuple(palette)
+        self._bands = {"labels": 1} | ({"probabilities": len(self._classes)} if probabilities else {})
         self._rasterio = require_rasterio(f"writing {target}")
-        self._kinds = {"labels": 1} | ({"probabilities": len(self.classes)} if probabilities else {})
-        self._open: dict[str, Any] = {}
+        self._errors: tuple[type[Exception], ...] = (OSError, *_gdal_errors(self._rasterio))
         self._begin()
 
     def finished_rows(self) -> int:
         """How many rows of windows, from the first one on, need not be computed again."""
-        rows = 0
-        while all(self._row(kind, rows).exists() for kind in self._kinds):
-            rows += 1
-        return rows
+        for number, row in enumerate(self._grid.rows):
+            if not all(self._file(kind, window).exists() for window in self._windows(row) for kind in self._bands):
+                return number
+        return len(self._grid.rows)
 
-    def write(self, row: int, window: Window, width: int, labels: np.ndarray, probabilities: np.ndarray | None) -> None:
-        """Write a piece; the last one of a row finishes it.
+    def write(self, window: Window, labels: np.ndarray, probabilities: np.ndarray | None) -> None:
+        """Write a piece.
 
         Args:
-            row: the number of the row of windows.
-            window: where the piece lies in the image.
-            width: the image's, in pixels.
+            window: where it lies in the image.
             labels: uint8 (h, w).
             probabilities: uint8 (K, h, w), or None.
         """
-        parts = {"labels": labels[None]} | ({} if probabilities is None else {"probabilities": probabilities})
-        place = ((0, window.height), (window.left, window.left + window.width))
-        with self._told():
-            for kind, pixels in parts.items():
-                if kind not in self._open:
-                    size = {"height": window.height, "width": width, "count": self._kinds[kind], "dtype": "uint8"}
-                    self._open[kind] = self._create(self._row(kind, row).with_suffix(UNFINISHED), size)
-                self._open[kind].write(pixels, window=place)
-            if window.left + window.width == width:
-                self.close()
-                for kind in parts:
-                    os.replace(self._row(kind, row).with_suffix(UNFINISHED), self._row(kind, row))
-
-    def close(self) -> None:
-        """Close what is open; a row that is not finished is lost."""
-        while self._open:
-            self._open.popitem()[1].close()
+        if probabilities is not None:
+            self._write(self._file("probabilities", window), probabilities)
+        self._write(self._file("labels", window), labels)
 
     def finish(self, raster: Raster, *, vector: bool) -> list[Path]:
-        """Put the rows together, on the map where ``raster`` lies, and remove the unfinished work.
+        """Put the pieces together, on the map where ``raster`` lies, and remove the unfinished work.
 
         Args:
             raster: the image, open.
@@ -238,28 +229,24 @@ class UnfinishedMap:
         Returns:
             The files, the label map first.
         """
-        made = {kind: self._cloud_optimised(kind, raster) for kind in self._kinds}
-        targets = {"labels": self.target}
-        if "probabilities" in made:
-            targets["probabilities"] = self.target.with_name(f"{self.target.stem}-probabilities.tif")
-        if vector:
-            made["vector"] = self.folder / "polygons.gpkg"
-            targets["vector"] = self.target.with_suffix(".gpkg")
-            with self._told():
-                write_polygons(made["labels"], made["vector"], self.classes)
-        # GeoTIFF has no room for the names of classes, and GDAL looks for them in this file.
-        write_text(self.target.with_name(f"{self.target.name}.aux.xml"), _category_names(self.classes))
         with self._told():
+            made = {self._final(kind): self._cloud_optimised(kind, raster) for kind in self._bands}
+            if vector:
+                made[self.target.with_suffix(".gpkg")] = areas = self.folder / "areas.gpkg"
+                areas.unlink(missing_ok=True)
+                write_polygons(made[self.target], areas, self._classes)
+            # GeoTIFF has no room for the names of classes, and GDAL looks for them in this file.
+            write_text(self.target.with_name(f"{self.target.name}.aux.xml"), _category_names(self._classes))
             # The label map last: it stands for all.
-            for kind in reversed(targets):
-                os.chmod(made[kind], permissions())
-                os.replace(made[kind], targets[kind])
+            for final in reversed(made):
+                os.chmod(made[final], permissions())
+                os.replace(made[final], final)
             shutil.rmtree(self.folder)
-        return list(targets.values())
+        return list(made)
 
     def _begin(self) -> None:
         key_file = self.folder / "key.json"
-        described = {"key": self._key, "kinds": self._kinds}
+        described = {"key": self._key, "bands": self._bands}
         with self._told():
             if self.folder.exists():
                 try:
@@ -272,86 +259,93 @@ class UnfinishedMap:
             self.folder.mkdir(parents=True)
         write_json(key_file, described)
 
-    def _row(self, kind: str, row: int) -> Path:
-        return self.folder / f"{kind}-{row:05d}.tif"
+    def _windows(self, row: Span) -> Iterator[Window]:
+        for column in self._grid.columns:
+            yield Window(row.start, column.start, row.own, column.own)
 
-    def _create(self, path: Path, profile: dict[str, Any]) -> Any:
-        with _quiet(self._rasterio):
-            return self._rasterio.open(path, "w", driver="GTiff", BIGTIFF="IF_SAFER", **_PACKED, **profile)
+    def _file(self, kind: str, window: Window) -> Path:
+        return self.folder / f"{kind}-{window.top}-{window.left}.z"
+
+    def _final(self, kind: str) -> Path:
+        return self.target if kind == "labels" else self.target.with_name(f"{self.target.stem}-{kind}.tif")
+
+    def _write(self, path: Path, pixels: np.ndarray) -> None:
+        # Not by GDAL, which closes a file on a full disk without a word.
+        write_atomically(path, lambda file: file.write(zlib.compress(pixels.tobytes(), level=1)))
+
+    def _pieces(self, kind: str) -> Iterator[tuple[Window, np.ndarray]]:
+        for row in self._grid.rows:
+            for window in self._windows(row):
+                pixels = np.frombuffer(zlib.decompress(self._file(kind, window).read_bytes()), dtype=np.uint8)
+                yield window, pixels.reshape(self._bands[kind], window.height, window.width)
 
     def _cloud_optimised(self, kind: str, raster: Raster) -> Path:
         height, width = raster.size
-        bands = self._kinds[kind]
         whole, optimised = self.folder / f"{kind}-whole.tif", self.folder / f"{kind}-optimised.tif"
-        profile = {
-            "height": height,
-            "width": width,
-            "count": bands,
-            "dtype": "uint8",
-            "nodata": IGNORE_INDEX,
-            "crs": raster.file.crs,
-            "transform": raster.file.transform,
-            "interleave": "band",
-        }
-        resampling = "MODE" if kind == "labels" else "AVERAGE"
-        copy_raster = importlib.import_module("rasterio.shutil").copy
-        with self._told(), _quiet(self._rasterio):
-            with self._create(whole, profile) as file:
+        for leftover in (whole, optimised):
+            leftover.unlink(missing_ok=True)
+        with _quiet(self._rasterio):
+            with self._rasterio.open(
+                whole,
+                "w",
+                driver="GTiff",
+                height=height,
+                width=width,
+                count=self._bands[kind],
+                dtype="uint8",
+                nodata=IGNORE_INDEX,
+                crs=raster.file.crs,
+                transform=raster.file.transform,
+                tiled=True,
+                blockxsize=BLOCK,
+                blockysize=BLOCK,
+                interleave="band",
+                BIGTIFF="IF_SAFER",
+            ) as file:
                 self._describe(kind, file, raster.file)
-                for band in range(1, bands + 1):
-                    self._fill(kind, file, band)
-            copy_raster(
+                for window, pixels in self._pieces(kind):
+                    file.write(pixels, window=_part(window))
+            importlib.import_module("rasterio.shutil").copy(
                 whole,
                 optimised,
                 driver="COG",
                 COMPRESS="DEFLATE",
-                OVERVIEW_RESAMPLING=resampling,
+                OVERVIEW_RESAMPLING="MODE" if kind == "labels" else "AVERAGE",
                 BIGTIFF="IF_SAFER",
                 NUM_THREADS="ALL_CPUS",
             )
             whole.unlink()
-            # Full size comes last in such a file: what can be read there was written to the end.
             with self._rasterio.open(optimised) as file:
-                file.read(bands, window=((height - 1, height), (width - 1, width)))
+                for window, pixels in self._pieces(kind):
+                    if not np.array_equal(file.read(window=_part(window)), pixels):
+                        raise OSError("what was written does not read back; is the disk full?")
         return optimised
 
     def _describe(self, kind: str, file: Any, image: Any) -> None:
         """All that goes with the pixels."""
+        file.update_tags(**{KEY_TAG: self._key})
         points, crs = image.gcps
         if points:
             file.gcps = (points, crs)
-        tags = {KEY_TAG: self._key}
-        if "AREA_OR_POINT" in image.tags():
-            tags["AREA_OR_POINT"] = image.tags()["AREA_OR_POINT"]
-        file.update_tags(**tags)
+        elif "AREA_OR_POINT" in image.tags():
+            # With control points GDAL would move them by a pixel.
+            file.update_tags(AREA_OR_POINT=image.tags()["AREA_OR_POINT"])
         if kind == "probabilities":
-            file.scales = [1 / PROBABILITY_STEPS] * len(self.classes)
-            for number, name in enumerate(self.classes, 1):
+            file.scales = [1 / PROBABILITY_STEPS] * len(self._classes)
+            for number, name in enumerate(self._classes, 1):
                 file.set_band_description(number, name)
             return
         file.set_band_description(1, "class")
-        file.update_tags(1, **{f"CLASS_{label}": name for label, name in enumerate(self.classes)})
-        file.write_colormap(1, {label: (*color, 255) for label, color in enumerate(self.palette)})
-
-    def _fill(self, kind: str, file: Any, band: int) -> None:
-        """Copy one band from the rows; of each but two lines of tiles are in memory."""
-        top = 0
-        for number in range(self.finished_rows()):
-            with self._rasterio.open(self._row(kind, number)) as row:
-                for first in range(0, row.height, BLOCK):
-                    lines = min(BLOCK, row.height - first)
-                    pixels = row.read(band, window=((first, first + lines), (0, row.width)))
-                    file.write(pixels, band, window=((top + first, top + first + lines), (0, row.width)))
-                top += row.height
+        file.update_tags(1, **{f"CLASS_{label}": name for label, name in enumerate(self._classes)})
+        file.write_colormap(1, {label: (*color, 255) for label, color in enumerate(self._palette)})
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:  # RasterioIOError is one, too
-            raise UserError(f"cannot write {self.target}: {error.strerror or error.__cause__ or error}") from None
-        except self._rasterio.errors.RasterioError as error:
-            raise UserError(f"cannot write {self.target}: {error.__cause__ or error}") from None
+        except self._errors as error:
+            reason = getattr(error, "strerror", None) or error.__cause__ or error
+            raise UserError(f"cannot write {self.target}: {' '.join(str(reason).split())}") from None
 
 
 def made_from(path: Path) -> str | None:
@@ -361,8 +355,18 @@ def made_from(path: Path) -> str | None:
         with _quiet(rasterio), rasterio.open(path) as file:
             key: str | None = file.tags().get(KEY_TAG)
             return key
-    except rasterio.errors.RasterioError:
+    except _gdal_errors(rasterio):
         return None
+
+
+def _gdal_errors(rasterio: Any) -> tuple[type[Exception], ...]:
+    """All that rasterio raises when GDAL fails; not all of GDAL's own errors become one of rasterio's."""
+    return rasterio.errors.RasterioError, importlib.import_module("rasterio._err").CPLE_BaseError
+
+
+def _part(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A window as rasterio takes it."""
+    return (window.top, window.top + window.height), (window.left, window.left + window.width)
 
 
 def _category_names(classes: Iterable[str]) -> str:

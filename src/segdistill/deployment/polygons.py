@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -47,10 +48,11 @@ def write_polygons(labels: Path, target: Path, classes: Sequence[str]) -> None:
     """
     raw = require_pyogrio()
     rasterio = require_rasterio(f"reading {labels}")
-    with rasterio.open(labels) as file:
+    with warnings.catch_warnings(), rasterio.open(labels) as file:
         crs = None if file.crs is None else file.crs.to_wkt()
         areas = _areas(file)
         append = False
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # which was told already
         # Once at least: a map without data has a layer without areas.
         while (chunk := list(islice(areas, _AT_ONCE))) or not append:
             found = np.array([label for label, _ in chunk], dtype=np.int32)

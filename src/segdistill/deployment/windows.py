@@ -281,15 +281,10 @@ def ahead(
 ) -> Iterator[tuple[S, T]]:
     """Each item and what ``function`` makes of it, made by ``worker`` up to ``depth`` items ahead."""
     pending: deque[tuple[S, Future[T]]] = deque()
-    try:
-        for item in items:
-            pending.append((item, worker.submit(function, item)))
-            if len(pending) > depth:
-                first, result = pending.popleft()
-                yield first, result.result()
-        while pending:
+    for item in items:
+        pending.append((item, worker.submit(function, item)))
+        if len(pending) > depth:
             first, result = pending.popleft()
             yield first, result.result()
-    finally:
-        for _, result in pending:
-            result.cancel()
+    for first, result in pending:
+        yield first, result.result()

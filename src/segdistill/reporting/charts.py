@@ -41,7 +41,7 @@ _SETTINGS: Any = {  # keys are spelt out in newer versions' types only
 
 # Hues that differ for colour-blind eyes too, of middling brightness; markers and dashes tell them apart as well.
 _COLOURS = ("#2f7fc1", "#e08214", "#2a9d6f", "#a05cc0", "#d6483f", "#8c6d31", "#d667a8", "#2aa7b8")
-_GREYS = ("#66707a", "#9d9d9d", "#b59f78", "#7d8f7a")
+_GREYS = ("#7b8794", "#aaaaaa", "#b59f78", "#7d8f7a")
 _MARKERS = "osD^vPXp"
 _GREY_MARKERS = "*hd<"
 _DASHES = ("-", "--", "-.", ":")

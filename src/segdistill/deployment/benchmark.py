@@ -1,0 +1,307 @@
+"""`segdistill.benchmark`: how fast, how large and how good networks are, side by side, engine by engine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from segdistill.deployment.export import FOLDER, FORMATS, export, parse_size
+from segdistill.deployment.timing import ENGINES, Job, Timing, job_line, timing_in
+from segdistill.errors import UserError, unknown_name
+from segdistill.files import write_json
+from segdistill.networks.loading import load_run
+from segdistill.networks.size import count_macs, count_parameters
+from segdistill.networks.weights import WEIGHTS_FILE
+from segdistill.training.device import choose_precision
+from segdistill.training.run_folder import RunFolder
+
+_FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network in one engine, precision and number of threads.
+
+    Attributes:
+        run: the run folder.
+        engine: pytorch, torch.compile, onnxruntime or openvino.
+        precision: fp32, bf16 or int8.
+        threads: of the computation.
+        timing: latency, rate and memory.
+        parameters: number of parameters.
+        macs: multiply-accumulates for one image.
+        file_mb: size of the file, or pair of files, in 10^6 bytes.
+        miou: on the validation split, in percent: of the finished run, for int8 of the int8 file; None if never
+            measured.
+    """
+
+    run: str
+    engine: str
+    precision: str
+    threads: int
+    timing: Timing
+    parameters: int
+    macs: int
+    file_mb: float
+    miou: float | None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All rows, and what was left out and why.
+
+    Attributes:
+        input: (height, width) of the image.
+        machine: processor, cores and versions.
+        rows: what was measured.
+        skipped: one sentence each.
+    """
+
+    input: tuple[int, int]
+    machine: dict[str, Any]
+    rows: tuple[Row, ...]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One network in one form, ready to be timed."""
+
+    engine: str
+    precision: str
+    path: Path
+    dtype: str
+    file_mb: float
+    miou: float | None
+
+
+def benchmark(
+    *,
+    runs: list[str],
+    input: str | list[int] = "512x512",
+    threads: list[int] | None = None,
+    engines: list[str] | None = None,
+    seconds: float = 5.0,
+    json: str | Path | None = None,
+    quiet: bool = False,
+) -> Benchmark:
+    """Measures latency, rate, memory, size and mIoU of networks on the CPU, in every engine and precision there is.
+
+    Each measurement is a process of its own that sees one image at a time, from raw pixels to class ids. Files of
+    fp32 are made for the purpose; those of int8 are the runs' own, made by `segdistill export --int8`.
+
+    Args:
+        runs: run folders, such as a teacher's and its students'.
+        input: height and width of the image, such as 512x512.
+        threads: numbers of threads to measure with, such as [1, 2]; by default 1.
+        engines: some of pytorch, torch.compile, onnxruntime, openvino; by default all.
+        seconds: for which each is measured, after a third of that for warming up; ten passes at least.
+        json: file for everything measured.
+        quiet: print nothing.
+
+    Returns:
+        The rows; `Benchmark` says what else.
+
+    Raises:
+        UserError: for a folder that holds no network, an unknown engine, or a JSON file that cannot be written.
+    """
+    size = parse_size(input, "input")
+    if not runs:
+        raise UserError("runs names no run; expected run folders, such as runs/teacher runs/brd")
+    threads = [1] if threads is None else threads
+    engines = list(ENGINES) if engines is None else engines
+    if not threads or min(threads) < 1:
+        raise UserError(f"threads is {threads}, expected numbers of at least 1, such as 1,2")
+    for engine in engines:
+        if engine not in ENGINES:
+            raise unknown_name("engine", engine, ENGINES)
+    for run in runs:
+        load_run(run)  # whatever is wrong with the last one is told before the first one is measured
+    console = Console(quiet=quiet)
+    rows: list[Row] = []
+    skipped: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="segdistill-benchmark-") as temporary:
+        for number, run in enumerate(runs):
+            network = load_run(run)
+            channels = network.info.in_channels
+            parameters, macs = count_parameters(network), count_macs(network, size)
+            del network
+            for model in _models(Path(run), size, engines, Path(temporary) / str(number), skipped):
+                for count in threads:
+                    what = f"{run}, {model.engine} {model.precision}, {count} threads"
+                    with console.status(what):
+                        job = Job(
+                            model.engine, model.precision, str(model.path), channels, model.dtype, size, count, seconds
+                        )
+                        timing = _timed(job)
+                    if isinstance(timing, str):
+                        skipped.append(f"{run}: {model.engine} {model.precision} fails: {timing}")
+                        break
+                    rows.append(
+                        Row(
+                            run=str(run),
+                            engine=model.engine,
+                            precision=model.precision,
+                            threads=count,
+                            timing=timing,
+                            parameters=parameters,
+                            macs=macs,
+                            file_mb=model.file_mb,
+                            miou=model.miou,
+                        )
+                    )
+    found = Benchmark(size, _machine(), tuple(rows), tuple(dict.fromkeys(skipped)))
+    if json is not None:
+        write_json(Path(json), asdict(found))
+    console.print(benchmark_table(found))
+    for line in found.skipped:
+        console.print(f"left out: {line}", highlight=False, soft_wrap=True)
+    return found
+
+
+def benchmark_table(found: Benchmark) -> Table:
+    """What was measured as a table for the terminal."""
+    height, width = found.input
+    table = Table(
+        title=f"one image of {height} x {width} on {found.machine['processor']}",
+        title_justify="left",
+        caption="peak: most memory of the whole process, the engine's library included; mIoU of the validation split",
+        caption_justify="left",
+    )
+    table.add_column("run", no_wrap=True)
+    table.add_column("engine", no_wrap=True)
+    table.add_column("precision")
+    for heading in ("threads", "median ms", "p95 ms", "images/s", "peak MB", "G MACs", "file MB", "mIoU"):
+        table.add_column(heading, justify="right")
+    for index, row in enumerate(found.rows):
+        timing = row.timing
+        table.add_row(
+            row.run,
+            row.engine,
+            row.precision,
+            str(row.threads),
+            f"{timing.median_ms:.1f}",
+            f"{timing.p95_ms:.1f}",
+            f"{timing.images_per_second:.1f}",
+            "" if timing.peak_mb is None else f"{timing.peak_mb:.0f}",
+            f"{row.macs / 1e9:.2f}",
+            f"{row.file_mb:.1f}",
+            "" if row.miou is None else f"{row.miou:.2f}",
+            end_section=index + 1 < len(found.rows) and found.rows[index + 1].run != row.run,
+        )
+    return table
+
+
+def _models(
+    run: Path, size: tuple[int, int], engines: Sequence[str], folder: Path, skipped: list[str]
+) -> Iterator[_Model]:
+    """Every form of a run's network that can be measured; what cannot is told of in ``skipped``."""
+    metrics = RunFolder(run).read_metrics() or {}
+    miou = metrics.get("miou")
+    has_bf16 = choose_precision("auto", torch.device("cpu")) == "bf16"
+    precisions = ("fp32", "bf16") if has_bf16 else ("fp32",)
+    if not has_bf16:
+        skipped.append("bf16: this CPU has no instructions for it")
+    weights_mb = _megabytes(run / WEIGHTS_FILE)
+    for engine in engines:
+        if engine not in _FORMAT_OF:
+            for precision in precisions if engine == "pytorch" else ("fp32",):
+                yield _Model(engine, precision, run, "uint8", weights_mb, miou)
+            continue
+        kind = FORMATS[_FORMAT_OF[engine]]
+        missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
+        if missing:
+            skipped.append(f"{engine} needs the package {missing[0]}: pip install 'segdistill[deploy]'")
+            continue
+        path = folder / f"model{kind.module.SUFFIX}"
+        try:
+            export(run=run, format=_FORMAT_OF[engine], output=path, size=list(size), batch=1, quiet=True)
+        except UserError as error:
+            skipped.append(f"{run}: {error}")
+        else:
+            for precision in precisions if engine == "openvino" else ("fp32",):
+                yield _Model(engine, precision, path, _read_report(path)["dtype"], _megabytes(path), miou)
+        yield from _quantised(run, engine, size, skipped)
+
+
+def _quantised(run: Path, engine: str, size: tuple[int, int], skipped: list[str]) -> Iterator[_Model]:
+    """The run's own int8 file, if it has one that takes the image."""
+    path = run / FOLDER / f"model-int8{FORMATS[_FORMAT_OF[engine]].module.SUFFIX}"
+    if not path.is_file():
+        skipped.append(
+            f"{run}: {engine} int8 has no file; segdistill export {run} --format {_FORMAT_OF[engine]} --int8 makes it"
+        )
+        return
+    facts = _read_report(path)
+    wanted = {"size": (None, list(size)), "batch": (None, 1), "layout": ("nchw",), "outputs": ("labels",)}
+    unfit = [f"{key} {facts[key]}" for key, values in wanted.items() if facts[key] not in values]
+    if unfit:
+        skipped.append(f"{path} is made for other images or outputs: {', '.join(unfit)}")
+        return
+    yield _Model(engine, "int8", path, facts["dtype"], _megabytes(path), facts["miou"])
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    """What `export` wrote beside a file of itself: its form, the dtype of its images, for int8 its mIoU.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    report = path.with_name(f"{path.name}.json")
+    try:
+        values = json.loads(report.read_text())
+        dtype, miou = values["metadata"]["images"]["dtype"], values.get("cost", {}).get("miou_after")
+        return {**values["form"], "dtype": dtype, "miou": miou}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{report} is missing or damaged; export {path.name} again") from error
+
+
+def _timed(job: Job) -> Timing | str:
+    """The measurement, or why there is none."""
+    settings = os.environ | {"OMP_NUM_THREADS": str(job.threads), "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run(
+        [sys.executable, "-m", "segdistill.deployment.timing"],
+        input=job_line(job),
+        env=settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    timing = timing_in(process.stdout)
+    if timing is None:
+        lines = [line for line in process.stderr.strip().splitlines() if line.strip()]
+        return lines[-1] if lines else f"exit code {process.returncode}"
+    return timing
+
+
+def _megabytes(path: Path) -> float:
+    weights = path.with_suffix(".bin")
+    both = path.suffix == ".xml" and weights.exists()
+    return (path.stat().st_size + (weights.stat().st_size if both else 0)) / 1e6
+
+
+def _machine() -> dict[str, Any]:
+    names = ("torch", "onnxruntime", "openvino")
+    versions = {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
+    return {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform(), **versions}
+
+
+def _processor() -> str:
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segdistill.cli import benchmark as command
+from segdistill.cli.main import main
+from segdistill.deployment import timing
+from segdistill.deployment.benchmark import benchmark
+from segdistill.networks.loading import load_run
+from segdistill.networks.size import count_macs, count_parameters
+from tests.deployment.networks import saved
+from tests.training.runs import train_tiny
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_tiny(tmp_path_factory.mktemp("benchmark") / "run", epochs=1).path
+
+
+def test_table_and_json(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    other = saved(tmp_path / "unscored", "python:tests.tiny:build_tiny")
+    file = tmp_path / "speed.json"
+    options = ["--input", "32x48", "--threads", "1", "--engines", "pytorch,onnxruntime", "--seconds", "0.1"]
+    assert main(["benchmark", str(run), str(other), *options, "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(file.read_text())
+    assert found["input"] == [32, 48]
+    assert {"processor", "cores", "torch", "onnxruntime"} <= set(found["machine"])
+    fp32 = [row for row in found["rows"] if row["precision"] == "fp32"]
+    assert [(row["run"], row["engine"]) for row in fp32] == [
+        (str(path), engine) for path in (run, other) for engine in ("pytorch", "onnxruntime")
+    ]
+    network = load_run(run)
+    miou = json.loads((run / "metrics.json").read_text())["miou"]
+    for row in fp32[:2]:
+        assert row["macs"] == count_macs(network, (32, 48))
+        assert row["parameters"] == count_parameters(network)
+        assert row["miou"] == miou
+        assert f"{miou:.2f}" in printed
+    assert fp32[0]["file_mb"] == pytest.approx((run / "model.safetensors").stat().st_size / 1e6)
+    assert fp32[2]["miou"] is None
+    for row in found["rows"]:
+        measured = row["timing"]
+        assert 0 < measured["median_ms"] <= measured["p95_ms"]
+        assert measured["passes"] >= 10
+        if os.path.exists("/proc/self/status"):
+            assert 10 < measured["library_mb"] <= measured["peak_mb"] < 5000
+    by_engine = {row["engine"]: row["timing"] for row in fp32[:2]}
+    if by_engine["pytorch"]["peak_mb"] is not None:
+        # torch is not loaded where a file runs without it.
+        assert by_engine["onnxruntime"]["peak_mb"] < by_engine["pytorch"]["peak_mb"] - 50
+    assert f"left out: {run}: onnxruntime int8 has no file; segdistill export {run}" in printed
+
+
+def test_what_fails_is_left_out_with_a_line(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    found = benchmark(runs=[str(run)], input=[32, 32], engines=["torch.compile"], seconds=0.1, quiet=True)
+    assert found.rows == ()
+    assert any(line.startswith(f"{run}: torch.compile fp32 fails: ") for line in found.skipped)
+
+
+def test_int8_where_there_is_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's own file, if it takes the image; with its own mIoU."""
+    from segdistill.deployment import benchmark as module
+
+    jobs: list[timing.Job] = []
+
+    def timed(job: timing.Job) -> timing.Timing:
+        jobs.append(job)
+        return timing.summarise([0.01], 1.0, 1.0)
+
+    def no_export(**options: Any) -> None:
+        raise module.UserError("no export in this test")
+
+    monkeypatch.setattr(module, "_timed", timed)
+    monkeypatch.setattr(module, "export", no_export)
+    folder = run / "exports"
+    folder.mkdir(exist_ok=True)
+    file, report = folder / "model-int8.onnx", folder / "model-int8.onnx.json"
+    form: dict[str, Any] = {"layout": "nchw", "outputs": "labels", "size": None, "batch": None}
+    values = {"form": form, "metadata": {"images": {"dtype": "uint8"}}, "cost": {"miou_after": 12.5}}
+    file.write_bytes(b"x" * 3000)
+    options: dict[str, Any] = {"runs": [str(run)], "engines": ["onnxruntime"], "quiet": True}
+    report.write_text(json.dumps(values))
+    found = benchmark(input="32", threads=[1, 2], **options)
+    assert [(row.precision, row.threads, row.miou, row.file_mb) for row in found.rows] == [
+        ("int8", 1, 12.5, 0.003),
+        ("int8", 2, 12.5, 0.003),
+    ]
+    assert [(job.path, job.dtype, job.size, job.threads) for job in jobs] == [
+        (str(file), "uint8", (32, 32), 1),
+        (str(file), "uint8", (32, 32), 2),
+    ]
+    report.write_text(json.dumps(values | {"form": form | {"size": [64, 64]}}))
+    found = benchmark(input="32", **options)
+    assert found.rows == ()
+    assert f"{file} is made for other images or outputs: size [64, 64]" in found.skipped
+    report.write_text("{}")
+    with pytest.raises(module.UserError, match=r"is missing or damaged; export model-int8\.onnx again"):
+        benchmark(input="32", **options)
+    file.unlink()
+    report.unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["a", "b", "--threads", "1,2"], ["--runs", '["a", "b"]', "--threads", "[1,2]"]),
+        (["--threads=1,2", "--quiet"], ["--threads=[1,2]", "--quiet"]),
+        (["a", "--engines", "pytorch", "--json", "x"], ["--runs", '["a"]', "--engines", "[pytorch]", "--json", "x"]),
+        (["--threads", "[1]"], ["--threads", "[1]"]),
+        (["--threads"], ["--threads"]),
+    ],
+)
+def test_lists_on_the_command_line(arguments: list[str], expected: list[str]) -> None:
+    assert command._options(arguments) == expected
+
+
+def test_passes_are_timed_one_by_one() -> None:
+    calls = []
+    times = timing.time_passes(lambda: calls.append(time.sleep(0.002)), seconds=0.0)
+    assert len(times) == 10  # the fewest there are
+    assert len(calls) == 13  # three went before
+    assert all(0.002 <= passed < 1 for passed in times)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the key 'runs' is missing"),
+        (["nowhere"], "network folder nowhere does not exist"),
+        (["RUN", "--engines", "tensorrt"], "unknown engine 'tensorrt'"),
+        (["RUN", "--input", "big"], "input is 'big', expected height and width"),
+        (["RUN", "--threads", "0"], "threads is [0], expected numbers of at least 1"),
+    ],
+)
+def test_bad_input(run: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", *(str(run) if word == "RUN" else word for word in arguments)]) == 2
+    assert message in capsys.readouterr().err
