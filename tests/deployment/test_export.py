@@ -110,6 +110,7 @@ def test_every_format_layout_and_output(padded: Path, tmp_path: Path, format: st
     for height, width, batch in ((37, 51, 2), (64, 48, 1), (16, 100, 3)):
         images = pixels(height, width, batch)
         assert_same(run_plainly(file, packed(images, layout)), expected(network, images, layout, outputs))
+    assert b"deployable.py" not in file.read_bytes()  # nor any other path of this machine
     written = {"net.bin"} if format == "openvino" else set()
     assert {path.name for path in tmp_path.iterdir()} == {file.name, f"{file.name}.json"} | written
 

@@ -237,4 +237,4 @@ def test_a_run_too_short_to_measure_says_so(tmp_path: Path, teacher: Path, capsy
         "--device": "cpu",
     }
     assert main(["distill", *(word for pair in options.items() for word in pair)]) == 0
-    assert "weights: auto measures over 20 steps, and the run had 2: no term was scaled" in capsys.readouterr().out
+    assert "weights: auto measures over 20 steps, the run had 2: no term was scaled" in capsys.readouterr().out

@@ -88,12 +88,12 @@ def test_a_file_that_vanishes_during_the_pre_stage(
     assert "Traceback" not in str(error.value)
 
 
-TRAIN = {"epochs": 6, "batch_size": 2, "lr": 3e-3, "precision": "fp32"}
+TRAIN = {"epochs": 5, "batch_size": 2, "lr": 3e-3, "precision": "fp32"}
 
 
 def start(recipe: Path, output: Path) -> subprocess.Popen[str]:
     """A run of its own with one data-loading process, past its first checkpoint."""
-    write_yaml(recipe, {"data": SCENES | {"count": 200}, "network": runs.STUDENT, "train": TRAIN, "device": "cpu"})
+    write_yaml(recipe, {"data": SCENES | {"count": 100}, "network": runs.STUDENT, "train": TRAIN, "device": "cpu"})
     process = subprocess.Popen(
         command(recipe, output, "--train.workers", "1"),
         cwd=REPOSITORY,
@@ -116,7 +116,7 @@ def command(recipe: Path, output: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What such a run comes to where nothing befalls it."""
-    return fingerprint(train_tiny(tmp_path_factory.mktemp("whole") / "run", data=SCENES | {"count": 200}, **TRAIN))
+    return fingerprint(train_tiny(tmp_path_factory.mktemp("whole") / "run", data=SCENES | {"count": 100}, **TRAIN))
 
 
 def goes_on(recipe: Path, output: Path, whole: str) -> None:
@@ -148,7 +148,7 @@ def test_a_signal_to_the_whole_process_group(tmp_path: Path, whole: str, number:
     assert errors.startswith("segdistill: interrupted in epoch ")
     assert errors.count("\n") == 1  # no data-loading process has a word to say
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert f"epoch {state['epoch'] + 1}, batch {state['batch']} of 100, all saved" in errors
+    assert f"epoch {state['epoch'] + 1}, batch {state['batch']} of 50, all saved" in errors
     goes_on(tmp_path / "recipe.yaml", tmp_path / "run", whole)
 
 

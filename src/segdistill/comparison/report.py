@@ -231,7 +231,7 @@ def _methods(comparison: Comparison, seen: _Seen) -> str:
         + markup.paragraph(
             "Scores are means over seeds, with least and most below. Below differences, and below the share of the gap "
             f"to the teacher that was closed, stand {_intervals(comparison)}. Boundary F1 forgives 3 pixels; "
-            " a connectivity error of 0 is best. Milliseconds are those of one image in float32 on "
+            "a connectivity error of 0 is best. Milliseconds are those of one image in float32 on "
             f"{seen.where}, measured when this page was written.",
             "note",
         )

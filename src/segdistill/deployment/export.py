@@ -323,7 +323,8 @@ def _quantised(
         with _running(path):
             cost = eight_bits.quantisation_cost(before, after, sets["val"], form, progress=progress)
         about = {"calibration_images": count, "cost": cost.as_dict()}
-        _put(files, path, {key: value for key, value in report.items() if key != "agreement"} | about)
+        facts = {key: value for key, value in report.items() if key not in ("agreement", "compared_on")}
+        _put(files, path, facts | about)
     console.print(f"{path}  calibrated on {count} training images", highlight=False, soft_wrap=True)
     console.print(cost.table())
     if (warning := cost.warning()) is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 from collections.abc import Iterable
@@ -100,8 +102,9 @@ def quantise(model: Any, images: Iterable[Tensor], form: Form, count: int) -> An
     nncf = require("nncf", "int8")
     nncf.set_log_level(logging.ERROR)
     batches = [{"images": form.pack(image[None].repeat(form.batch or 1, 1, 1, 1))} for image in images]
-    # Symmetric ranges for the weights, others for activations: hard-swish goes below 0, by a little only.
-    return nncf.quantize(model, nncf.Dataset(batches), preset=nncf.QuantizationPreset.MIXED, subset_size=count)
+    with contextlib.redirect_stdout(io.StringIO()):  # its bars come whatever the log level
+        # Symmetric ranges for the weights, others for activations: hard-swish goes below 0, by a little only.
+        return nncf.quantize(model, nncf.Dataset(batches), preset=nncf.QuantizationPreset.MIXED, subset_size=count)
 
 
 def quantisation_cost(

@@ -56,9 +56,19 @@ def convert(deployable: Deployable, example: Tensor, dynamic: Mapping[int, str],
     if model.ByteSize() > _LARGEST:
         raise UserError(f"the network takes {model.ByteSize() / 2**30:.1f} GiB, but an ONNX file holds at most 2")
     del model.graph.output[1]
+    _forget_origin(model.graph)
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
     return model
+
+
+def _forget_origin(graph: Any) -> None:
+    """Removes where each node came from: lines of source code, with the paths of this machine."""
+    del graph.metadata_props[:]
+    for node in graph.node:
+        del node.metadata_props[:]
+    for value in (*graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del value.metadata_props[:]
 
 
 def write(model: Any, path: Path) -> tuple[Path, ...]:

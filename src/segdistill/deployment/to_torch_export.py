@@ -26,7 +26,10 @@ def convert(
     """The program and its metadata; arguments as those of `to_onnx.convert`, but without logits."""
     axes = dict.fromkeys(dynamic, Dim.DYNAMIC)
     with torch.no_grad():
-        return torch.export.export(deployable, (example,), dynamic_shapes={"images": axes}, strict=False), metadata
+        program = torch.export.export(deployable, (example,), dynamic_shapes={"images": axes}, strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # lines of source code, with the paths of this machine
+    return program, metadata
 
 
 def write(model: tuple[ExportedProgram, Mapping[str, str]], path: Path) -> tuple[Path, ...]:

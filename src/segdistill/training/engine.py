@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import warnings
@@ -119,8 +118,3 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int, where: str) -> None:
         super().__init__(where)
         self.exit_code = 128 + number
-
-
-def is_launched_child() -> bool:
-    """Whether this process was started by another one of the same run, whose screen it shares."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("RANK", "0")) > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +38,7 @@ from segdistill.training.config import TrainConfig
 from segdistill.training.device import choose_device, choose_precision
 from segdistill.training.dry_run import dry_run
 from segdistill.training.engine import Machines, launch
+from segdistill.training.failures import short, told
 from segdistill.training.loggers import Tracker, make_tracker
 from segdistill.training.loop import Loaders, TrainingLoop
 from segdistill.training.progress import tracked
@@ -155,20 +155,21 @@ def fit(
     cache = None
     teacher = learner.teacher if isinstance(learner, Distiller) and isinstance(learner.teacher, Network) else None
     if cache_folder is not None and isinstance(learner, Distiller):
-        learner, cache, teacher = _fill_cache(
-            cache_folder,
-            learner,
-            make_learner,
-            config,
-            data,
-            train,
-            seed,
-            views or 1,
-            precision,
-            parts,
-            fabric,
-            console,
-        )
+        with told(fabric, config, data, train, parts):
+            learner, cache, teacher = _fill_cache(
+                cache_folder,
+                learner,
+                make_learner,
+                config,
+                data,
+                train,
+                seed,
+                views or 1,
+                precision,
+                parts,
+                fabric,
+                console,
+            )
     learner.task_loss = train.build_task_loss(counts.pixels.to(device))
     learner.to(device)
     if options.machines.devices * options.machines.nodes > 1:
@@ -239,9 +240,12 @@ def fit(
         if weights == "auto" and loop.balance.factors:
             keep_weights(loop.balance.factors)
     if options.dry_run:
-        _told(lambda: dry_run(loop, data, config), loop, config, data, train, parts).show(console)
+        with told(fabric, config, data, train, parts):
+            found = dry_run(loop, data, config)
+        found.show(console)
         return folder
-    scores = _told(loop.run, loop, config, data, train, parts)
+    with told(fabric, config, data, train, parts):
+        scores = loop.run()
     if fabric.is_global_zero:
         networks = {"teacher": learner.teacher} if isinstance(learner, Distiller) else {}
         shown = {name: network for name, network in networks.items() if isinstance(network, Network)}
@@ -328,6 +332,7 @@ def _fill_cache(
         seed=seed,
         multiple=learner.multiple,
         precision=precision,
+        progress=console.is_terminal and not console.quiet,
     )
     cache = TeacherCache(folder, made_for, images, views)
     names = target_names(learner)
@@ -399,7 +404,7 @@ def _compile(learner: Distiller | Supervised, data: Data, train: TrainConfig, fa
             torch.autograd.backward(logits.mean() + views.embedding.mean())
     except Exception as error:  # the compiler's errors are of many kinds
         model._compiled_call_impl = None
-        console.out(f"torch.compile failed ({_short(error)}); training without it", highlight=False)
+        console.out(f"torch.compile failed ({short(error)}); training without it", highlight=False)
     finally:
         model.zero_grad()
         for name, value in model.named_buffers():
@@ -411,54 +416,6 @@ def _loggers(folder: RunFolder, config: Mapping[str, Any], tracker: Tracker | No
     if tracker is not None:
         loggers.append(make_tracker(tracker, folder, config))
     return loggers
-
-
-def _told(
-    work: Callable[[], T], loop: TrainingLoop, config: Mapping[str, Any], data: Data, train: TrainConfig, parts: int
-) -> T:
-    """Does ``work`` with the loop; what a user can mend comes back as one sentence."""
-    try:
-        return work()
-    except torch.OutOfMemoryError as error:
-        methods = ", ".join(name for one in config.get("method", []) for name in one)
-        method = f" with {methods}" if methods else ""
-        crop = " x ".join(str(side) for side in data.augmentation.crop or ())
-        smaller = (
-            f"try train.accumulate {2 * train.accumulate} (the same batch in smaller parts)"
-            if train.batch_size // parts > 1
-            else f"try data.crop of {' x '.join(str(side // 2) for side in data.augmentation.crop or ())}"
-        )
-        raise UserError(
-            f"{loop.fabric.device} has too little memory for batches of {train.batch_size // parts} crops of "
-            f"{crop}{method}: {smaller}"
-        ) from error
-    except UserError as error:
-        if "Traceback (most recent call last)" in str(error):  # as a data-loading process hands it on
-            raise UserError(re.split(r"UserError: ", str(error))[-1].strip()) from error
-        raise
-    except ValueError as error:
-        if "more than 1 value per channel" in str(error):  # torch's words for a mean over a single number
-            raise UserError(
-                f"a batch normalisation of the network sees one number per channel at train.batch_size "
-                f"{train.batch_size} and this data.crop: raise one of them"
-            ) from error
-        raise
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error):
-            raise UserError(
-                f"a data-loading process died ({_short(error)}); too little memory is the usual cause: lower "
-                "train.workers, then go on with --resume"
-            ) from error
-        if loop.fabric.world_size > 1 and re.search(r"(?i)connection|gloo|nccl|peer|timed? ?out", str(error)):
-            raise UserError(
-                f"process {loop.fabric.global_rank} lost the others ({_short(error)}); see what the first one to end "
-                "has printed, then go on with --resume"
-            ) from error
-        raise
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
 
 
 def _report(path: Path, config: Mapping[str, Any], scores: Scores, data: Data, networks: Mapping[str, Network]) -> str:

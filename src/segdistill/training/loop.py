@@ -176,7 +176,7 @@ class TrainingLoop:
             while not self.finished:
                 self._run_epoch(signals, bar)
         if self.balance.measures and self.balance.factors is None:
-            line = f"weights: auto measures over {MEASURED_STEPS} steps, and the run had {self.step}: no term was scaled"
+            line = f"weights: auto measures over {MEASURED_STEPS} steps, the run had {self.step}: no term was scaled"
             self.console.out(line, highlight=False)
         for logger in self.loggers:
             logger.finalize("success")  # what is still in their queues; a notebook goes on after the run

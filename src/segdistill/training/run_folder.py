@@ -163,13 +163,15 @@ class RunFolder:
 def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What a recipe changes in the result of another one, key by key, in words.
 
-    The number of workers and where decoded images are kept change nothing; and weights that were to be measured are the same recipe as those found.
+    The number of workers and where decoded images are kept change nothing; and weights that were to be measured are the
+    same recipe as those found.
     """
     found: list[str] = []
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)
         name = f"{prefix}{key}"
-        if name in ("train.workers", "data.keep") or (name == "weights" and after == "auto" and isinstance(before, Mapping)):
+        measured = name == "weights" and after == "auto" and isinstance(before, Mapping)
+        if measured or name in ("train.workers", "data.keep"):
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             found += recipe_differences(before, after, f"{name}.")

@@ -1,0 +1,74 @@
+"""Errors of torch, Lightning and the data loaders in words that say what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from segdistill.errors import UserError
+from segdistill.recipe import Data
+from segdistill.training.config import TrainConfig
+
+
+@contextmanager
+def told(fabric: Fabric, config: Mapping[str, Any], data: Data, train: TrainConfig, parts: int) -> Iterator[None]:
+    """What goes wrong inside, and a user can mend, comes out as one sentence.
+
+    Args:
+        fabric: the processes of the run.
+        config: its recipe.
+        data: its data.
+        train: its hyper-parameters.
+        parts: into how many parts each batch falls.
+
+    Raises:
+        UserError: for too little memory, a data-loading process or another process of the run that died, and the like.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        methods = ", ".join(name for one in config.get("method", []) for name in one)
+        method = f" with {methods}" if methods else ""
+        crop = " x ".join(str(side) for side in data.augmentation.crop or ())
+        smaller = (
+            f"try train.accumulate {2 * train.accumulate} (the same batch in smaller parts)"
+            if train.batch_size // parts > 1
+            else f"try data.crop of {' x '.join(str(side // 2) for side in data.augmentation.crop or ())}"
+        )
+        raise UserError(
+            f"{fabric.device} has too little memory for batches of {train.batch_size // parts} crops of "
+            f"{crop}{method}: {smaller}"
+        ) from error
+    except UserError as error:
+        if "Traceback (most recent call last)" in str(error):  # as a data-loading process hands it on
+            raise UserError(re.split(r"UserError: ", str(error))[-1].strip()) from error
+        raise
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):  # torch's words for a mean over a single number
+            raise UserError(
+                f"a batch normalisation of the network sees one number per channel at train.batch_size "
+                f"{train.batch_size} and this data.crop: raise one of them"
+            ) from error
+        raise
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise UserError(
+                f"a data-loading process died ({short(error)}); too little memory is the usual cause: lower "
+                "train.workers, then go on with --resume"
+            ) from error
+        if fabric.world_size > 1 and re.search(r"(?i)connection|gloo|nccl|peer|timed? ?out", str(error)):
+            raise UserError(
+                f"process {fabric.global_rank} lost the others ({short(error)}); see what the first one to end "
+                "has printed, then go on with --resume"
+            ) from error
+        raise
+
+
+def short(error: Exception) -> str:
+    """An error's message as the beginning of one line."""
+    return " ".join(str(error).split())[:160]
