@@ -13,18 +13,26 @@ from tests.tiny import TinyModel
 CLASSES = 5
 
 
+def build_any(num_classes: int, in_channels: int) -> Network:
+    """Takes images of any size."""
+    return _wrapped(TinyModel(4, 8, num_classes, in_channels), in_channels, multiple=1)
+
+
 def build_padded(num_classes: int, in_channels: int) -> Network:
     """Takes only sizes that 16 divides."""
     model = TinyModel(4, 16, num_classes, in_channels)
     model.forward = _Strict(model).forward
-    stages = [f"layers.{index}" for index in range(4)]
+    return _wrapped(model, in_channels, multiple=16)
+
+
+def _wrapped(model: TinyModel, in_channels: int, multiple: int) -> Network:
     return Network(
         model,
-        stages=stages,
+        stages=[f"layers.{index}" for index in range(4)],
         embedding="head",
         logits="classifier",
         in_channels=in_channels,
-        multiple=16,
+        multiple=multiple,
         mean=[0.1 * (1 + band) for band in range(in_channels)],
         std=[0.2 + 0.1 * band for band in range(in_channels)],
     )

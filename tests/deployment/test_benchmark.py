@@ -10,12 +10,17 @@ import pytest
 
 from segdistill.cli import benchmark as command
 from segdistill.cli.main import main
+from segdistill.deployment import benchmark as module
 from segdistill.deployment import timing
 from segdistill.deployment.benchmark import benchmark
+from segdistill.files import write_json
 from segdistill.networks.loading import load_run
 from segdistill.networks.size import count_macs, count_parameters
 from tests.deployment.networks import saved
 from tests.training.runs import train_tiny
+
+FORM: dict[str, Any] = {"layout": "nchw", "outputs": "labels", "size": None, "batch": None}
+REPORT = {"form": FORM, "metadata": {"images": {"dtype": "uint8"}}}
 
 
 @pytest.fixture(scope="module")
@@ -27,52 +32,68 @@ def test_table_and_json(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    other = saved(tmp_path / "unscored", "python:tests.tiny:build_tiny")
     file = tmp_path / "speed.json"
     options = ["--input", "32x48", "--threads", "1", "--engines", "pytorch,onnxruntime", "--seconds", "0.1"]
-    assert main(["benchmark", str(run), str(other), *options, "--json", str(file)]) == 0
+    assert main(["benchmark", str(run), *options, "--json", str(file)]) == 0
     printed = capsys.readouterr().out
     found = json.loads(file.read_text())
     assert found["input"] == [32, 48]
     assert {"processor", "cores", "torch", "onnxruntime"} <= set(found["machine"])
     fp32 = [row for row in found["rows"] if row["precision"] == "fp32"]
-    assert [(row["run"], row["engine"]) for row in fp32] == [
-        (str(path), engine) for path in (run, other) for engine in ("pytorch", "onnxruntime")
-    ]
+    assert [(row["run"], row["engine"]) for row in fp32] == [(str(run), "pytorch"), (str(run), "onnxruntime")]
     network = load_run(run)
     miou = json.loads((run / "metrics.json").read_text())["miou"]
-    for row in fp32[:2]:
+    for row in fp32:
         assert row["macs"] == count_macs(network, (32, 48))
         assert row["parameters"] == count_parameters(network)
         assert row["miou"] == miou
         assert f"{miou:.2f}" in printed
     assert fp32[0]["file_mb"] == pytest.approx((run / "model.safetensors").stat().st_size / 1e6)
-    assert fp32[2]["miou"] is None
     for row in found["rows"]:
         measured = row["timing"]
         assert 0 < measured["median_ms"] <= measured["p95_ms"]
         assert measured["passes"] >= 10
         if os.path.exists("/proc/self/status"):
             assert 10 < measured["library_mb"] <= measured["peak_mb"] < 5000
-    by_engine = {row["engine"]: row["timing"] for row in fp32[:2]}
+    by_engine = {row["engine"]: row["timing"] for row in fp32}
     if by_engine["pytorch"]["peak_mb"] is not None:
         # torch is not loaded where a file runs without it.
         assert by_engine["onnxruntime"]["peak_mb"] < by_engine["pytorch"]["peak_mb"] - 50
     assert f"left out: {run}: onnxruntime int8 has no file; segdistill export {run}" in printed
 
 
-def test_what_fails_is_left_out_with_a_line(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    found = benchmark(runs=[str(run)], input=[32, 32], engines=["torch.compile"], seconds=0.1, quiet=True)
+def test_what_fails_is_left_out_with_a_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends without a result, for whatever reason."""
+
+    def broken(**options: Any) -> None:
+        options["output"].parent.mkdir()
+        options["output"].write_bytes(b"no model")
+        write_json(options["output"].with_name("model.onnx.json"), REPORT)
+
+    monkeypatch.setattr(module, "export", broken)
+    found = benchmark(runs=[str(run)], input=[32, 32], engines=["onnxruntime"], threads=[1, 2], quiet=True)
     assert found.rows == ()
-    assert any(line.startswith(f"{run}: torch.compile fp32 fails: ") for line in found.skipped)
+    told = [line for line in found.skipped if line.startswith(f"{run}: onnxruntime fp32 fails: ")]
+    assert len(told) == 1
+    assert "model.onnx" in told[0] or "protobuf" in told[0].lower()
+
+
+def test_networks_side_by_side(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that was never scored has no mIoU; every engine that cannot be had is told of."""
+    other = saved(tmp_path / "unscored", "python:tests.tiny:build_tiny")
+    monkeypatch.setattr(module, "_timed", lambda job: timing.summarise([0.01], None, None))
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    found = benchmark(runs=[str(run), str(other)], input="64", quiet=True)
+    fp32 = [(row.run, row.engine, row.miou is None) for row in found.rows if row.precision == "fp32"]
+    assert fp32 == [
+        (str(path), engine, path == other) for path in (run, other) for engine in ("pytorch", "torch.compile")
+    ]
+    wanted = [f"{engine} needs the package onnx: pip install 'segdistill[deploy]'" for engine in timing.ENGINES[2:]]
+    assert [line for line in found.skipped if "needs" in line] == wanted
 
 
 def test_int8_where_there_is_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run's own file, if it takes the image; with its own mIoU."""
-    from segdistill.deployment import benchmark as module
-
     jobs: list[timing.Job] = []
 
     def timed(job: timing.Job) -> timing.Timing:
@@ -87,8 +108,7 @@ def test_int8_where_there_is_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     folder = run / "exports"
     folder.mkdir(exist_ok=True)
     file, report = folder / "model-int8.onnx", folder / "model-int8.onnx.json"
-    form: dict[str, Any] = {"layout": "nchw", "outputs": "labels", "size": None, "batch": None}
-    values = {"form": form, "metadata": {"images": {"dtype": "uint8"}}, "cost": {"miou_after": 12.5}}
+    values = REPORT | {"cost": {"miou_after": 12.5}}
     file.write_bytes(b"x" * 3000)
     options: dict[str, Any] = {"runs": [str(run)], "engines": ["onnxruntime"], "quiet": True}
     report.write_text(json.dumps(values))
@@ -101,7 +121,7 @@ def test_int8_where_there_is_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (str(file), "uint8", (32, 32), 1),
         (str(file), "uint8", (32, 32), 2),
     ]
-    report.write_text(json.dumps(values | {"form": form | {"size": [64, 64]}}))
+    report.write_text(json.dumps(values | {"form": FORM | {"size": [64, 64]}}))
     found = benchmark(input="32", **options)
     assert found.rows == ()
     assert f"{file} is made for other images or outputs: size [64, 64]" in found.skipped
@@ -137,7 +157,7 @@ def test_passes_are_timed_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the key 'runs' is missing"),
+        ([], "the following arguments are required: runs"),
         (["nowhere"], "network folder nowhere does not exist"),
         (["RUN", "--engines", "tensorrt"], "unknown engine 'tensorrt'"),
         (["RUN", "--input", "big"], "input is 'big', expected height and width"),

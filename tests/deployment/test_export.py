@@ -30,13 +30,19 @@ from tests.training.runs import train_tiny
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 FAST = "torch-export"  # the format that is made in a fraction of the others' time
-FPN = "smp:FPN:tu-mobilenetv3_small_050?decoder_pyramid_channels=16&decoder_segmentation_channels=8"
+FPN = "smp:FPN:tu-mobilenetv3_small_050?decoder_pyramid_channels=64&decoder_segmentation_channels=32"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on synthetic scenes of 32 x 32; not to be changed."""
     return train_tiny(tmp_path_factory.mktemp("export") / "run", epochs=1).path
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network without a run around it; not to be changed."""
+    return saved(tmp_path_factory.mktemp("net") / "net", "python:tests.deployment.networks:build_any")
 
 
 @pytest.fixture(scope="module")
@@ -100,19 +106,29 @@ def packed(images: Tensor, layout: str) -> np.ndarray:
 @pytest.mark.parametrize("outputs", ["labels", "probabilities"])
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 @pytest.mark.parametrize("format", SUFFIXES)
-def test_every_format_layout_and_output(padded: Path, tmp_path: Path, format: str, layout: str, outputs: str) -> None:
-    """Any size and batch, odd ones too, through a network that wants multiples of 16."""
+def test_every_format_layout_and_output(net: Path, tmp_path: Path, format: str, layout: str, outputs: str) -> None:
+    """Any size and batch, odd ones too."""
     file = tmp_path / f"net{SUFFIXES[format]}"
-    found = export(run=padded, format=format, output=file, layout=layout, outputs=outputs, quiet=True)
+    found = export(run=net, format=format, output=file, layout=layout, outputs=outputs, quiet=True)
     assert found.path == file
     assert found.agreement.equal_labels >= 0.9999
-    network = load_run(padded)
+    network = load_run(net)
     for height, width, batch in ((37, 51, 2), (64, 48, 1), (16, 100, 3)):
         images = pixels(height, width, batch)
         assert_same(run_plainly(file, packed(images, layout)), expected(network, images, layout, outputs))
     assert b"deployable.py" not in file.read_bytes()  # nor any other path of this machine
     written = {"net.bin"} if format == "openvino" else set()
     assert {path.name for path in tmp_path.iterdir()} == {file.name, f"{file.name}.json"} | written
+
+
+@pytest.mark.parametrize(("format", "layout"), [("onnx", "nhwc"), ("openvino", "nchw"), ("torch-export", "nhwc")])
+def test_network_that_takes_multiples_takes_any_size(padded: Path, tmp_path: Path, format: str, layout: str) -> None:
+    file = tmp_path / f"net{SUFFIXES[format]}"
+    export(run=padded, format=format, output=file, layout=layout, quiet=True)
+    network = load_run(padded)
+    for height, width, batch in ((37, 51, 2), (64, 48, 1), (33, 100, 3)):
+        images = pixels(height, width, batch)
+        assert_same(run_plainly(file, packed(images, layout)), expected(network, images, layout, "labels"))
 
 
 def test_smp_network_of_any_size(tmp_path: Path) -> None:
@@ -147,10 +163,10 @@ def test_network_of_one_size(tmp_path: Path) -> None:
     assert_same(run_plainly(found.path, images.numpy()), expected(load_run(folder), images, "nchw", "labels"))
 
 
-def test_plain_onnxruntime_is_enough(padded: Path, tmp_path: Path) -> None:
+def test_plain_onnxruntime_is_enough(net: Path, tmp_path: Path) -> None:
     """A process with nothing but onnxruntime and numpy."""
     file = tmp_path / "net.onnx"
-    export(run=padded, output=file, layout="nhwc", quiet=True)
+    export(run=net, output=file, layout="nhwc", size="40x33", batch=1, quiet=True)
     images = pixels(40, 33, 1)
     np.save(tmp_path / "images.npy", packed(images, "nhwc"))
     program = (
@@ -164,11 +180,11 @@ def test_plain_onnxruntime_is_enough(padded: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str([f"class {label}" for label in range(5)])
-    assert_same(np.load(tmp_path / "labels.npy"), expected(load_run(padded), images, "nhwc", "labels"))
+    assert_same(np.load(tmp_path / "labels.npy"), expected(load_run(net), images, "nhwc", "labels"))
 
 
 def test_float_images_of_many_bands(tmp_path: Path) -> None:
-    folder = saved(tmp_path / "net", "python:tests.deployment.networks:build_padded", in_channels=4)
+    folder = saved(tmp_path / "net", "python:tests.deployment.networks:build_any", in_channels=4)
     found = export(run=folder, format=FAST, quiet=True)
     images = torch.rand(1, 4, 20, 30, generator=torch.Generator().manual_seed(0))
     truth = expected(load_run(folder), images * 255, "nchw", "labels")  # which by hand are divided by 255
@@ -218,18 +234,18 @@ def test_report_beside_the_file(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert report["form"] == {"layout": "nchw", "outputs": "labels", "size": None, "batch": None}
 
 
-def test_images_of_the_user(padded: Path, tmp_path: Path) -> None:
+def test_images_of_the_user(net: Path, tmp_path: Path) -> None:
     for number in range(3):
-        write_image(tmp_path / "photos" / f"{number}.png", pixels(40, 50, 1)[0].permute(1, 2, 0).numpy())
+        write_image(tmp_path / "photos" / f"{number}.png", 40, 50, seed=number)
     found = export(
-        run=padded, format=FAST, output=tmp_path / "net.pt2", images=tmp_path / "photos", size="24x32", quiet=True
+        run=net, format=FAST, output=tmp_path / "net.pt2", images=tmp_path / "photos", size="24x32", quiet=True
     )
     assert found.compared_on == f"3 images of {tmp_path / 'photos'}"
     assert found.agreement.sizes == ((24, 32),)
 
 
-def test_synthetic_images_are_called_so(padded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export(run=padded, format=FAST, output=tmp_path / "net.pt2", size="32")
+def test_synthetic_images_are_called_so(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export(run=net, format=FAST, output=tmp_path / "net.pt2", size="32")
     printed = " ".join(capsys.readouterr().out.split())
     assert "on 8 SYNTHETIC images, for there are no real ones (its folder names no data; --images DIR" in printed
 
@@ -295,10 +311,10 @@ def test_what_is_close(changed: dict[str, float], close: bool) -> None:
     assert Agreement(**(good | changed)).is_close is close
 
 
-def test_a_file_that_differs_is_deleted(padded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_differs_is_deleted(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter turns a class around; what was exported before stays."""
     file = tmp_path / "net.pt2"
-    export(run=padded, format=FAST, output=file, size="32", quiet=True)
+    export(run=net, format=FAST, output=file, size="32", quiet=True)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     real = to_torch_export.convert
 
@@ -313,18 +329,18 @@ def test_a_file_that_differs_is_deleted(padded: Path, tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(to_torch_export, "convert", convert)
     with pytest.raises(UserError, match=r"net.pt2 differs from .*expected at least 99.99 %.*it was deleted|deleted"):
-        export(run=padded, format=FAST, output=file, size="32", quiet=True)
+        export(run=net, format=FAST, output=file, size="32", quiet=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_file_that_does_not_run_is_deleted(padded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_does_not_run_is_deleted(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(model: Any, path: Path) -> tuple[Path, ...]:
         path.write_bytes(b"no program")
         return (path,)
 
     monkeypatch.setattr(to_torch_export, "write", write)
     with pytest.raises(UserError, match=r"net.pt2 was made but does not run, so it was deleted: "):
-        export(run=padded, format=FAST, output=tmp_path / "net.pt2", size="32", quiet=True)
+        export(run=net, format=FAST, output=tmp_path / "net.pt2", size="32", quiet=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -340,25 +356,25 @@ def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str)
         assert word in printed
 
 
-def test_bad_input(padded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    net = str(padded)
+    model = str(net)
     fails(capsys, [str(tmp_path / "nowhere")], "network folder", "does not exist")
     fails(capsys, [str(tmp_path / "empty")], "holds no saved network")
     fails(capsys, [str(tmp_path / "file")], "is a file")
-    fails(capsys, [net, "--format", "onxn"], "unknown format 'onxn': did you mean 'onnx'?")
-    fails(capsys, [net, "--layout", "chw"], "unknown layout 'chw'")
-    fails(capsys, [net, "--outputs", "logits"], "unknown outputs 'logits'")
-    fails(capsys, [net, "--size", "512x"], "size is '512x', expected height and width")
-    fails(capsys, [net, "--size", "0x32"], "size is '0x32'")
-    fails(capsys, [net, "--batch", "0"], "batch is 0")
-    fails(capsys, [net, "--calibration", "0"], "calibration is 0")
-    fails(capsys, [net, "--output", str(tmp_path / "net.pt")], "net.pt ends in '.pt', expected .onnx")
-    fails(capsys, [net, "--format", FAST, "--int8"], "int8 is made for onnx and openvino")
-    fails(capsys, [net, "--int8"], "int8 needs the data of", "its folder names no data")
-    fails(capsys, [net, "--images", str(tmp_path / "empty")], "is no image and no folder that holds any")
-    fails(capsys, [net, "--output", str(tmp_path / "file" / "net.onnx")], "cannot write", "net.onnx")
+    fails(capsys, [model, "--format", "onxn"], "unknown format 'onxn': did you mean 'onnx'?")
+    fails(capsys, [model, "--layout", "chw"], "unknown layout 'chw'")
+    fails(capsys, [model, "--outputs", "logits"], "unknown outputs 'logits'")
+    fails(capsys, [model, "--size", "512x"], "size is '512x', expected height and width")
+    fails(capsys, [model, "--size", "0x32"], "size is '0x32'")
+    fails(capsys, [model, "--batch", "0"], "batch is 0")
+    fails(capsys, [model, "--calibration", "0"], "calibration is 0")
+    fails(capsys, [model, "--output", str(tmp_path / "net.pt")], "net.pt ends in '.pt', expected .onnx")
+    fails(capsys, [model, "--format", FAST, "--int8"], "int8 is made for onnx and openvino")
+    fails(capsys, [model, "--int8"], "int8 needs the data of", "its folder names no data")
+    fails(capsys, [model, "--images", str(tmp_path / "empty")], "is no image and no folder that holds any")
+    fails(capsys, [model, "--output", str(tmp_path / "file" / "net.onnx")], "cannot write", "net.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "file"}
 
 
@@ -370,9 +386,9 @@ def test_network_of_a_newer_version(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_no_space(
-    padded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [str(padded), "--format", FAST, "--size", "32", "--output", str(tmp_path / "net.pt2")]
+    arguments = [str(net), "--format", FAST, "--size", "32", "--output", str(tmp_path / "net.pt2")]
     with monkeypatch.context() as patch:
         usage = type("Usage", (), {"free": 1000})
         patch.setattr("segdistill.deployment.export.shutil.disk_usage", lambda path: usage)
@@ -392,11 +408,11 @@ def test_no_space(
     [("onnxscript", []), ("onnxruntime", []), ("openvino", ["--format", "openvino"]), ("nncf", ["--int8"])],
 )
 def test_without_the_extra(
-    padded: Path,
+    net: Path,
     package: str,
     options: list[str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    fails(capsys, [str(padded), *options], f"needs the package {package}: pip install 'segdistill[deploy]'")
+    fails(capsys, [str(net), *options], f"needs the package {package}: pip install 'segdistill[deploy]'")

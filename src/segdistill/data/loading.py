@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -231,4 +232,11 @@ def _loader(
         pin_memory=torch.cuda.is_available(),
         # The loader draws its workers' seeds from this generator, and so leaves the global one alone.
         generator=torch.Generator(),
+        worker_init_fn=_leave_signals_to_the_run if workers else None,
     )
+
+
+def _leave_signals_to_the_run(_: int) -> None:
+    """A scheduler's SIGTERM and a terminal's Ctrl-C reach every process; a run still needs its data to end well."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -90,6 +90,10 @@ def distill(
         raise UserError(
             "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views 4"
         )
+    if isinstance(weights, str) and weights not in ("fixed", "auto"):
+        raise UserError(
+            f"weights is '{weights}', expected fixed, auto, or a factor for each loss term: {{brd.relation: 2.0}}"
+        )
     if views is not None and views < 1:
         raise UserError(f"views is {views}, expected at least 1")
     methods = build_methods(method)

@@ -39,7 +39,7 @@ from segdistill.training.device import choose_device, choose_precision
 from segdistill.training.dry_run import dry_run
 from segdistill.training.engine import Machines, launch
 from segdistill.training.failures import short, told
-from segdistill.training.loggers import Tracker, make_tracker
+from segdistill.training.loggers import Tracker, check_tracker, make_tracker
 from segdistill.training.loop import Loaders, TrainingLoop
 from segdistill.training.progress import tracked
 from segdistill.training.run_folder import RunFolder, recipe_differences
@@ -80,6 +80,8 @@ class RunOptions:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
+        if self.tracker is not None:
+            check_tracker(self.tracker)
         if not self.checkpoint_minutes >= 0:
             raise UserError(f"checkpoint_minutes is {self.checkpoint_minutes}, expected 0 or more")
 
@@ -440,7 +442,7 @@ def _check_sources(config: Mapping[str, Any], output: Path) -> None:
     """Refuses an output folder that holds what the run starts from: it would be replaced."""
     for key in ("network", "weights", "teacher", "teacher_weights", "student", "student_weights"):
         source = config.get(key)
-        if source is not None and Path(source).resolve().is_relative_to(output.resolve()):
+        if isinstance(source, str) and Path(source).resolve().is_relative_to(output.resolve()):
             raise UserError(f"{key} {source} lies in the output folder {output}; choose another output folder")
 
 
