@@ -122,6 +122,7 @@ def fit(
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed}, expected 0 to {2**32 - 1}")
+    balance = Balance(weights if isinstance(weights, Mapping) else {} if weights == "fixed" else None)
     config = plain(config, "")
     folder = RunFolder(options.output)
     folder.check_free(config, resume=options.resume, overwrite=options.overwrite)
@@ -229,7 +230,7 @@ def fit(
         folder=folder,
         recipe=config,
         seed=seed,
-        balance=Balance(weights if isinstance(weights, Mapping) else {} if weights == "fixed" else None),
+        balance=balance,
         console=console,
         bar=progress,
         loggers=_loggers(folder, config, options.tracker) if fabric.is_global_zero and not options.dry_run else [],

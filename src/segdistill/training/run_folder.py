@@ -170,7 +170,11 @@ def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: s
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)
         name = f"{prefix}{key}"
-        measured = name == "weights" and after == "auto" and isinstance(before, Mapping)
+        found_or_to_find = {
+            isinstance(before, Mapping) or before == "auto",
+            isinstance(after, Mapping) or after == "auto",
+        }
+        measured = name == "weights" and found_or_to_find == {True} and "auto" in (before, after)
         if measured or name in ("train.workers", "data.keep"):
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
