@@ -318,7 +318,13 @@ def test_class_counts_disagree(tmp_path: Path, finished: Path, capfd: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["trian"], ["unknown command 'trian': did you mean 'train'?", "Known: benchmark, compare, data, demo, distill, evaluate"]),
+        (
+            ["trian"],
+            [
+                "unknown command 'trian': did you mean 'train'?",
+                "Known: benchmark, compare, data, demo, distill, evaluate",
+            ],
+        ),
         (["train"], ["data, network, output"]),
         (["distill"], ["data, teacher, student, output"]),
         (["evaluate"], ["model"]),
