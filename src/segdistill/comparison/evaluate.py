@@ -13,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from segdistill.data.loading import evaluation_loader
+from segdistill.data.loading import evaluation_loader, reading
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.checking import check_dataset
 from segdistill.errors import UserError, unknown_name
@@ -139,7 +139,7 @@ def measure(
     network.eval()
     loader = evaluation_loader(dataset, batch_size, None)
     console = Console(quiet=quiet)
-    with torch.inference_mode():
+    with torch.inference_mode(), reading(loader):
         for images, labels in track(
             loader, "evaluating", console=console, transient=True, disable=quiet or not console.is_terminal
         ):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -203,6 +206,21 @@ def padded_batch(samples: Sequence[Batch], ignore_index: int, fill: Sequence[flo
     return images, labels
 
 
+@contextmanager
+def reading(*loaders: DataLoader[tuple[Any, ...]]) -> Iterator[None]:
+    """Ends the processes that read ahead, however the ``with`` statement ends; loaders used again start others.
+
+    Left to Python's garbage collector, their queues may be gone before they are told, and each takes ten seconds to end.
+    """
+    try:
+        yield
+    finally:
+        for loader in loaders:
+            iterator, loader._iterator = loader._iterator, None
+            if iterator is not None:
+                iterator._shutdown_workers()  # type: ignore[attr-defined]  # torch has no public way
+
+
 def default_workers() -> int:
     """Processes that read ahead if the user names no number.
 
@@ -222,6 +240,8 @@ def _loader(
     collate_fn: partial[Batch] | None = None,
 ) -> DataLoader[tuple[Any, ...]]:
     workers = default_workers() if workers is None else workers
+    if workers:
+        atexit.register(_end_data_loading)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -240,3 +260,12 @@ def _leave_signals_to_the_run(_: int) -> None:
     """A scheduler's SIGTERM and a terminal's Ctrl-C reach every process; a run still needs its data to end well."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_data_loading() -> None:
+    """When Python ends: multiprocessing would ask by SIGTERM, which these processes do not heed, and wait for ever."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes the end of a worker for a fault
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

@@ -19,7 +19,13 @@ from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 from torch import nn
 
-from segdistill.data.loading import TrainingSamples, default_workers, evaluation_loader, training_loader
+from segdistill.data.loading import (
+    TrainingSamples,
+    default_workers,
+    evaluation_loader,
+    reading,
+    training_loader,
+)
 from segdistill.data.statistics import BandStatistics, band_statistics
 from segdistill.datasets.base import Window
 from segdistill.datasets.checking import check_dataset
@@ -203,7 +209,8 @@ def fit(
         if bands is not None:
             bands.save(bands_file)
     if isinstance(learner, Distiller) and learner.has_pre_stage and state is None and not options.dry_run:
-        _prepare(learner, loader, fabric, folder, console, progress)
+        with reading(loader):
+            _prepare(learner, loader, fabric, folder, console, progress)
 
     def keep_weights(factors: Mapping[str, float]) -> None:
         if fabric.is_global_zero:
@@ -243,11 +250,11 @@ def fit(
         if weights == "auto" and loop.balance.factors:
             keep_weights(loop.balance.factors)
     if options.dry_run:
-        with told(fabric, config, data, train, parts):
+        with told(fabric, config, data, train, parts), reading(loader, validation):
             found = dry_run(loop, data, config)
         found.show(console)
         return folder
-    with told(fabric, config, data, train, parts):
+    with told(fabric, config, data, train, parts), reading(loader, validation):
         scores = loop.run()
     if fabric.is_global_zero:
         networks = {"teacher": learner.teacher} if isinstance(learner, Distiller) else {}
