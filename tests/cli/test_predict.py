@@ -75,7 +75,7 @@ def test_quiet_says_nothing(run: Path, photos: Path, tmp_path: Path, capfd: pyte
         (["RUN", "PHOTOS", "-o", ""], "output is empty; expected a file or a folder"),
         (["nowhere", "PHOTOS", "-o", "OUT"], "network folder nowhere does not exist"),
         (["PHOTOS", "PHOTOS", "-o", "OUT"], "holds no saved network: network.json is missing"),
-        (["PHOTOS/a.png", "PHOTOS", "-o", "OUT"], "a.png is a file; expected the folder of a run"),
+        (["PHOTOS/a.png", "PHOTOS", "-o", "OUT"], "a.png is a file that ends in '.png'; expected the folder of a run"),
         (["RUN", "nowhere.png", "-o", "OUT"], "nowhere.png does not exist"),
         (["RUN", "PHOTOS", "-o", "OUT", "--flips", "up"], "flips"),
         (["RUN", "PHOTOS", "-o", "OUT", "--windows", "512"], "unknown key 'windows': did you mean 'window'?"),

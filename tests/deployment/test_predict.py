@@ -231,7 +231,7 @@ def test_what_was_made_otherwise_is_replaced_on_request_alone(tmp_path: Path, ch
         ([], "out", "input names no file"),
         ("nowhere", "out", "nowhere does not exist"),
         ("*.gif", "out", r"no file matches .*\*.gif"),
-        ("notes.txt", "out", r"notes.txt ends in '.txt'; expected an image ending in .png"),
+        ("notes.txt", "out", r"notes.txt ends in '.txt'; expected an image or a video ending in .png"),
         ("a.png", "out.jpg", r"out.jpg ends in '.jpg'; expected .png for the label map of a.png, or a folder"),
         ("a.png", "out.tif", r"out.tif ends in '.tif'; expected .png"),
         ("*.*g", "notes.txt", r"notes.txt is a file; expected a folder for the label maps of 2 images"),
@@ -366,7 +366,7 @@ def test_a_recipes_classes_colours_bands_and_window(tmp_path: Path) -> None:
     ("damage", "told"),
     [
         (shutil.rmtree, "network folder .* does not exist"),
-        (lambda run: (shutil.rmtree(run), run.write_text("")), "is a file; expected the folder of a run"),
+        (lambda run: (shutil.rmtree(run), run.write_text("")), "is a file that ends in ''; expected the folder of a run"),
         (lambda run: (run / "network.json").unlink(), "holds no saved network: network.json is missing"),
         (lambda run: (run / "model.safetensors").write_bytes(b"x"), "is damaged or truncated"),
         (lambda run: (run / "config.yaml").write_text("- a"), "holds a list, expected a mapping"),

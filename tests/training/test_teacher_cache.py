@@ -200,9 +200,12 @@ def test_what_is_remembered_of_the_teacher(tmp_path: Path) -> None:
     assert TeacherCache.known_teacher(tmp_path / "cache") == AbsentTeacher(
         filling.teacher.info, filling.teacher.multiple
     )
-    assert filling.cache.teacher_miou is None
-    filling.cache.teacher_miou = 41.5
-    assert TeacherCache(tmp_path / "cache", {"precision": "fp32"}, 3, 2).teacher_miou == 41.5
+    data = {"dataset": "camvid", "crop": [32, 32]}
+    assert filling.cache.teacher_miou(data) is None
+    filling.cache.keep_teacher_miou(data, 41.5)
+    again = TeacherCache(tmp_path / "cache", {"precision": "fp32"}, 3, 2)
+    assert again.teacher_miou(data) == 41.5
+    assert again.teacher_miou(data | {"dataset": "voc"}) is None
 
 
 def test_travels_to_another_process(tmp_path: Path) -> None:
@@ -301,7 +304,7 @@ def test_a_run_that_grows_the_cache_leaves_one_that_reads_it_alone(tmp_path: Pat
     before = reading.cache.read(0, 1)["logits"]
     growing = Filling(tmp_path / "cache", [METHODS["brd"]()])
     growing.fill()
-    reading.cache.teacher_miou = 30.0  # by the run whose manifest is the older one
+    reading.cache.keep_teacher_miou({}, 30.0)  # by the run whose manifest is the older one
     assert torch.equal(reading.cache.read(0, 1)["logits"], before)
     assert Filling(tmp_path / "cache", [METHODS["brd"]()]).cache.want(growing.names) == []
 

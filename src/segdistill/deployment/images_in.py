@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from segdistill.datasets.base import Window
 from segdistill.datasets.files import SUFFIXES
 from segdistill.datasets.images import read_rgb
+from segdistill.deployment.video import VIDEOS
 from segdistill.errors import UserError
 
 RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img")
@@ -21,6 +23,12 @@ RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 
 PICTURES = tuple(suffix for suffix in SUFFIXES if suffix not in RASTERS)
 """Files that are read whole and become PNGs."""
+
+_TARGETS = {"raster": (".tif", ".tiff"), "picture": (".png",), "video": (".mkv",)}
+"""What the label map of each kind may end in; the first where the user does not say."""
+
+
+Kind = Literal["picture", "raster", "video"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,9 @@ class Item:
     target: Path
 
     @property
-    def is_raster(self) -> bool:
-        """Whether it is read and written by windows."""
-        return self.path.suffix.lower() in RASTERS
+    def kind(self) -> Kind:
+        """A raster is read and written by windows, a picture as a whole, a video by frames."""
+        return _kind(self.path)
 
     def beside(self, ending: str) -> Path:
         """A file that goes with the label map, such as ``scene-overlay.png``."""
@@ -49,8 +57,8 @@ def find_items(given: str | Path | Sequence[str | Path], output: Path) -> list[I
     """The files that are meant, and where their label maps go.
 
     Args:
-        given: a file, a folder (with all folders in it), a pattern such as ``photos/*.jpg`` or ``photos/**/*.jpg``, or
-            a list of these.
+        given: a file, a folder (all images in it and in its folders), a pattern such as ``photos/*.jpg`` or
+            ``photos/**/*.jpg``, or a list of these.
         output: for one file a file of the same kind or a folder, else a folder; the folders in a folder are kept.
 
     Raises:
@@ -132,18 +140,23 @@ def _files(entry: str, output: Path) -> list[tuple[Path, Path]]:
 
 
 def _checked_kind(path: Path) -> Path:
-    if path.suffix.lower() not in (*PICTURES, *RASTERS):
-        known = " ".join((*PICTURES, *RASTERS))
-        raise UserError(f"{path} ends in '{path.suffix}'; expected an image ending in {known}")
+    if path.suffix.lower() not in (*PICTURES, *RASTERS, *VIDEOS):
+        known = " ".join((*PICTURES, *RASTERS, *VIDEOS))
+        raise UserError(f"{path} ends in '{path.suffix}'; expected an image or a video ending in {known}")
     return path
 
 
+def _kind(path: Path) -> Kind:
+    suffix = path.suffix.lower()
+    return "raster" if suffix in RASTERS else "video" if suffix in VIDEOS else "picture"
+
+
 def _suffix(path: Path) -> str:
-    return ".tif" if path.suffix.lower() in RASTERS else ".png"
+    return _TARGETS[_kind(path)][0]
 
 
 def _checked_target(path: Path, output: Path) -> Path:
-    expected = (".tif", ".tiff") if _suffix(path) == ".tif" else (".png",)
+    expected = _TARGETS[_kind(path)]
     if output.suffix.lower() not in expected:
         raise UserError(
             f"output {output} ends in '{output.suffix}'; expected {expected[0]} for the label map of {path.name}, "

@@ -7,8 +7,9 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segdistill.datasets.base import IGNORE_INDEX, Window
-from segdistill.deployment.geotiff import PROBABILITY_STEPS, Raster, UnfinishedMap, UnreadableError, made_from
-from segdistill.deployment.images_in import Item, Picture, find_items, read_picture
+from segdistill.deployment import geotiff, video
+from segdistill.deployment.geotiff import PROBABILITY_STEPS, Raster, UnfinishedMap, UnreadableError
+from segdistill.deployment.images_in import Item, Kind, Picture, find_items, read_picture
 from segdistill.deployment.polygons import require_pyogrio
 from segdistill.deployment.predictor import Predictor, open_predictor
+from segdistill.deployment.video import KEY_TAG, Video, VideoWriter
 from segdistill.deployment.windows import Flips, Grid, Piece, ahead, blended, flipped
 from segdistill.errors import UserError
 from segdistill.files import write_atomically
@@ -36,6 +39,8 @@ WINDOWS_AT_ONCE = 8
 
 KEY_TEXT = "segdistill_key"
 """The text in a finished PNG that says what it was made from."""
+
+_OVERLAYS = {"picture": "-overlay.png", "video": "-overlay.mp4"}
 
 _DECODERS = 2
 """Threads that decode pictures ahead of the network."""
@@ -58,15 +63,16 @@ def predict(
     device: str = "auto",
     quiet: bool = False,
 ) -> list[Path]:
-    """Predicts label maps of images, folders of images and GeoTIFFs of any size.
+    """Predicts label maps of images, folders of images, GeoTIFFs of any size and videos.
 
     A picture becomes a PNG of class indices with the classes' colours; a GeoTIFF becomes a cloud-optimised GeoTIFF in
-    the same place on the map, in bounded memory. Images larger than a window go through the network in overlapping
-    windows whose scores are blended. What is finished is not done again: the same command goes on where it was stopped.
+    the same place on the map, in bounded memory; a video becomes a video of class indices (.mkv, FFV1, kept exactly).
+    Images larger than a window go through the network in overlapping windows whose scores are blended. What is finished
+    is not done again: the same command goes on where it was stopped.
 
     Args:
-        model: a run folder.
-        input: an image, a folder, a pattern such as 'photos/*.jpg', or a list of these.
+        model: a run folder, or an exported file (.onnx, .xml, .pt2).
+        input: an image, a video, a folder of images, a pattern such as 'photos/*.jpg', or a list of these.
         output: a file for one image, else a folder.
         window: longest side of what goes through the network at once, in pixels; by default that of the run's
             evaluation, or 1024.
@@ -75,7 +81,7 @@ def predict(
         flips: average over mirror images, none, horizontal or both (also top to bottom, for images from above): better
             labels in 2 or 4 times the time.
         bands: numbers of the bands to read, the first being 1; by default those that the run was trained on.
-        overlay: beside each PNG, NAME-overlay.png: the picture under its labels' colours.
+        overlay: beside each label map of a picture or a video, NAME-overlay.png or .mp4: it under its labels' colours.
         probabilities: beside each GeoTIFF, NAME-probabilities.tif: a band per class.
         vector: beside each GeoTIFF, NAME.gpkg: its areas as polygons; holds all polygons of a map in memory.
         overwrite: replace label maps that were made otherwise.
@@ -152,7 +158,8 @@ class _Job:
         if options.batch_size is not None and options.batch_size < 1:
             raise UserError(f"batch_size is {options.batch_size}, expected at least 1")
         # A CPU gains nothing from batches, and they need memory.
-        self.batch_size = options.batch_size or (1 if predictor.device.type == "cpu" else WINDOWS_AT_ONCE)
+        fewest = 1 if predictor.device.type == "cpu" else WINDOWS_AT_ONCE
+        self.batch_size = options.batch_size or predictor.batch or fewest
         self.quiet = quiet
         self.console = Console(stderr=True)
         self.keys: dict[Path, str] = {}
@@ -170,8 +177,13 @@ class _Job:
         with self._progress() as bar:
             files = bar.add_task("", total=len(todo), visible=len(todo) > 1)
             try:
-                for part, predict_some in ((False, self._pictures), (True, self._rasters)):
-                    for item in predict_some(bar, [item for item in todo if item.is_raster == part], len(todo)):
+                some: dict[Kind, Callable[[Progress, Sequence[Item], int], Iterator[Item]]] = {
+                    "picture": self._pictures,
+                    "raster": self._rasters,
+                    "video": self._videos,
+                }
+                for kind, predict_some in some.items():
+                    for item in predict_some(bar, [item for item in todo if item.kind == kind], len(todo)):
                         bar.update(files, advance=1, description=item.path.name)
             except KeyboardInterrupt:
                 self._note("what is finished is kept; the same command goes on from there")
@@ -186,9 +198,12 @@ class _Job:
     # ------------------------------------------------------------------------------------------ what is there
 
     def _check_wanted(self, items: Sequence[Item]) -> None:
-        for name, is_raster in (("overlay", False), ("probabilities", True), ("vector", True)):
-            if getattr(self.wanted, name) and all(item.is_raster != is_raster for item in items):
-                kinds = "GeoTIFFs" if is_raster else "pictures"
+        for name, has_it, kinds in (
+            ("overlay", ("picture", "video"), "pictures and videos"),
+            ("probabilities", ("raster",), "GeoTIFFs"),
+            ("vector", ("raster",), "GeoTIFFs"),
+        ):
+            if getattr(self.wanted, name) and all(item.kind not in has_it for item in items):
                 raise UserError(f"{name} is for {kinds}, and there is none among the images; leave --{name} out")
         taken = {item.target for item in items} | {item.path for item in items}
         for item in items:
@@ -199,8 +214,8 @@ class _Job:
     def _companions(self, item: Item) -> list[Path]:
         """The files that go with a label map."""
         wanted = self.wanted
-        if not item.is_raster:
-            return [item.beside("-overlay.png")] if wanted.overlay else []
+        if item.kind != "raster":
+            return [item.beside(_OVERLAYS[item.kind])] if wanted.overlay else []
         endings = {"-probabilities.tif": wanted.probabilities, ".gpkg": wanted.vector}
         return [item.beside(ending) for ending, asked in endings.items() if asked]
 
@@ -231,8 +246,8 @@ class _Job:
             raise UserError(f"{item.target} is a folder; the label map of {item.path} needs that name")
         if not item.target.exists():
             return False
-        made = made_from(item.target) if item.is_raster else _text_in(item.target)
-        if made == self.keys[item.target]:
+        made_from = {"raster": geotiff.made_from, "picture": _text_in, "video": video.made_from}[item.kind]
+        if made_from(item.target) == self.keys[item.target]:
             return all(file.exists() for file in self._companions(item))
         if self.wanted.overwrite:
             return False
@@ -252,15 +267,20 @@ class _Job:
                 if isinstance(image, UserError):
                     self._failed(image, together)
                     continue
-                labels = np.empty(image.size, dtype=np.uint8)
-                for piece in self._pieces(bar, image):
-                    top, left, height, width = piece.window
-                    labels[top : top + height, left : left + width] = _labels(piece)
+                labels = self._label_map(bar, image)
                 written.append(writer.submit(self._write_picture, item, image, labels))
                 while len(written) > 1:
                     written.popleft().result()
             while written:
                 written.popleft().result()
+
+    def _label_map(self, bar: Progress, image: Picture) -> np.ndarray:
+        """Class indices, uint8 (H, W)."""
+        labels = np.empty(image.size, dtype=np.uint8)
+        for piece in self._pieces(bar, image):
+            top, left, height, width = piece.window
+            labels[top : top + height, left : left + width] = _labels(piece)
+        return labels
 
     def _decoded(self, item: Item) -> Picture | UserError:
         try:
@@ -274,8 +294,7 @@ class _Job:
     def _write_picture(self, item: Item, image: Picture, labels: np.ndarray) -> None:
         found = torch.from_numpy(labels)
         if self.wanted.overlay:
-            picture = photograph(image.pixels)
-            mixed = Image.blend(picture, colourise(found, self.predictor.palette), 0.5)
+            mixed = self._overlay(image, found)
             write_atomically(item.beside("-overlay.png"), lambda file: mixed.save(file, "PNG"))
         indexed = Image.fromarray(labels)
         indexed.putpalette([channel for color in self.predictor.palette for channel in color])
@@ -284,6 +303,49 @@ class _Job:
         texts.add_itxt("classes", ", ".join(self.predictor.classes))
         # The label map last: it stands for all.
         write_atomically(item.target, lambda file: indexed.save(file, "PNG", pnginfo=texts))
+
+    def _overlay(self, image: Picture, labels: torch.Tensor) -> Image.Image:
+        return Image.blend(photograph(image.pixels), colourise(labels, self.predictor.palette), 0.5)
+
+    # ------------------------------------------------------------------------------------------ videos
+
+    def _videos(self, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
+        for item in items:
+            yield item
+            try:
+                if self.bands is not None or self.predictor.in_channels != 3:
+                    raise UserError(f"{item.path} is a video, whose frames are RGB; the model takes other bands")
+                with Video(item.path) as frames:
+                    self._predict_video(bar, item, frames)
+            except UserError as error:
+                self._failed(error, together)
+
+    def _predict_video(self, bar: Progress, item: Item, frames: Video) -> None:
+        tags = {KEY_TAG: self.keys[item.target], "CLASSES": ", ".join(self.predictor.classes)}
+        task = bar.add_task("frames", total=frames.frames or None)
+        try:
+            with ExitStack() as files, ThreadPoolExecutor(1, "frames") as writer:
+                # Entered first, the label map gets its name last: it stands for all.
+                labelled = files.enter_context(VideoWriter(item.target, frames, tags))
+                shown = None
+                if self.wanted.overlay:
+                    shown = files.enter_context(VideoWriter(item.beside(_OVERLAYS["video"]), frames, tags))
+
+                def made() -> Iterator[tuple[Picture, np.ndarray, int]]:
+                    for pixels, ticks in frames:
+                        image = Picture(torch.from_numpy(pixels).permute(2, 0, 1))
+                        yield image, self._label_map(bar, image), ticks
+
+                def write(frame: tuple[Picture, np.ndarray, int]) -> None:
+                    image, labels, ticks = frame
+                    labelled.write(labels, ticks)
+                    if shown is not None:
+                        shown.write(np.asarray(self._overlay(image, torch.from_numpy(labels))), ticks)
+
+                for _ in ahead(writer, write, made()):
+                    bar.update(task, advance=1)
+        finally:
+            bar.remove_task(task)
 
     # ------------------------------------------------------------------------------------------ rasters
 

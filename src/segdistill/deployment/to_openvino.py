@@ -5,6 +5,7 @@ torch is imported only where a file is made, so that a process which runs one is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,27 @@ if TYPE_CHECKING:
 SUFFIX = ".xml"
 
 
+@functools.cache
+def core() -> Any:
+    """The process's own core, which outlives every other.
+
+    OpenVINO's CPU plugin gives the thread a stack for signal handlers and takes it back when it ends: where plugins
+    that overlap end in the order of their beginning, that stack is gone while it is in use, and the next Ctrl-C or
+    ended child process kills this one by SIGSEGV (seen with 2026.4). A core that begins first and never ends prevents
+    it.
+    """
+    own = require("openvino", "running an OpenVINO file").Core()
+    own.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin now
+    return own
+
+
 def convert(deployable: Deployable, example: Tensor, dynamic: Mapping[int, str], metadata: Mapping[str, str]) -> Any:
     """An ``openvino.Model``, read from the ONNX model of `to_onnx.convert`, whose arguments these are.
 
     The metadata goes into the model's runtime information, under segdistill.
     """
-    openvino = require("openvino", "export to openvino")
-    model = openvino.Core().read_model(to_onnx.convert(deployable, example, dynamic, {}).SerializeToString(), b"")
+    require("openvino", "export to openvino")
+    model = core().read_model(to_onnx.convert(deployable, example, dynamic, {}).SerializeToString(), b"")
     for key, value in metadata.items():
         model.set_rt_info(value, ["segdistill", key])
     return model
@@ -52,8 +67,8 @@ class OpenVinoFile:
     """
 
     def __init__(self, path: Path, threads: int | None = None, precision: str = "f32") -> None:
-        self._openvino = require("openvino", "running an OpenVINO file")
-        self._core = self._openvino.Core()
+        require("openvino", "running an OpenVINO file")
+        self._core = core()
         self._path = path
         self._settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
@@ -72,3 +87,10 @@ class OpenVinoFile:
             model.add_outputs("logits")
             self._with_logits = self._core.compile_model(model, "CPU", self._settings)
         return np.asarray(self._with_logits([images])["logits"])
+
+    def metadata(self) -> dict[str, str]:
+        """What `convert` was given as metadata; empty in a file of another origin."""
+        model = self._core.read_model(self._path)
+        if not model.has_rt_info("segdistill"):
+            return {}
+        return {key: model.get_rt_info(["segdistill", key]).astype(str) for key in model.rt_info["segdistill"]}

@@ -88,19 +88,19 @@ class TeacherCache:
         manifest = _read_manifest(folder)
         return None if manifest is None else _absent_teacher(manifest["teacher"])
 
-    @property
-    def teacher_miou(self) -> float | None:
-        """The teacher's mIoU on the validation split, where some run asked."""
+    def teacher_miou(self, data: Mapping[str, Any]) -> float | None:
+        """The teacher's mIoU on the validation split of a recipe's ``data``, where the last run that asked had the same."""
         # A file of its own: the manifest may have grown since this run has read it.
         file = self.folder / MIOU_FILE
         try:
-            return float(json.loads(file.read_text())) if file.exists() else None
-        except (OSError, ValueError, TypeError) as error:
+            found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"data": None}
+            return float(found["miou"]) if found["data"] == data else None
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"cannot read {file}: {error}; remove it") from error
 
-    @teacher_miou.setter
-    def teacher_miou(self, miou: float) -> None:
-        write_json(self.folder / MIOU_FILE, miou)
+    def keep_teacher_miou(self, data: Mapping[str, Any], miou: float) -> None:
+        """For later runs, which need not load the teacher."""
+        write_json(self.folder / MIOU_FILE, {"data": data, "miou": miou})
 
     def want(self, names: Sequence[str]) -> list[tuple[int, int]]:
         """From now on `read` gives the targets ``names``; (view, image) of every record that lacks one of them.
