@@ -366,7 +366,10 @@ def test_a_recipes_classes_colours_bands_and_window(tmp_path: Path) -> None:
     ("damage", "told"),
     [
         (shutil.rmtree, "network folder .* does not exist"),
-        (lambda run: (shutil.rmtree(run), run.write_text("")), "is a file that ends in ''; expected the folder of a run"),
+        (
+            lambda run: (shutil.rmtree(run), run.write_text("")),
+            "is a file that ends in ''; expected the folder of a run",
+        ),
         (lambda run: (run / "network.json").unlink(), "holds no saved network: network.json is missing"),
         (lambda run: (run / "model.safetensors").write_bytes(b"x"), "is damaged or truncated"),
         (lambda run: (run / "config.yaml").write_text("- a"), "holds a list, expected a mapping"),
@@ -396,3 +399,37 @@ def test_a_network_wrapped_by_hand_fits(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network(torch.from_numpy(pixels).permute(2, 0, 1)[None]).argmax(1)[0].numpy()
     assert (labels_in(tmp_path / "out.png") == expected).all()
+
+
+def test_on_ray(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two processes make what one makes; a broken image is told of and stops no other."""
+    ray = pytest.importorskip("ray")
+    for number in range(5):
+        photo(tmp_path / "photos" / f"{number}.png", seed=number)
+    expected = predict(model=finished, input=[str(tmp_path / "photos")], output=tmp_path / "here", quiet=True)
+    (tmp_path / "photos" / "broken.png").write_text("no image")
+    options: dict[str, Any] = {"model": finished, "input": [str(tmp_path / "photos")], "output": tmp_path / "there"}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        with pytest.raises(UserError, match="1 of 6 images could not be predicted, see above"):
+            predict(**options, engine="ray")
+        with pytest.raises(UserError, match="one image takes 3 CPUs, but the Ray cluster has 2 in all"):
+            predict(**options, engine="ray", cpus_per_image=3)
+    finally:
+        ray.shutdown()
+    assert "broken.png" in capsys.readouterr().err
+    for path in expected:
+        assert (tmp_path / "there" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"cpus_per_image": 0}, "cpus_per_image is 0, expected at least 1"),
+        ({"gpus_per_image": -1.0}, r"gpus_per_image is -1\.0, expected 0 or more"),
+    ],
+)
+def test_shares_of_a_cluster(finished: Path, tmp_path: Path, options: dict[str, Any], told: str) -> None:
+    photo(tmp_path / "a.png")
+    with pytest.raises(UserError, match=told):
+        predict(model=finished, input=str(tmp_path / "a.png"), output=tmp_path / "out", engine="ray", **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -12,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,10 +21,11 @@ from PIL import Image, PngImagePlugin
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from segdistill.cluster import spread
 from segdistill.datasets.base import IGNORE_INDEX, Window
 from segdistill.deployment import geotiff, video
 from segdistill.deployment.geotiff import PROBABILITY_STEPS, Raster, UnfinishedMap, UnreadableError
-from segdistill.deployment.images_in import Item, Kind, Picture, find_items, read_picture
+from segdistill.deployment.images_in import Item, Picture, find_items, read_picture
 from segdistill.deployment.polygons import require_pyogrio
 from segdistill.deployment.predictor import Predictor, open_predictor
 from segdistill.deployment.video import KEY_TAG, Video, VideoWriter
@@ -61,6 +64,9 @@ def predict(
     vector: bool = False,
     overwrite: bool = False,
     device: str = "auto",
+    engine: Literal["local", "ray"] = "local",
+    cpus_per_image: int = 1,
+    gpus_per_image: float | None = None,
     quiet: bool = False,
 ) -> list[Path]:
     """Predicts label maps of images, folders of images, GeoTIFFs of any size and videos.
@@ -86,6 +92,10 @@ def predict(
         vector: beside each GeoTIFF, NAME.gpkg: its areas as polygons; holds all polygons of a map in memory.
         overwrite: replace label maps that were made otherwise.
         device: auto, cpu, cuda, cuda:N or mps.
+        engine: local; or ray, which spreads the images over a Ray cluster: the one that RAY_ADDRESS names, else one
+            started on this machine.
+        cpus_per_image: cores that an image takes on a Ray cluster.
+        gpus_per_image: GPUs that it takes there; by default 1 where the device is a GPU, else none.
         quiet: print nothing but errors.
 
     Returns:
@@ -98,9 +108,19 @@ def predict(
     if not str(output):
         raise UserError("output is empty; expected a file or a folder")
     predictor = open_predictor(model, device)
+    if cpus_per_image < 1:
+        raise UserError(f"cpus_per_image is {cpus_per_image}, expected at least 1")
+    if gpus_per_image is not None and gpus_per_image < 0:
+        raise UserError(f"gpus_per_image is {gpus_per_image}, expected 0 or more")
     options = Options(window, overlap, batch_size, flips, None if bands is None else tuple(bands))
     wanted = Wanted(overlay, probabilities, vector, overwrite)
-    return predict_files(predictor, input, Path(output), options=options, wanted=wanted, quiet=quiet)
+    job = _Job(predictor, options, wanted, quiet)
+    items = find_items(input, Path(output))
+    if engine == "local":
+        return job.run(items)
+    gpus = float(predictor.device.type == "cuda") if gpus_per_image is None else gpus_per_image
+    one = functools.partial(_predict_there, str(model), device, options, wanted)
+    return job.run(items, lambda todo: spread(one, todo, what="image", cpus=cpus_per_image, gpus=gpus))
 
 
 @dataclass(frozen=True)
@@ -124,6 +144,22 @@ class Wanted:
     overwrite: bool = False
 
 
+def _predict_there(model: str, device: str, options: Options, wanted: Wanted, item: Item) -> int | str:
+    """The pixels predicted, in a process of a cluster; or the user's error in words."""
+    try:
+        job = _Job(_open_once(model, device), options, wanted, quiet=True)
+        job.run([item])
+    except UserError as error:
+        return str(error)
+    return job.pixels
+
+
+@functools.cache
+def _open_once(model: str, device: str) -> Predictor:
+    """A process of a cluster predicts many images."""
+    return open_predictor(model, device)
+
+
 def predict_files(
     predictor: Predictor,
     given: str | Path | Sequence[str | Path],
@@ -141,6 +177,10 @@ def predict_files(
     job = _Job(predictor, options, wanted, quiet)
     items = find_items(given, output)
     return job.run(items)
+
+
+Elsewhere = Callable[[Sequence[Item]], Iterator[tuple[Item, int | str | RuntimeError]]]
+"""Predicts images in other processes: each with the number of its pixels, or with what went wrong."""
 
 
 class _Job:
@@ -168,8 +208,8 @@ class _Job:
         if wanted.vector:
             require_pyogrio()
 
-    def run(self, items: Sequence[Item]) -> list[Path]:
-        """All that is not done yet."""
+    def run(self, items: Sequence[Item], elsewhere: Elsewhere | None = None) -> list[Path]:
+        """All that is not done yet, here or elsewhere."""
         self._check_wanted(items)
         self.keys = {item.target: self._key(item) for item in items}
         todo = [item for item in items if not self._is_done(item)]
@@ -177,14 +217,8 @@ class _Job:
         with self._progress() as bar:
             files = bar.add_task("", total=len(todo), visible=len(todo) > 1)
             try:
-                some: dict[Kind, Callable[[Progress, Sequence[Item], int], Iterator[Item]]] = {
-                    "picture": self._pictures,
-                    "raster": self._rasters,
-                    "video": self._videos,
-                }
-                for kind, predict_some in some.items():
-                    for item in predict_some(bar, [item for item in todo if item.kind == kind], len(todo)):
-                        bar.update(files, advance=1, description=item.path.name)
+                for item in self._here(bar, todo) if elsewhere is None else self._gathered(elsewhere(todo), len(todo)):
+                    bar.update(files, advance=1, description=item.path.name)
             except KeyboardInterrupt:
                 self._note("what is finished is kept; the same command goes on from there")
                 raise
@@ -194,6 +228,20 @@ class _Job:
         if not self.quiet:
             print(_summary(items, done, self.pixels, time.perf_counter() - started))
         return [item.target for item in items]
+
+    def _here(self, bar: Progress, todo: Sequence[Item]) -> Iterator[Item]:
+        """Predicts one image after another, each given before it is begun."""
+        for kind, predict_some in (("picture", self._pictures), ("raster", self._rasters), ("video", self._videos)):
+            yield from predict_some(bar, [item for item in todo if item.kind == kind], len(todo))
+
+    def _gathered(self, results: Iterator[tuple[Item, int | str | RuntimeError]], together: int) -> Iterator[Item]:
+        """What other processes have predicted, each given when it is done."""
+        for item, result in results:
+            if isinstance(result, int):
+                self.pixels += result
+            else:
+                self._failed(UserError(result if isinstance(result, str) else f"{item.path}: {result}"), together)
+            yield item
 
     # ------------------------------------------------------------------------------------------ what is there
 
