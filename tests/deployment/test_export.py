@@ -205,14 +205,16 @@ def test_metadata_is_in_every_file(run: Path, tmp_path: Path) -> None:
     torch.export.load(files["torch-export"], extra_files=extra)
     found = {key: json.loads(value) for key, value in of_onnx.items()}
     assert found == {
+        "format": 1,
         "segdistill": segdistill.__version__,
         "network": "python:tests.training.runs:build_student",
         "classes": list(SyntheticAerial.CLASSES),
         "palette": [list(color) for color in SyntheticAerial.PALETTE],
         "mean": None,
         "std": None,
-        "images": {"layout": "nchw", "dtype": "uint8", "size": [32, 32]},
+        "images": {"layout": "nchw", "dtype": "uint8", "channels": 3, "size": [32, 32], "batch": 1},
         "outputs": "labels",
+        "prediction": {"stride": 8, "window": 1024, "bands": None},
     }
     assert {key: json.loads(value) for key, value in of_openvino.items()} == found
     of_torch = json.loads(next(iter(extra.values())))

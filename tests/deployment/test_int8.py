@@ -21,7 +21,10 @@ from segdistill.deployment.agreement import Form
 from segdistill.deployment.export import export
 from segdistill.deployment.finetune import finetune, rounding
 from segdistill.deployment.int8 import QuantisationCost, quantisation_cost
+from segdistill.deployment.predictor import open_predictor
 from segdistill.deployment.sample_images import at_size, spread_images
+from segdistill.deployment.to_onnx import OnnxFile
+from segdistill.deployment.to_openvino import OpenVinoFile
 from segdistill.metrics.scores import scores_from_confusion
 from segdistill.networks.loading import load_run
 from segdistill.recipe import build_split
@@ -67,6 +70,12 @@ def test_int8_file_is_made_and_scored(run: Path, format: str, capsys: pytest.Cap
         assert any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
         metadata = set(model.rt_info["segdistill"])
     assert {"classes", "palette", "segdistill"} <= metadata
+    # It predicts by itself, and its scores say what its labels say.
+    predictor = open_predictor(found.int8)
+    assert predictor.classes == open_predictor(run).classes
+    images = next(spread_images(build_split(RunFolder(run).read_config()["data"], "val"), 1))[None]
+    labels = OnnxFile(found.int8) if format == "onnx" else OpenVinoFile(found.int8)
+    assert (predictor.scores(images).argmax(1).numpy() == labels(images.numpy())).mean() > 0.999
 
 
 def test_signals_are_taken_afterwards(run: Path) -> None:
@@ -74,7 +83,6 @@ def test_signals_are_taken_afterwards(run: Path) -> None:
     script = f"""
 import os, signal
 from segdistill.deployment.export import export
-from segdistill.deployment.finetune import finetune, rounding
 export(run={str(run)!r}, format="openvino", int8=True, calibration=2, output={str(run / "signals.xml")!r}, quiet=True)
 signal.signal(signal.SIGUSR1, lambda *_: print("taken"))
 os.kill(os.getpid(), signal.SIGUSR1)

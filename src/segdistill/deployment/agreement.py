@@ -29,6 +29,9 @@ class File(Protocol):
     def logits(self, images: np.ndarray) -> np.ndarray:
         """The class scores on its way, which may go over the images' lower and right edge."""
 
+    def metadata(self) -> dict[str, str]:
+        """What was written into it when it was made; empty in a file of another origin."""
+
 
 @dataclass(frozen=True)
 class Form:

@@ -12,14 +12,17 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from segdistill.deployment.export import FOLDER, FORMATS, export, parse_size
+from segdistill.deployment.export import FOLDER, export, parse_size
+from segdistill.deployment.formats import FORMATS
 from segdistill.deployment.timing import ENGINES, Job, Timing, job_line, timing_in
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import write_json
@@ -167,43 +170,41 @@ def benchmark(
     found = Benchmark(size, _machine(), tuple(rows), tuple(dict.fromkeys(skipped)))
     if json is not None:
         write_json(Path(json), asdict(found))
-    console.print(benchmark_table(found))
+    console.print(benchmark_tables(found))
     for line in found.skipped:
         console.print(f"left out: {line}", highlight=False, soft_wrap=True)
     return found
 
 
-def benchmark_table(found: Benchmark) -> Table:
-    """What was measured as a table for the terminal."""
+def benchmark_tables(found: Benchmark) -> Group:
+    """What was measured for the terminal, a table per run, none wider than 80 columns."""
     height, width = found.input
-    table = Table(
-        title=f"one image of {height} x {width} on {found.machine['processor']}",
-        title_justify="left",
-        caption="peak: most memory of the whole process, the engine's library included; mIoU of the validation split",
-        caption_justify="left",
-    )
-    table.add_column("run", no_wrap=True)
-    table.add_column("engine", no_wrap=True)
-    table.add_column("precision")
-    for heading in ("threads", "median ms", "p95 ms", "images/s", "peak MB", "G MACs", "file MB", "mIoU"):
-        table.add_column(heading, justify="right")
-    for index, row in enumerate(found.rows):
-        timing = row.timing
-        table.add_row(
-            row.run,
-            row.engine,
-            row.precision,
-            str(row.threads),
-            f"{timing.median_ms:.1f}",
-            f"{timing.p95_ms:.1f}",
-            f"{timing.images_per_second:.1f}",
-            "" if timing.peak_mb is None else f"{timing.peak_mb:.0f}",
-            f"{row.macs / 1e9:.2f}",
-            f"{row.file_mb:.1f}",
-            "" if row.miou is None else f"{row.miou:.2f}",
-            end_section=index + 1 < len(found.rows) and found.rows[index + 1].run != row.run,
-        )
-    return table
+    parts: list[RenderableType] = [f"one image of {height} x {width} on {found.machine['processor']}"]
+    for run, rows in groupby(found.rows, key=lambda row: row.run):
+        own = list(rows)
+        size = f"{own[0].parameters / 1e6:.2f} million parameters, {own[0].macs / 1e9:.2f} G MACs"
+        table = Table(title=f"{run}: {size}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("engine", no_wrap=True, min_width=13)
+        table.add_column("", no_wrap=True, min_width=4)
+        for heading in ("threads", "median ms", "p95 ms", "images /s", "peak MB", "file MB", "mIoU"):
+            # Of one width in every table, so that runs can be compared down a column.
+            table.add_column(heading.replace(" ", "\n"), justify="right", min_width=6, no_wrap=True)
+        for row in own:
+            timing = row.timing
+            table.add_row(
+                row.engine,
+                row.precision,
+                str(row.threads),
+                f"{timing.median_ms:.1f}",
+                f"{timing.p95_ms:.1f}",
+                f"{timing.images_per_second:.1f}",
+                "" if timing.peak_mb is None else f"{timing.peak_mb:.0f}",
+                f"{row.file_mb:.1f}",
+                "" if row.miou is None else f"{row.miou:.2f}",
+            )
+        parts.append(table)
+    parts.append("peak: most memory of the whole process, library included; mIoU of the validation split")
+    return Group(*parts)
 
 
 def _models(

@@ -7,64 +7,42 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-import segdistill
 from segdistill.datasets import SegmentationDataset
 from segdistill.deployment import int8 as eight_bits
-from segdistill.deployment import to_onnx, to_openvino, to_torch_export
-from segdistill.deployment.agreement import LEAST_EQUAL_LABELS, Agreement, File, Form, Opener, compare
+from segdistill.deployment.about import About
+from segdistill.deployment.agreement import LEAST_EQUAL_LABELS, Agreement, File, Form, compare
 from segdistill.deployment.deployable import LAYOUTS, OUTPUTS, Deployable
 from segdistill.deployment.extra import require
+from segdistill.deployment.finetune import find_teacher
+from segdistill.deployment.finetune import finetune as tune
+from segdistill.deployment.formats import FORMATS, Format
+from segdistill.deployment.hub import HubModel, write_folder
 from segdistill.deployment.int8 import CALIBRATION_IMAGES, QuantisationCost
 from segdistill.deployment.predictor import Predictor, open_predictor
-from segdistill.deployment.sample_images import at_size, images_in, made_up_images, spread_images
+from segdistill.deployment.sample_images import at_size, comparison_images, splits_of, spread_images
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import permissions, write_json
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
-from segdistill.recipe import build_split
-from segdistill.training.run_folder import RunFolder
 
 FOLDER = "exports"
 """Where in a run its files go by default."""
 
-COMPARED_IMAGES = 8
-"""Images on which a file is compared with its network; of a file of any size, some of them also cut to odd sizes."""
+HUB = "hub"
+"""The format that is a folder for the Hugging Face hub."""
 
 EXAMPLE_SIZE = (193, 259)
 """Of the images with which a file of any size is traced: odd, and unlike anything that a network has inside."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """How one kind of file is made and run.
-
-    Attributes:
-        module: has ``SUFFIX``, ``convert`` and ``write``.
-        open: of the file.
-        needs: packages of the extra ``deploy``.
-    """
-
-    module: ModuleType
-    open: Opener
-    needs: tuple[str, ...]
-
-
-FORMATS = {
-    "onnx": Format(to_onnx, to_onnx.OnnxFile, ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": Format(to_openvino, to_openvino.OpenVinoFile, ("onnx", "onnxscript", "openvino")),
-    "torch-export": Format(to_torch_export, to_torch_export.TorchExportFile, ()),
-}
 
 
 @dataclass(frozen=True)
@@ -100,6 +78,8 @@ def export(
     images: str | Path | None = None,
     int8: bool = False,
     calibration: int = CALIBRATION_IMAGES,
+    finetune: int | None = None,
+    teacher: str | Path | None = None,
     quiet: bool = False,
 ) -> Exported:
     """Exports a run's network to a file that runs without segdistill, and compares the file with PyTorch.
@@ -110,8 +90,9 @@ def export(
 
     Args:
         run: a run folder, or any folder that `Network.save` made.
-        format: onnx, openvino or torch-export.
-        output: the file, ending in .onnx, .xml or .pt2; by default exports/model in the run folder.
+        format: onnx, openvino, torch-export, or hub: a folder that smp or transformers alone load, with a model card.
+        output: the file, ending in .onnx, .xml or .pt2; by default exports/model in the run folder. Of hub the
+            folder, by default exports/hub.
         layout: of the images, nchw (B, C, H, W) or nhwc (B, H, W, C).
         outputs: labels, class ids as uint8 (B, H, W); or probabilities, float32, with the classes where the images
             have their channels.
@@ -120,6 +101,9 @@ def export(
         images: an image or a folder of images to compare on; by default validation images of the run's data.
         int8: also make a file of 8 bits, calibrated on training images, and score both on the validation images.
         calibration: number of training images for that.
+        finetune: for int8, epochs of training with rounding to 8 bits and the teacher's guidance, at a tenth of the
+            run's learning rate; on the CPU.
+        teacher: a run folder, for finetune; by default the run's own teacher.
         quiet: print nothing.
 
     Returns:
@@ -129,48 +113,106 @@ def export(
         UserError: for a folder that holds no network, a network that the format cannot express, a file that differs
             from its network, or one that cannot be written.
     """
+    if format == HUB:
+        changed = {
+            "layout": layout != "nchw",
+            "outputs": outputs != "labels",
+            "size": size,
+            "batch": batch,
+            "int8": int8,
+        }
+        for option, given in changed.items():
+            if given:
+                raise UserError(f"format hub saves the network as it is; leave {option} out")
+        return _to_hub(run, output, images, Console(quiet=quiet))
     kind, form = _checked(format, layout, outputs, size, batch)
     if int8 and format == "torch-export":
         raise UserError("int8 is made for onnx and openvino, not for torch-export")
     if calibration < 1:
         raise UserError(f"calibration is {calibration}, expected at least 1")
+    if finetune is not None and (finetune < 1 or not int8):
+        raise UserError(f"finetune is {finetune}, expected at least 1 epoch" if int8 else "finetune needs int8")
+    if teacher is not None and finetune is None:
+        raise UserError("teacher is for finetune, the number of epochs to learn from it")
     for package in (*kind.needs, *(("nncf",) if int8 else ())):
         require(package, "int8" if package == "nncf" else f"export to {format}")
-    predictor = open_predictor(run, "cpu")
-    network = predictor.scores
-    assert isinstance(network, Network)
+    predictor, network = _opened(run)
     path = _output_file(Path(run), output, kind.module.SUFFIX)
-    sets, trouble = _splits(Path(run), ("train", "val") if int8 else ("val",), len(predictor.classes))
+    sets, trouble = splits_of(Path(run), ("train", "val") if int8 else ("val",), len(predictor.classes))
     if int8 and trouble is not None:
         raise UserError(f"int8 needs the data of {run}: {trouble}")
-    samples, compared_on = _samples(network, sets.get("val"), trouble, images, form)
+    guide = None if finetune is None else find_teacher(Path(run), teacher, network)
+    samples, compared_on = comparison_images(network, sets.get("val"), trouble, images, form)
     metadata = _metadata(network, predictor, form, samples[0].dtype)
     _check_space(path, network, int8)
     console = Console(quiet=quiet)
-    with _beside(path) as temporary:
+
+    def converted(network: Network) -> Any:
         with _converting(run, format, form):
             example, axes = _example(network, form, samples[0].dtype)
             with_logits = format != "torch-export"
             deployable = Deployable(
                 network, layout=form.layout, outputs=form.outputs, size=form.size, with_logits=with_logits
             )
-            model = kind.module.convert(deployable, example, axes, metadata)
+            return kind.module.convert(deployable, example, axes, metadata)
+
+    def fine_tuned() -> Any:
+        assert guide is not None
+        assert finetune is not None
+        return converted(tune(Path(run), network, guide[1], finetune, console))
+
+    with _beside(path) as temporary:
+        model = converted(network)
         files = kind.module.write(model, temporary / path.name)
         with _running(path):
             agreement = compare(network, kind.open(temporary / path.name), form, samples)
-        if not agreement.is_close:
-            raise UserError(
-                f"{path.name} differs from {run}: {agreement} on {compared_on}; expected at least "
-                f"{100 * LEAST_EQUAL_LABELS} % and no more than rounding, so the file was deleted"
-                + ("; a fixed size, such as --size 512x512, may do" if form.size is None else "")
-            )
+        hint = "; a fixed size, such as --size 512x512, may do" if form.size is None else ""
+        _require_close(agreement, path, run, compared_on, hint)
         report = _report(run, format, form, metadata, agreement, compared_on)
         _put(files, path, report)
     console.print(f"{path}  {agreement}, on {compared_on}", highlight=False, soft_wrap=True)
     exported = Exported(path, form, agreement, compared_on)
     if not int8:
         return exported
-    return _quantised(exported, kind, model, sets, calibration, report, console)
+    if guide is not None:
+        report["finetune"] = {"epochs": finetune, "teacher": guide[0]}
+    return _quantised(exported, kind, model, None if guide is None else fine_tuned, sets, calibration, report, console)
+
+
+def _opened(run: str | Path) -> tuple[Predictor, Network]:
+    if Path(run).is_file():
+        raise UserError(f"run {run} is a file; expected the folder of a run")
+    predictor = open_predictor(run, "cpu")
+    network = predictor.scores
+    assert isinstance(network, Network)
+    return predictor, network
+
+
+def _to_hub(run: str | Path, output: str | Path | None, images: str | Path | None, console: Console) -> Exported:
+    """The folder for a hub, compared like any other export."""
+    predictor, network = _opened(run)
+    path, form = Path(run) / FOLDER / HUB if output is None else Path(output), Form("nchw", "labels", None, None)
+    sets, trouble = splits_of(Path(run), ("val",), len(predictor.classes))
+    samples, compared_on = comparison_images(network, sets.get("val"), trouble, images, form)
+    found: list[Agreement] = []
+
+    def check(folder: Path) -> None:
+        with _running(path):
+            found.append(compare(network, HubModel(folder, network), form, samples))
+        _require_close(found[0], path, run, compared_on)
+
+    write_folder(Path(run), network, predictor, path, check)
+    console.print(f"{path}  {found[0]}, on {compared_on}", highlight=False, soft_wrap=True)
+    console.print("its README.md has a license to fill in; nothing was uploaded", highlight=False, soft_wrap=True)
+    return Exported(path, form, found[0], compared_on)
+
+
+def _require_close(agreement: Agreement, path: Path, run: str | Path, compared_on: str, hint: str = "") -> None:
+    if not agreement.is_close:
+        raise UserError(
+            f"{path.name} differs from {run}: {agreement} on {compared_on}; expected at least "
+            f"{100 * LEAST_EQUAL_LABELS} % and no more than rounding, so the file was deleted{hint}"
+        )
 
 
 def parse_size(size: str | Sequence[int], argument: str) -> tuple[int, int]:
@@ -193,7 +235,7 @@ def _checked(
     format: str, layout: str, outputs: str, size: str | list[int] | None, batch: int | None
 ) -> tuple[Format, Form]:
     if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
+        raise unknown_name("format", format, [*FORMATS, HUB])
     for name, value, known in (("layout", layout, LAYOUTS), ("outputs", outputs, OUTPUTS)):
         if value not in known:
             raise unknown_name(name, value, known)
@@ -212,49 +254,6 @@ def _output_file(run: Path, output: str | Path | None, suffix: str) -> Path:
     return path
 
 
-def _splits(run: Path, names: Sequence[str], classes: int) -> tuple[dict[str, SegmentationDataset], str | None]:
-    """The splits of a run's data; none of them, and why, where one cannot be read."""
-    folder = RunFolder(run)
-    data = folder.read_config().get("data") if folder.config_file.exists() else None
-    if not isinstance(data, dict):
-        return {}, "its folder names no data"
-    try:
-        sets = {name: build_split(data, name) for name in names}
-        for dataset in sets.values():
-            next(spread_images(dataset, 1))
-    except UserError as error:
-        return {}, str(error)
-    if any(len(dataset.classes) != classes for dataset in sets.values()):
-        return {}, f"the data has another number of classes than the network's {classes}"
-    return sets, None
-
-
-def _samples(
-    network: Network, val: SegmentationDataset | None, trouble: str | None, images: str | Path | None, form: Form
-) -> tuple[list[Tensor], str]:
-    """The images to compare on, at the form's size, and what they are."""
-    channels = network.info.in_channels
-    if images is not None:
-        if channels != 3:
-            raise UserError(f"images are read as RGB, but the network takes {channels} channels; leave images out")
-        found, what = images_in(Path(images), COMPARED_IMAGES), f"images of {images}"
-    elif val is not None:
-        found, what = list(spread_images(val, COMPARED_IMAGES)), "validation images"
-    else:
-        found = made_up_images(network, COMPARED_IMAGES, form.size)
-        what = f"SYNTHETIC images, for there are no real ones ({trouble}; --images DIR names some)"
-    samples = [at_size(image, form.size) for image in found]
-    if form.size is None:
-        # Sizes that nothing divides, and another one than any seen so far.
-        samples += [image[:, : _odd(image.shape[1]), : _odd(image.shape[2])] for image in samples[:2]]
-    return samples, f"{len(samples)} {what}"
-
-
-def _odd(side: int) -> int:
-    """An odd length, shorter than ``side`` by about a tenth."""
-    return max(side - side // 10 - 1, 1) | 1
-
-
 def _example(network: Network, form: Form, dtype: torch.dtype) -> tuple[Tensor, dict[int, str]]:
     """Images to trace with, and the names of the axes that may have any length."""
     height, width = form.size or EXAMPLE_SIZE
@@ -271,21 +270,24 @@ def _example(network: Network, form: Form, dtype: torch.dtype) -> tuple[Tensor, 
 def _metadata(network: Network, predictor: Predictor, form: Form, dtype: torch.dtype) -> dict[str, str]:
     """What a file says of itself; every value is JSON."""
 
-    def values(column: Tensor | None) -> list[float] | None:
+    def values(column: Tensor | None) -> tuple[float, ...] | None:
         # Through float's shortest form, as in network.json.
-        return None if column is None else [float(f"{value:.7g}") for value in column.flatten().tolist()]
+        return None if column is None else tuple(float(f"{value:.7g}") for value in column.flatten().tolist())
 
-    facts = {
-        "segdistill": segdistill.__version__,
-        "network": network.spec,
-        "classes": predictor.classes,
-        "palette": predictor.palette,
-        "mean": values(network.mean),
-        "std": values(network.std),
-        "images": {"layout": form.layout, "dtype": str(dtype).removeprefix("torch."), "size": form.size},
-        "outputs": form.outputs,
-    }
-    return {key: json.dumps(value) for key, value in facts.items()}
+    about = About(
+        form=form,
+        dtype=str(dtype).removeprefix("torch."),
+        channels=predictor.in_channels,
+        classes=predictor.classes,
+        palette=predictor.palette,
+        network=network.spec,
+        mean=values(network.mean),
+        std=values(network.std),
+        stride=predictor.stride,
+        window=predictor.window,
+        bands=predictor.bands,
+    )
+    return about.as_metadata()
 
 
 def _report(
@@ -305,23 +307,33 @@ def _quantised(
     exported: Exported,
     kind: Format,
     model: Any,
+    fine_tuned: Callable[[], Any] | None,
     sets: dict[str, SegmentationDataset],
     calibration: int,
     report: dict[str, Any],
     console: Console,
 ) -> Exported:
-    """The int8 file beside the float32 one, scored."""
+    """The int8 file beside the float32 one, scored; of the fine-tuned model, if one can be made."""
     path = exported.path.with_name(f"{exported.path.stem}-int8{exported.path.suffix}")
     form, count = exported.form, min(calibration, len(sets["train"]))
-    images = (at_size(image, form.size) for image in spread_images(sets["train"], count))
     with _beside(path) as temporary:
-        with _converting(path, "int8", form):
-            quantised = eight_bits.quantise(model, images, form, count)
-        files = kind.module.write(quantised, temporary / path.name)
-        before, after = kind.open(exported.path), kind.open(temporary / path.name)
-        progress = not console.quiet and console.is_terminal
-        with _running(path):
-            cost = eight_bits.quantisation_cost(before, after, sets["val"], form, progress=progress)
+
+        def scored(model: Any, folder: Path, correct_bias: bool) -> tuple[Sequence[Path], QuantisationCost]:
+            images = (at_size(image, form.size) for image in spread_images(sets["train"], count))
+            with _converting(path, "int8", form):
+                quantised = eight_bits.quantise(model, images, form, count, correct_bias=correct_bias)
+            folder.mkdir(exist_ok=True)
+            files = kind.module.write(quantised, folder / path.name)
+            before, after = kind.open(exported.path), kind.open(folder / path.name)
+            with _running(path):
+                progress = not console.quiet and console.is_terminal
+                return files, eight_bits.quantisation_cost(before, after, sets["val"], form, progress=progress)
+
+        files, cost = scored(model, temporary, correct_bias=True)
+        if fine_tuned is not None:
+            plain = cost.after
+            files, cost = scored(fine_tuned(), temporary / "fine-tuned", correct_bias=False)
+            cost = replace(cost, post_training=plain)
         about = {"calibration_images": count, "cost": cost.as_dict()}
         facts = {key: value for key, value in report.items() if key not in ("agreement", "compared_on")}
         _put(files, path, facts | about)

@@ -1,4 +1,4 @@
-"""Post-training quantisation to 8 bits, and what it costs in mIoU."""
+"""Quantisation to 8 bits, and what it costs in mIoU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,14 @@ class QuantisationCost:
         after: of the int8 file.
         equal_labels: share of the valid pixels on which both say the same, 0 to 1.
         images: number of validation images, or windows of them.
+        post_training: of a file that was quantised without the fine-tuning that ``after`` had; None if it had none.
     """
 
     before: Scores
     after: Scores
     equal_labels: float
     images: int
+    post_training: Scores | None = None
 
     @property
     def loss(self) -> float:
@@ -55,39 +57,58 @@ class QuantisationCost:
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON."""
+        stages = {"before": self.before, "post_training": self.post_training, "after": self.after}
+        found = {name: scores for name, scores in stages.items() if scores is not None}
         return {
-            "miou_before": self.before.miou,
-            "miou_after": self.after.miou,
-            "iou_before": self.before.iou,
-            "iou_after": self.after.iou,
+            **{f"miou_{name}": scores.miou for name, scores in found.items()},
+            **{f"iou_{name}": scores.iou for name, scores in found.items()},
             "equal_labels": self.equal_labels,
             "images": self.images,
         }
 
     def warning(self) -> str | None:
         """What to tell of a loss that is too large, and what to try; None where it is not."""
+        if self.post_training is not None and self.after.miou <= self.post_training.miou:
+            return (
+                f"fine-tuning brought no gain: {self.after.miou:.2f} % of mIoU after it, {self.post_training.miou:.2f} "
+                "without; export without --finetune"
+            )
         if self.loss <= LARGEST_LOSS:
             return None
+        tuning = "" if self.post_training is not None else "fine-tuning with the teacher (--finetune 3), "
         return (
-            f"int8 costs {self.loss:.2f} points of mIoU. Try more calibration images (--calibration 500), the float32 "
-            "file in bf16 on a CPU that has it, or a student without squeeze-and-excitation and hard-swish, such as "
-            "smp:FPN:resnet18: their activations spread widely and lose most in 8 bits"
+            f"int8 costs {self.loss:.2f} points of mIoU. Try {tuning}more calibration images (--calibration 500), the "
+            "float32 file in bf16 on a CPU that has it, or a student without squeeze-and-excitation and hard-swish, "
+            "such as smp:FPN:resnet18: their activations spread widely and lose most in 8 bits"
         )
 
     def table(self) -> Table:
         """IoU by class, before and after, for the terminal."""
         table = Table(title=f"int8 on {self.images} validation images", title_justify="left")
         table.add_column("class", no_wrap=True)
-        for heading in ("float32", "int8", "change"):
+        columns = {"float32": self.before, "int8": self.after}
+        if self.post_training is not None:
+            columns = {"float32": self.before, "int8": self.post_training, "int8 fine-tuned": self.after}
+        for heading in (*columns, "change"):
             table.add_column(heading, justify="right")
-        for name, before in self.before.iou.items():
-            table.add_row(name, *_cells(before, self.after.iou[name]))
+        for name in self.before.iou:
+            table.add_row(name, *_cells([scores.iou[name] for scores in columns.values()]))
         table.add_section()
-        table.add_row("mIoU", *_cells(self.before.miou, self.after.miou))
+        table.add_row("mIoU", *_cells([scores.miou for scores in columns.values()]))
         return table
 
 
-def quantise(model: Any, images: Iterable[Tensor], form: Form, count: int) -> Any:
+def quiet_nncf() -> Any:
+    """NNCF, if it is installed, without its reports to the terminal and over the network."""
+    os.environ.setdefault("NNCF_CI", "1")
+    # It looks for a CUDA compiler, whose absence torch warns of.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    nncf = require("nncf", "int8")
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def quantise(model: Any, images: Iterable[Tensor], form: Form, count: int, *, correct_bias: bool = True) -> Any:
     """The model with weights and activations of 8 bits, by NNCF's min-max ranges and fast bias correction.
 
     Args:
@@ -96,15 +117,20 @@ def quantise(model: Any, images: Iterable[Tensor], form: Form, count: int) -> An
             the batch is fixed.
         form: of the model.
         count: number of images.
+        correct_bias: whether biases make up for what rounding moves; a network that was trained with rounding has
+            learnt to by itself.
     """
-    # NNCF would report its use over the network; so it does not.
-    os.environ.setdefault("NNCF_CI", "1")
-    nncf = require("nncf", "int8")
-    nncf.set_log_level(logging.ERROR)
+    nncf = quiet_nncf()
     batches = [{"images": form.pack(image[None].repeat(form.batch or 1, 1, 1, 1))} for image in images]
     with contextlib.redirect_stdout(io.StringIO()):  # its bars come whatever the log level
         # Symmetric ranges for the weights, others for activations: hard-swish goes below 0, by a little only.
-        return nncf.quantize(model, nncf.Dataset(batches), preset=nncf.QuantizationPreset.MIXED, subset_size=count)
+        return nncf.quantize(
+            model,
+            nncf.Dataset(batches),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=count,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=not correct_bias),
+        )
 
 
 def quantisation_cost(
@@ -149,6 +175,7 @@ def _labels_at_size(labels: Tensor, size: tuple[int, int] | None) -> Tensor:
     return F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].long()
 
 
-def _cells(before: float | None, after: float | None) -> tuple[str, str, str]:
-    change = "" if before is None or after is None else f"{after - before:+.2f}"
-    return percent(before), percent(after), change
+def _cells(values: Sequence[float | None]) -> tuple[str, ...]:
+    first, last = values[0], values[-1]
+    change = "" if first is None or last is None else f"{last - first:+.2f}"
+    return (*map(percent, values), change)

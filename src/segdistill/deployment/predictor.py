@@ -13,6 +13,7 @@ import torch
 
 from segdistill.datasets import DATASETS
 from segdistill.datasets.base import IGNORE_INDEX, Color, default_palette, parse_palette
+from segdistill.deployment.exported import SUFFIXES, ExportedModel
 from segdistill.deployment.windows import Scores
 from segdistill.errors import UserError
 from segdistill.networks.folder import CARD_FILE
@@ -41,6 +42,7 @@ class Predictor:
         window: side of the windows it works best with, in pixels.
         bands: numbers of the bands that it was trained on, the first being 1; None: RGB, or all there are.
         only_8_bits: whether it was trained on images of 8 bits alone.
+        batch: number of windows that it computes at once, however few it is given; None: any.
         device: where it computes.
 
     Raises:
@@ -56,6 +58,7 @@ class Predictor:
     window: int = WINDOW
     bands: tuple[int, ...] | None = None
     only_8_bits: bool = False
+    batch: int | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
@@ -66,18 +69,18 @@ class Predictor:
 
 
 def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
-    """The network of a run folder, or of any folder made by `Network.save`, ready to predict.
+    """The network of a run folder, of any folder made by `Network.save`, or an exported file, ready to predict.
 
     Args:
-        model: the folder.
-        device: auto, cpu, cuda, cuda:N or mps.
+        model: the folder or the file.
+        device: auto, cpu, cuda, cuda:N or mps; exported files run on the CPU.
 
     Raises:
-        UserError: no such folder, no network in it, a damaged one, or no such device.
+        UserError: no such folder or file, no network in it, a damaged one, or no such device.
     """
     folder = Path(model)
-    if folder.is_file():
-        raise UserError(f"model {folder} is a file; expected the folder of a run")
+    if folder.is_file() or (not folder.exists() and folder.suffix.lower() in SUFFIXES):
+        return _open_file(folder, device)
     network = load_run(folder)
     run = RunFolder(folder)
     data: Mapping[str, Any] = (run.read_config().get("data") or {}) if run.config_file.exists() else {}
@@ -95,6 +98,31 @@ def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
         bands=None if bands is None else tuple(bands),
         only_8_bits=bool(data) and bands is None,
         device=chosen,
+    )
+
+
+def _open_file(path: Path, device: str) -> Predictor:
+    if device not in ("auto", "cpu"):
+        raise UserError(f"device is {device}, but exported files run on the CPU here; use the run of {path} itself")
+    model = ExportedModel(path)
+    about, size = model.about, model.about.form.size
+    window, stride = about.window, about.stride
+    if size is not None:
+        window = min(size)
+        # Four strides to a window at least, see `predict`; scores near its edges then differ a little from those of
+        # the whole image.
+        stride = min(stride, max(1, window // 4))
+    return Predictor(
+        scores=model,
+        in_channels=about.channels,
+        classes=about.classes,
+        palette=about.palette,
+        identity=model.identity,
+        stride=stride,
+        window=window,
+        bands=about.bands,
+        only_8_bits=about.dtype == "uint8",
+        batch=about.form.batch,
     )
 
 

@@ -105,6 +105,10 @@ class OnnxFile:
             self._with_logits = self._start(model.SerializeToString())
         return np.asarray(self._with_logits.run(["logits"], {"images": images})[0])
 
+    def metadata(self) -> dict[str, str]:
+        """What `convert` was given as metadata; empty in a file of another origin."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
     def _start(self, model: bytes) -> Any:
         options = self._runtime.SessionOptions()
         options.log_severity_level = 3  # errors: what fails raises, and is told once

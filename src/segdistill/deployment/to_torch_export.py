@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,19 @@ class TorchExportFile:
 
     Args:
         path: the file; only open those you trust.
+
+    Raises:
+        ValueError: it is damaged, or something else.
     """
 
     def __init__(self, path: Path) -> None:
-        module = torch.export.load(path).module()
+        if not zipfile.is_zipfile(path):  # torch would write a traceback to the terminal first
+            raise ValueError("it is no zip archive")
+        extra = {METADATA_FILE: ""}
+        module = torch.export.load(path, extra_files=extra).module()
         assert isinstance(module, fx.GraphModule)
         self._module = module
+        self._metadata = extra[METADATA_FILE]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """The prediction for a batch of images."""
@@ -66,6 +74,10 @@ class TorchExportFile:
             seen.run(torch.from_numpy(images))
         assert seen.scores is not None
         return np.asarray(seen.scores)
+
+    def metadata(self) -> dict[str, str]:
+        """What `convert` was given as metadata; empty in a file of another origin."""
+        return dict(json.loads(self._metadata)) if self._metadata else {}
 
 
 class _Scores(fx.Interpreter):
