@@ -14,6 +14,8 @@ EXAMPLES = """\
   segdistill predict runs/brd photos -o labels --overlay
   segdistill predict runs/brd 'photos/**/*.jpg' -o labels --flips horizontal
   segdistill predict runs/aerial city.tif -o city-labels.tif --probabilities --vector
+  segdistill predict runs/brd drive.mp4 -o drive-labels.mkv --overlay
+  segdistill predict runs/aerial maps -o labels --engine ray --cpus-per-image 4
 
 The same command goes on where it was stopped."""
 
