@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segdistill import datasets, losses, methods
+    from segdistill.comparison.advice import Advice
+    from segdistill.comparison.advise import advise
     from segdistill.comparison.compare import compare
     from segdistill.comparison.demo import demo
     from segdistill.comparison.evaluate import evaluate
     from segdistill.comparison.results import Comparison, load_comparison
     from segdistill.deployment.benchmark import benchmark
     from segdistill.deployment.export import export
+    from segdistill.deployment.play import play
     from segdistill.deployment.predict import predict
     from segdistill.distiller import Distiller, LearnerOutput, Supervised
     from segdistill.errors import UserError
+    from segdistill.inspection.bands import data_statistics
     from segdistill.inspection.check import check_data
     from segdistill.inspection.preview import preview_data
     from segdistill.networks.loading import load_network, load_run
@@ -34,6 +38,8 @@ _HOMES = {
     "datasets": "segdistill.datasets",
     "losses": "segdistill.losses",
     "methods": "segdistill.methods",
+    "Advice": "segdistill.comparison.advice",
+    "advise": "segdistill.comparison.advise",
     "compare": "segdistill.comparison.compare",
     "Comparison": "segdistill.comparison.results",
     "load_comparison": "segdistill.comparison.results",
@@ -41,12 +47,14 @@ _HOMES = {
     "evaluate": "segdistill.comparison.evaluate",
     "benchmark": "segdistill.deployment.benchmark",
     "export": "segdistill.deployment.export",
+    "play": "segdistill.deployment.play",
     "predict": "segdistill.deployment.predict",
     "Distiller": "segdistill.distiller",
     "LearnerOutput": "segdistill.distiller",
     "Supervised": "segdistill.distiller",
     "UserError": "segdistill.errors",
     "check_data": "segdistill.inspection.check",
+    "data_statistics": "segdistill.inspection.bands",
     "preview_data": "segdistill.inspection.preview",
     "load_network": "segdistill.networks.loading",
     "load_run": "segdistill.networks.loading",
@@ -61,6 +69,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Advice",
     "Comparison",
     "Distiller",
     "LearnerOutput",
@@ -72,9 +81,11 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "Views",
+    "advise",
     "benchmark",
     "check_data",
     "compare",
+    "data_statistics",
     "datasets",
     "demo",
     "distill",
@@ -85,6 +96,7 @@ __all__ = [
     "load_run",
     "losses",
     "methods",
+    "play",
     "predict",
     "preview_data",
     "train",

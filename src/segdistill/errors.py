@@ -17,7 +17,17 @@ class UserError(ValueError):
         # user's sentence stands behind the last name of this class in it.
         if message.startswith("Caught "):
             message = message.rpartition("UserError: ")[2].strip()
-        super().__init__(message)
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    r"""``text`` with what no terminal can show escaped: control characters, bytes of file names that are no UTF-8.
+
+    Example:
+        >>> printable("a\nb\udcff.png")
+        'a\\nb\\udcff.png'
+    """
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:

@@ -14,7 +14,9 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from segdistill.data.augmentation import Augmentation
+from segdistill.data.statistics import BandStatistics
 from segdistill.datasets import DATASETS, SegmentationDataset
+from segdistill.datasets.base import Window
 from segdistill.datasets.first import FirstSamples
 from segdistill.datasets.kept import Kept
 from segdistill.errors import UserError, unknown_name
@@ -45,6 +47,7 @@ class Data:
         augmentation: how training images are changed.
         values: the recipe's ``data`` made complete, with what was chosen where it was silent.
         keep: where decoded images are to be kept, see `keep_decoded`: "ram", a folder, or None for nowhere.
+        statistics: by which images are normalised; None: by what their kind asks for.
     """
 
     train: SegmentationDataset
@@ -52,6 +55,7 @@ class Data:
     augmentation: Augmentation
     values: dict[str, Any]
     keep: str | None = None
+    statistics: BandStatistics | None = None
 
 
 def build_data(values: Mapping[str, Any], overfit: int | None = None, *, converting: bool = True) -> Data:
@@ -59,8 +63,8 @@ def build_data(values: Mapping[str, Any], overfit: int | None = None, *, convert
 
     Args:
         values: ``dataset`` (a name in `DATASETS`), the arguments of that data set's class but ``split``, those of
-            `Augmentation`, and ``keep``, side by side. Without ``crop`` the size of the first training image is taken,
-            at most `LARGEST_DEFAULT_CROP` on a side.
+            `Augmentation`, ``keep``, and ``statistics``, a file that `data stats` wrote, side by side. Without ``crop``
+            the size of the first training image is taken, at most `LARGEST_DEFAULT_CROP` on a side.
         overfit: only the first so many training images, not augmented, for training and validation alike.
         converting: whether data sets may convert their files into a folder named ``cache``; if not, they do without.
 
@@ -71,14 +75,15 @@ def build_data(values: Mapping[str, Any], overfit: int | None = None, *, convert
     augmenting = [name for name in inspect.signature(Augmentation).parameters if name != "ignore_index"]
     reading = [name for name in inspect.signature(kind).parameters if name != "split"]
     for key in values:
-        if key not in ("dataset", "keep") and key not in augmenting and key not in reading:
-            raise unknown_name("key in data:", key, ["dataset", *augmenting, *reading, "keep"])
+        if key not in ("dataset", "keep", "statistics") and key not in augmenting and key not in reading:
+            raise unknown_name("key in data:", key, ["dataset", *augmenting, *reading, "keep", "statistics"])
     keep = values.get("keep")
     if keep is not None and not (isinstance(keep, str | Path) and str(keep)):
         raise UserError(f"data: keep is {keep!r}, expected ram, or a folder for decoded images")
     keep = None if keep is None else str(keep)
     read = values if converting else {key: value for key, value in values.items() if key != "cache"}
     train = build_split(read, "train")
+    statistics = None if values.get("statistics") is None else _statistics(values["statistics"], train)
     chosen = dict(values)
     if chosen.get("crop") is None:
         chosen["crop"] = [min(LARGEST_DEFAULT_CROP, side) for side in train.open(0).size]
@@ -91,8 +96,8 @@ def build_data(values: Mapping[str, Any], overfit: int | None = None, *, convert
     if overfit is not None:
         few = FirstSamples(train, overfit)
         # A few are soon read, and a file of them would be in the way of that of all.
-        return Data(train=few, val=few, augmentation=augmentation, values=chosen, keep=keep and KEEP_IN_MEMORY)
-    return Data(train=train, val=build_split(read, "val"), augmentation=augmentation, values=chosen, keep=keep)
+        return Data(few, few, augmentation, chosen, keep and KEEP_IN_MEMORY, statistics)
+    return Data(train, build_split(read, "val"), augmentation, chosen, keep, statistics)
 
 
 def keep_decoded(data: Data, console: Console, *, progress: bool = False, rank: int = 0, world: int = 1) -> Data:
@@ -236,6 +241,23 @@ def _dataset_class(values: Mapping[str, Any]) -> type[SegmentationDataset]:
     if not isinstance(name, str) or name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     return DATASETS[name]
+
+
+def _statistics(file: Any, train: SegmentationDataset) -> BandStatistics:
+    """What a file says of images such as those of ``train``."""
+    if not isinstance(file, str | Path):
+        raise UserError(f"data: statistics is {file!r}, expected a file that `segdistill data stats` wrote")
+    statistics = BandStatistics.load(file)
+    if len(statistics.mean) != train.in_channels:
+        raise UserError(
+            f"data: statistics {file} is of {len(statistics.mean)} bands, but the images have {train.in_channels}"
+        )
+    image, _ = train.open(0).window(Window(0, 0, 1, 1))
+    if not image.is_floating_point() and max(statistics.mean) > 1:
+        raise UserError(
+            f"data: statistics {file} holds the mean {max(statistics.mean):g}; expected 0 to 1 for images of 8 bits"
+        )
+    return statistics
 
 
 def _reading(values: Mapping[str, Any]) -> dict[str, Any]:

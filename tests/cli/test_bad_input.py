@@ -322,7 +322,7 @@ def test_class_counts_disagree(tmp_path: Path, finished: Path, capfd: pytest.Cap
             ["trian"],
             [
                 "unknown command 'trian': did you mean 'train'?",
-                "Known: benchmark, compare, data, demo, distill, evaluate",
+                "Known: advise, benchmark, compare, data, demo, distill",
             ],
         ),
         (["train"], ["data, network, output"]),

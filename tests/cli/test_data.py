@@ -34,11 +34,14 @@ def test_overview(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> N
         main(["data", *arguments])
     assert end.value.code == 0
     printed = capsys.readouterr().out
-    for text in ("  check ", "  preview ", "segdistill data check --dataset", "segdistill data preview --dataset"):
-        assert text in printed
+    for command in ("check", "preview", "stats"):
+        assert f"  {command} " in printed
+        assert f"segdistill data {command} --dataset" in printed
 
 
-@pytest.mark.parametrize(("command", "option"), [("check", "--json"), ("preview", "--augmented")])
+@pytest.mark.parametrize(
+    ("command", "option"), [("check", "--json"), ("preview", "--augmented"), ("stats", "--output")]
+)
 def test_help(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["data", command, "--help"])
@@ -81,7 +84,19 @@ def test_preview(recipe: Path, tmp_path: Path) -> None:
     assert output.read_bytes() != plain
 
 
-@pytest.mark.parametrize("command", ["check", "preview"])
+def test_stats(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "bands.json"
+    assert main(["data", "stats", str(recipe), "--resize", "[24, 32]", "--output", str(output)]) == 0
+    values = json.loads(output.read_text())
+    printed = capsys.readouterr().out
+    for number in [*values["mean"], *values["std"]]:
+        assert f"{number:.5g}" in printed
+    assert f"4 train images, {values['pixels']} pixels counted; 0 % of all are ignored, 0 % hold no data" in printed
+    assert values["pixels"] == 4 * 24 * 32
+    assert f"--data.statistics {output}" in printed
+
+
+@pytest.mark.parametrize("command", ["check", "preview", "stats"])
 def test_wrong_usage(command: str, root: Path, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fails(capfd, ["data", "chek"], "unknown command 'data chek': did you mean 'data check'?")
     fails(capfd, ["data", command], "data")

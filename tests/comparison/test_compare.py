@@ -418,6 +418,24 @@ def test_ray_that_is_not_installed(tmp_path: Path, teacher: Path, monkeypatch: p
         compare_tiny(tmp_path / "out", teacher, engine="ray")
 
 
+def test_a_teacher_whose_training_has_not_ended(tmp_path: Path, teacher: Path) -> None:
+    half = Path(shutil.copytree(teacher, tmp_path / "half"))
+    (half / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"half has no metrics\.json: its training has not ended; go on with it"):
+        compare_tiny(tmp_path / "out", half)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_an_empty_validation_split(tmp_path: Path, teacher: Path, dry_run: bool) -> None:
+    root = folder_tree(tmp_path / "data", {"train": 2, "val": 1}, classes=6)
+    for file in root.glob("*/val/*"):
+        file.unlink()
+    data = {"dataset": "folder", "root": str(root), "classes": list("abcdef"), "crop": [12, 16]}
+    with pytest.raises(UserError, match="val holds no image, so the split is empty"):
+        compare_tiny(tmp_path / "out", teacher, data=data, dry_run=dry_run)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_recipe_is_refused_with_what_differs(copy: Path, teacher: Path) -> None:
     before = contents(copy)
     with pytest.raises(UserError) as error:
@@ -494,7 +512,7 @@ def test_on_ray(tmp_path: Path, teacher: Path, finished: Path, monkeypatch: pyte
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         found = compare_tiny(tmp_path / "out", teacher, seeds=2, engine="ray")
-        with pytest.raises(UserError, match="a cell takes 3 CPUs, but the Ray cluster has 2 in all"):
+        with pytest.raises(UserError, match="one cell takes 3 CPUs, but the Ray cluster has 2 in all"):
             compare_tiny(tmp_path / "other", teacher, seeds=2, engine="ray", cpus_per_cell=3)
     finally:
         ray.shutdown()

@@ -202,6 +202,20 @@ def test_gap_closure() -> None:
     assert 0 < result.low < 50 < result.high < 100
 
 
+def test_gap_closure_where_some_resamples_have_no_gap() -> None:
+    """One image of four on which all networks are equal: a resample of it alone has no gap that could be closed."""
+
+    def network(hits: int) -> Overlaps:
+        counts = [[[9, 1], [1, 9]]] + 3 * [[[hits, 10 - hits], [10 - hits, hits]]]
+        return Overlaps.from_confusion(np.array(counts))
+
+    result = gap_closure([network(7)], [network(6)], network(8))
+    assert result.closed is not None
+    assert result.low is not None
+    assert result.high is not None
+    assert 0 < result.low <= result.closed <= result.high < 100
+
+
 def test_gap_closure_against_a_plain_loop() -> None:
     [distilled], [baseline], [teacher] = experiment(np.random.default_rng(9), (0.05, 0.0, 0.1), runs=1, images=30)
     result = gap_closure([distilled], [baseline], teacher, resamples=200, seed=3)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from segdistill.datasets.checking import edges, slopes
 from segdistill.datasets.masks import MaskReader
 from segdistill.inspection.check import check_data
-from segdistill.inspection.mask_values import alone, edges, examine, slopes
+from segdistill.inspection.mask_values import alone, examine
 from tests.inspection.trees import areas, folder_data, save, sound_tree
 
 ROAD = {"classes": ["background", "road"]}

@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from segdistill import UserError
-from segdistill.datasets import Folder
+from segdistill.datasets import Folder, checking
+from segdistill.datasets.base import LoadedSample
+from segdistill.inspection import preview
 from segdistill.inspection.preview import CAPTION, CELL, OPACITY, contact_sheet, preview_data
 from segdistill.reporting.picture import GAP
 from tests.inspection.trees import CLASSES, folder_data, sound_tree
@@ -52,6 +54,23 @@ def test_augmented_shows_the_first_epoch(tmp_path: Path) -> None:
     plain, a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in ("plain", "a", "b", "c"))
     assert a == b
     assert len({plain, a, c}) == 3
+
+
+@pytest.mark.parametrize("size", [(70, 53), (19, 20), (1, 100), (64, 16)])
+def test_large_images_are_thinned_out_piece_by_piece(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in (
+        (checking, "PIECE_ROWS", 8),
+        (checking, "PIECE_COLUMNS", 16),
+        (checking, "PIECE_PIXELS", 1),
+        (preview, "LARGEST", 20),
+    ):
+        monkeypatch.setattr(module, name, value)
+    image = torch.randint(256, (3, *size), dtype=torch.uint8)
+    labels = torch.randint(5, size)
+    step = max(1, max(size) // 20)
+    small, kept = preview._small(LoadedSample(image, labels))
+    assert torch.equal(small, image[:, ::step, ::step])
+    assert torch.equal(kept, labels[::step, ::step])
 
 
 def test_bands_in_a_unit_of_their_own_are_stretched(tmp_path: Path) -> None:

@@ -45,6 +45,12 @@ def test_names_are_texts_as_they_are() -> None:
     assert set(NAMES) <= set(texts(CHARTS["scatter"]))
 
 
+def test_few_epochs_are_each_marked_and_seconds_are_not() -> None:
+    assert {"1", "2"} <= set(texts(CHARTS["lines"]))
+    close = [Curve("brd", [101.38, 243.62], [3, 4]), Curve("none", [108.98, 140.65], [3, 5])]
+    assert not {"101.38", "108.98"} & set(texts(lines("five", close, LOOKS, "seconds", "mIoU")))
+
+
 def test_no_two_charts_share_an_identifier() -> None:
     ids = [element.get("id") for svg in CHARTS.values() for element in ElementTree.fromstring(svg).iter()]
     named = [one for one in ids if one]

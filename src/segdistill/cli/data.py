@@ -1,4 +1,4 @@
-"""``segdistill data check`` and ``segdistill data preview``."""
+"""``segdistill data check``, ``segdistill data preview`` and ``segdistill data stats``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 from segdistill.cli.parsing import call
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import read_yaml
+from segdistill.inspection.bands import data_statistics
 from segdistill.inspection.check import check_data
 from segdistill.inspection.preview import preview_data
 
 COMMANDS = {
     "check": "find what would spoil a run: broken files, wrong labels, images in two splits",
     "preview": "draw images under their labels, before or after augmentation",
+    "stats": "mean, deviation and range of every band, saved for training runs",
 }
 
 CHECK_EXAMPLES = """\
@@ -32,8 +34,15 @@ PREVIEW_EXAMPLES = """\
 The data set's own keywords and those of the augmentation are options, too."""
 
 
+STATS_EXAMPLES = """\
+  segdistill data stats --dataset folder --root my/data --classes '[road, roof, tree]' --bands '[1, 2, 3, 4]'
+  segdistill data stats recipes/potsdam/teacher.yaml --bands RGBIR --output potsdam-bands.json
+
+The data set's own keywords are options, too. A recipe names the file under data: statistics."""
+
+
 def run(argv: Sequence[str]) -> int:
-    """Checks or shows a data set; returns 1 if the check found an error."""
+    """Checks, shows or measures a data set; returns 1 if the check found an error."""
     if not argv or (argv[0] not in COMMANDS and {"-h", "--help"} & set(argv)):
         print(_overview())
         raise SystemExit(0)
@@ -44,7 +53,10 @@ def run(argv: Sequence[str]) -> int:
         options = _data_options(check_data, options)
         report = call(check_data, options, name=name, first=None, examples=CHECK_EXAMPLES)
         return 0 if report.ok else 1
-    call(preview_data, _data_options(preview_data, options), name=name, first=None, examples=PREVIEW_EXAMPLES)
+    if argv[0] == "preview":
+        call(preview_data, _data_options(preview_data, options), name=name, first=None, examples=PREVIEW_EXAMPLES)
+    else:
+        call(data_statistics, _data_options(data_statistics, options), name=name, first=None, examples=STATS_EXAMPLES)
     return 0
 
 
@@ -78,6 +90,7 @@ def _overview() -> str:
             "examples:",
             CHECK_EXAMPLES.partition("\n\n")[0],
             PREVIEW_EXAMPLES.partition("\n\n")[0],
+            STATS_EXAMPLES.partition("\n\n")[0],
             "",
             "segdistill data COMMAND --help shows its options.",
         ]

@@ -14,10 +14,12 @@ COMMANDS = {
     "distill": "distil a trained teacher into a small student",
     "evaluate": "score a network on a split",
     "predict": "label maps of images, folders and GeoTIFFs of any size",
+    "play": "try runs on images of your own, in a page on this machine",
     "export": "a run as an ONNX, OpenVINO or torch.export file, compared with PyTorch; int8",
     "benchmark": "latency, memory, size and mIoU of runs, engine by engine",
     "compare": "hold methods against the student alone: same recipe, several seeds, intervals",
-    "data": "look at a data set before a run: check it, or draw its images under their labels",
+    "advise": "which method to train with? short runs of all, longer ones of the best, one recommended",
+    "data": "look at a data set before a run: check it, draw its labels, measure its bands",
     "methods": "list the distillation methods",
     "demo": "see it all on built-in synthetic aerial scenes, in minutes",
 }

@@ -222,6 +222,10 @@ def load_teacher(recipe: SharedRecipe, sets: Data) -> Network:
             f"teacher '{recipe.teacher}' is no run folder, and a network spec alone has no trained weights; give a run "
             "folder, or a file as teacher_weights"
         )
+    if is_run and RunFolder(recipe.teacher).config_file.exists() and RunFolder(recipe.teacher).read_metrics() is None:
+        raise UserError(
+            f"teacher {recipe.teacher} has no metrics.json: its training has not ended; go on with it by --resume first"
+        )
     classes = len(sets.train.classes)
     network = load_network(recipe.teacher, None if is_run else classes, sets.train.in_channels, recipe.teacher_weights)
     if network.num_classes != classes:

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import rich
-import torch
 from rich.console import Console
 from rich.table import Table
 
-import segdistill
 from segdistill.comparison import verdict
 from segdistill.comparison.cells import (
     SharedRecipe,
-    cell_differences,
     equal_time_recipe,
     hyper_parameters,
     is_alone,
-    load_teacher,
     measure_teacher,
     parse_methods,
     run_cell,
-    teacher_hash,
 )
-from segdistill.comparison.cost import cell_seconds
+from segdistill.comparison.cost import cell_cost, duration
 from segdistill.comparison.on_ray import run_on_ray
+from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_teacher
 from segdistill.comparison.results import (
     BASELINE,
     EQUAL_TIME,
-    EVALUATION_FILE,
     Cell,
     Comparison,
     Row,
@@ -43,22 +34,17 @@ from segdistill.comparison.results import (
     cell_folder,
     load_comparison,
     read_cell,
-    read_plan,
 )
-from segdistill.distiller import Distiller
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
 from segdistill.metrics.scores import percent
-from segdistill.networks.loading import load_network
-from segdistill.recipe import Data, MethodSpec, build_data, build_methods
+from segdistill.recipe import MethodSpec, build_data
 from segdistill.training.config import TrainConfig
 from segdistill.training.device import choose_device
 from segdistill.training.run_folder import RunFolder
 
 #: Columns of the table, where the output is no terminal that has a width of its own.
 WIDTH = 140
-
-LIBRARIES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "transformers", "numpy")
 
 
 def compare(
@@ -128,13 +114,9 @@ def compare(
             or other data.
     """
     names = parse_methods(methods)
-    chosen = _seeds(seeds, seed)
-    if teacher_cache is not None and views is None:
-        raise UserError(
-            "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views 4"
-        )
-    if teacher_cache is not None and engine == "ray":
-        raise UserError("teacher_cache does not go with engine ray: cells of one seed would fill its cache at once")
+    chosen = choose_seeds(seeds, seed)
+    share = Share(engine, device, cpus_per_cell, gpus_per_cell)
+    share.check_cache(teacher_cache, views)
     sets = build_data(data, converting=not dry_run)
     recipe = SharedRecipe(
         data=sets.values,
@@ -150,19 +132,14 @@ def compare(
         teacher_cache=None if teacher_cache is None else str(teacher_cache),
     )
     folder = Path(output)
-    choose_device(device)
-    share = _Share(engine, device, cpus_per_cell, gpus_per_cell)
-    plan = _plan(folder, recipe, names, chosen, sets, device)
-    _check_folder(folder, plan, resume)
-    _check_cells(folder, recipe, names, chosen)
-    _check_pairs(recipe, sets, names)
+    plan = checked_plan(folder, recipe, names, chosen, sets, device, resume=resume)
     console = Console(quiet=True) if quiet else rich.get_console()
     wide = console if console.is_terminal else Console(quiet=quiet, width=WIDTH)
     if dry_run:
         wide.print(_cost_table(folder, recipe, plan, device))
         return None
 
-    _forget_other_teacher(folder, plan)
+    forget_other_teacher(folder, plan)
     write_json(folder / "plan.json", plan)
     write_yaml(folder / "recipe.yaml", recipe.as_dict())
     if not read_cell(folder, "teacher", -1, plan).finished:
@@ -189,8 +166,12 @@ def compare(
 
 
 @dataclass(frozen=True)
-class _Share:
-    """What cells run on."""
+class Share:
+    """What cells run on; see `compare` for the options.
+
+    Raises:
+        UserError: for a number that cannot be, a device that is not there, or ray where it is not installed.
+    """
 
     engine: Literal["local", "ray"]
     device: str
@@ -204,6 +185,20 @@ class _Share:
             raise UserError(f"gpus_per_cell is {self.gpus}, expected 0 or more")
         if self.engine == "ray" and find_spec("ray") is None:
             raise UserError("engine ray needs the ray library: pip install 'segdistill[ray]'")
+        choose_device(self.device)
+
+    def check_cache(self, teacher_cache: str | Path | None, views: int | None) -> None:
+        """Refuses a teacher cache that could not be filled.
+
+        Raises:
+            UserError: without views, or with ray.
+        """
+        if teacher_cache is not None and views is None:
+            raise UserError(
+                "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views 4"
+            )
+        if teacher_cache is not None and self.engine == "ray":
+            raise UserError("teacher_cache does not go with engine ray: cells of one seed would fill its cache at once")
 
 
 def _run_cells(
@@ -211,7 +206,7 @@ def _run_cells(
     folder: Path,
     cells: list[tuple[str, int]],
     plan: dict[str, Any],
-    share: _Share,
+    share: Share,
     console: Console,
 ) -> None:
     """Trains and measures the cells that are not finished."""
@@ -282,136 +277,6 @@ def _spread(summary: Summary | None) -> str:
     return f"{summary.mean:.2f} ({summary.least:.2f} to {summary.most:.2f})"
 
 
-def _seeds(seeds: list[int] | int, first: int) -> tuple[int, ...]:
-    if isinstance(seeds, int) and seeds < 1:
-        raise UserError(f"seeds is {seeds}, expected at least 1")
-    chosen = tuple(range(first, first + seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise UserError(f"seeds is {list(chosen)}, expected different numbers")
-    if not all(0 <= one < 2**32 for one in chosen):
-        raise UserError(f"seeds is {list(chosen)}, expected numbers from 0 to {2**32 - 1}")
-    return chosen
-
-
-def _plan(
-    folder: Path, recipe: SharedRecipe, names: tuple[str, ...], seeds: tuple[int, ...], sets: Data, device: str
-) -> dict[str, Any]:
-    """What plan.json holds."""
-    command = ["segdistill", "compare", str(folder / "recipe.yaml"), "--methods", ",".join(names)]
-    command += ["--seeds", str(list(seeds)), "--output", str(folder)]
-    return {
-        "methods": list(names),
-        "seeds": list(seeds),
-        "command": shlex.join(command),
-        "recipe": recipe.as_dict(),
-        "classes": list(sets.val.classes),
-        "palette": [list(color) for color in sets.val.palette],
-        "ids": list(sets.val.ids),
-        "teacher_hash": teacher_hash(recipe),
-        "versions": _versions(),
-        "machine": _machine(device),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"segdistill": segdistill.__version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _machine(device: str) -> dict[str, str]:
-    where = choose_device(device)
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
-    return {
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()),
-        "device": name,
-    }
-
-
-def _check_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
-    """Refuses a folder that holds something else, or finished cells of other data or another teacher."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"output {folder} is a file, expected a folder")
-    old = read_plan(folder)
-    if old is None:
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"output folder {folder} is not empty and holds no comparison; choose a new folder")
-        return
-    if not resume:
-        raise UserError(f"output folder {folder} already holds a comparison; go on with --resume, or choose another")
-    if not any(folder.glob(f"cells/*/*/{EVALUATION_FILE}")):
-        return
-    if old["classes"] != plan["classes"]:
-        raise UserError(
-            f"the runs in {folder} are of the classes {', '.join(old['classes'])}, but the data has "
-            f"{', '.join(plan['classes'])}; choose another output folder"
-        )
-    if old["ids"] != plan["ids"]:
-        raise UserError(
-            f"the runs in {folder} were scored on {len(old['ids'])} validation images, but the data has "
-            f"{len(plan['ids'])}{_changed(old['ids'], plan['ids'])}; choose another output folder"
-        )
-    if old.get("teacher_hash") != plan["teacher_hash"]:
-        raise UserError(
-            f"the teacher {plan['recipe']['teacher']} has other weights than when the runs in {folder} were made; "
-            "choose another output folder"
-        )
-
-
-def _forget_other_teacher(folder: Path, plan: dict[str, Any]) -> None:
-    """Removes the teacher's scores where they are of other data or weights, which no finished cell holds to."""
-    old = read_plan(folder)
-    if old is None:
-        return
-
-    def measured(of: dict[str, Any]) -> list[Any]:
-        return [of["classes"], of["ids"], of.get("teacher_hash"), of["recipe"]["data"], of["recipe"]["teacher"]]
-
-    if measured(old) != measured(plan):
-        (cell_folder(folder, "teacher", -1) / EVALUATION_FILE).unlink(missing_ok=True)
-
-
-def _changed(before: list[str], after: list[str]) -> str:
-    gone = [name for name in before if name not in set(after)]
-    new = [name for name in after if name not in set(before)]
-    told = [
-        f"{names[0]} and {len(names) - 1} more {what}" if names[1:] else f"{names[0]} {what}"
-        for names, what in ((gone, "gone"), (new, "new"))
-        if names
-    ]
-    return f" ({', '.join(told)})" if told else " in another order"
-
-
-def _check_cells(folder: Path, recipe: SharedRecipe, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
-    """Refuses a folder with runs of another recipe, which would not be compared but confused."""
-    for name in names:
-        for seed in seeds:
-            differences = cell_differences(recipe, folder, name, seed)
-            if differences:
-                raise UserError(
-                    f"{cell_folder(folder, name, seed)} was made with another recipe: {'; '.join(differences)}; use "
-                    f"{folder / 'recipe.yaml'}, or another output folder"
-                )
-
-
-def _check_pairs(recipe: SharedRecipe, sets: Data, names: tuple[str, ...]) -> None:
-    """Makes every pair of networks once, so that what cannot work is told before the first hour is spent."""
-    if sets.train.classes != sets.val.classes:
-        raise UserError(f"the splits disagree on classes: train {sets.train.classes}, val {sets.val.classes}")
-    with torch.random.fork_rng(devices=[]):
-        big = load_teacher(recipe, sets)
-        small = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels, recipe.student_weights)
-        for name in names:
-            if not is_alone(name):
-                Distiller(big, small, build_methods(recipe.spec(name)))
-
-
 def _equal_time_epochs(folder: Path, recipe: SharedRecipe, plan: dict[str, Any]) -> int:
     """Epochs in which the student alone trains for as long as the dearest method did; those once chosen are kept."""
     for seed in plan["seeds"]:
@@ -445,7 +310,7 @@ def _cost_table(folder: Path, recipe: SharedRecipe, plan: dict[str, Any], device
     """Cells and about how long they will take, without validations."""
     known = _finished_seconds(folder, plan)
     cost = {
-        name: known[name] if name in known else cell_seconds(recipe, name, device=device)
+        name: known[name] if name in known else cell_cost(recipe, name, device=device).seconds(recipe.train.epochs)
         for name in plan["methods"]
         if name != EQUAL_TIME
     }
@@ -460,15 +325,9 @@ def _cost_table(folder: Path, recipe: SharedRecipe, plan: dict[str, Any], device
         rest = cost[name] * (len(plan["seeds"]) - finished)
         left += rest
         source = "finished cells" if name in known else "the dearest method" if name == EQUAL_TIME else "a few steps"
-        table.add_row(name, str(len(plan["seeds"])), str(finished), _duration(cost[name]), source, _duration(rest))
+        table.add_row(name, str(len(plan["seeds"])), str(finished), duration(cost[name]), source, duration(rest))
     table.add_section()
-    table.add_row("all", "", "", "", "", _duration(left))
+    table.add_row("all", "", "", "", "", duration(left))
     table.caption = "training alone, without validations and the teacher cache"
     table.caption_justify = "left"
     return table
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,8 +23,30 @@ TIMED_STEPS = 3
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def cell_seconds(recipe: SharedRecipe, method: str, *, device: str) -> float:
-    """About how many seconds a cell will train: a few steps and, where there is one, a bit of the pre-stage, timed.
+@dataclass(frozen=True)
+class CellCost:
+    """About how many seconds a cell trains.
+
+    Attributes:
+        pre_stage: seconds before the first epoch; 0 for most methods.
+        epoch: seconds of each epoch.
+    """
+
+    pre_stage: float
+    epoch: float
+
+    def seconds(self, epochs: int) -> float:
+        """Of so many epochs.
+
+        Example:
+            >>> CellCost(pre_stage=5.0, epoch=2.0).seconds(10)
+            25.0
+        """
+        return self.pre_stage + epochs * self.epoch
+
+
+def cell_cost(recipe: SharedRecipe, method: str, *, device: str) -> CellCost:
+    """What a cell will cost: a few steps and, where there is one, a bit of the pre-stage, timed.
 
     The teacher is run live, so that with a teacher cache it will be less.
 
@@ -74,4 +97,16 @@ def cell_seconds(recipe: SharedRecipe, method: str, *, device: str) -> float:
         if number == 0:
             began = now()
     step = (now() - began) / TIMED_STEPS
-    return float(sampler.batches * (pre_stage + recipe.train.epochs * step))
+    return CellCost(sampler.batches * pre_stage, sampler.batches * step)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    Example:
+        >>> duration(90), duration(600), duration(9000)
+        ('90.0 s', '10 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

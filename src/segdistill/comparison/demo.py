@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,18 @@ import rich
 from rich.console import Console
 from rich.table import Table
 
+from segdistill.comparison.cells import parse_methods
+from segdistill.comparison.compare import compare
 from segdistill.comparison.evaluate import measure
 from segdistill.comparison.latency import latency_ms
+from segdistill.comparison.results import BASELINE, read_plan
 from segdistill.errors import UserError
-from segdistill.files import write_atomically, write_json, write_text
-from segdistill.networks.loading import load_network
-from segdistill.networks.size import count_macs, count_parameters
-from segdistill.recipe import build_methods, build_split
-from segdistill.reporting.page import report_page
+from segdistill.files import write_atomically, write_json
+from segdistill.networks.loading import load_run
+from segdistill.recipe import build_split
 from segdistill.reporting.picture import side_by_side
 from segdistill.training.config import TrainConfig
 from segdistill.training.device import choose_device
-from segdistill.training.distill import distill
 from segdistill.training.train import train
 
 # Narrow decoders, so that a teacher is trained from nothing within two minutes on two CPU cores.
@@ -51,14 +52,14 @@ def demo(
     overwrite: bool = True,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Trains a teacher, a student alone and the same student distilled, on synthetic aerial scenes.
+    """Trains a teacher, then holds a student that it is distilled into against the same student trained alone.
 
-    Writes the three runs, comparison.png (image, truth and the three predictions side by side), demo.json and
-    report.html into the output folder.
+    All on synthetic aerial scenes. Writes the teacher's run, the comparison with its compare/report.html, demo.json and
+    comparison.png (image, truth and the three predictions of test scenes side by side) into the output folder.
 
     Args:
         output: the folder.
-        method: the distillation method, see `segdistill methods`.
+        method: the distillation method, see `segdistill methods`; several with + or commas between.
         teacher_epochs: passes of the teacher's training.
         epochs: passes of the student's training, the same number alone and distilled.
         seed: seed of everything random.
@@ -67,71 +68,75 @@ def demo(
         quiet: print nothing.
 
     Returns:
-        One mapping per network: name, mIoU, parameters, MACs, milliseconds per image, training seconds.
+        One mapping per network: name, mIoU on the test scenes, parameters, MACs, milliseconds per image, training
+        seconds.
+
+    Raises:
+        UserError: for a wrong option, or if a run failed.
     """
     folder = Path(output)
     if folder.is_file():
         raise UserError(f"output {folder} is a file, expected a folder")
-    build_methods(method)  # a wrong name is told before the teacher is trained, not after
+    methods = f"{BASELINE},{method}"
+    parse_methods(methods)  # a wrong name is told before the teacher is trained, not after
     console = Console(quiet=True) if quiet else rich.get_console()
-    common: dict[str, Any] = {
-        "data": DATA,
-        "seed": seed,
-        "device": device,
-        "overwrite": overwrite,
-        "quiet": quiet,
-    }
     recipe = TrainConfig(epochs=epochs, batch_size=8, lr=3e-3, warmup=0.1, loss="balanced")
+    common: dict[str, Any] = {"data": DATA, "seed": seed, "device": device, "quiet": quiet}
 
     console.rule("teacher")
     teacher = train(
         network=TEACHER,
         train=replace(recipe, epochs=teacher_epochs),
         output=folder / "teacher",
+        overwrite=overwrite,
         **common,
     )
-    console.rule("student alone")
-    alone = train(network=STUDENT, train=recipe, output=folder / "alone", **common)
-    console.rule(f"student distilled with {method}")
-    distilled = distill(
-        teacher=str(teacher.path),
+    if overwrite and read_plan(folder / "compare") is not None:
+        for runs in ("cells", "teacher"):
+            shutil.rmtree(folder / "compare" / runs, ignore_errors=True)
+    found = compare(
+        teacher=teacher.path,
         student=STUDENT,
-        method=method,
+        methods=methods,
+        seeds=1,
         train=recipe,
-        output=folder / "distilled",
+        output=folder / "compare",
         **common,
     )
+    assert found is not None  # it is no dry run
 
     scenes = build_split(DATA, "test")
-    runs = {"teacher": teacher, "student alone": alone, f"student + {method}": distilled}
-    networks = {name: load_network(str(run.path)).to(choose_device(device)) for name, run in runs.items()}
-    rows = []
-    for name, network in networks.items():
+    rows, networks = [], {}
+    for row in (found.teacher, *found.rows):
+        cell = row.cells[0]
+        if cell.error is not None:
+            raise UserError(f"the student with {row.method} failed: {cell.error}")
+        name = {"teacher": "teacher", BASELINE: "student alone"}.get(row.method, f"student + {row.method}")
+        networks[name] = network = load_run(cell.run).to(choose_device(device))
         scores = measure(network, scenes, quiet=quiet)
-        metrics = runs[name].read_metrics() or {}
+        spent = cell.seconds if cell.seconds is not None else (teacher.read_metrics() or {})["training_seconds"]
         rows.append(
             {
                 "network": name,
                 "miou": scores.miou,
-                "parameters": count_parameters(network),
-                "macs": count_macs(network, (SIZE, SIZE)),
+                "parameters": row.parameters,
+                "macs": row.macs,
                 "ms_per_image": latency_ms(network, (SIZE, SIZE)),
-                "training_seconds": metrics["training_seconds"],
+                "training_seconds": spent,
                 "iou": scores.iou,
             }
         )
-    cells = [_cells(row) for row in rows]
     picture = side_by_side(scenes, networks, range(min(4, len(scenes))))
     write_atomically(folder / "comparison.png", lambda file: picture.save(file, "PNG"))
     write_json(folder / "demo.json", rows)
-    write_text(folder / "report.html", report_page("segdistill demo", COLUMNS, cells, picture))
     table = Table(title=f"{len(scenes)} test scenes", title_justify="left")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == COLUMNS[0] else "right")
-    for row in cells:
-        table.add_row(*row)
+    for line in rows:
+        table.add_row(*_cells(line))
     console.print(table)
-    console.print(f"pictures: {folder / 'comparison.png'}   report: {folder / 'report.html'}", highlight=False)
+    shown = f"pictures: {folder / 'comparison.png'}   report: {folder / 'compare' / 'report.html'}"
+    console.out(shown, highlight=False)
     return rows
 
 

@@ -24,6 +24,7 @@ from segdistill.networks.network import Network
 from segdistill.recipe import build_split
 from segdistill.reporting import charts, gallery, markup
 from segdistill.reporting.charts import Curve, Point, Style
+from segdistill.reporting.picture import predict
 from segdistill.training.device import choose_device
 from segdistill.training.run_folder import RunFolder
 
@@ -134,7 +135,7 @@ def _look(comparison: Comparison, device: str, quiet: bool) -> _Seen:
             times[cost] = latency_ms(network, (height, width))
         seen.milliseconds[row.method] = times[cost]
         for picture in pictures:
-            picture.predictions[row.method] = gallery.predict(network, picture.image)
+            picture.predictions[row.method] = predict(network, picture.image)
     if seen.dataset is not None:
         scores = gallery.image_scores(_confusion(measured))
         values = (gallery.scene_values(picture, seen.dataset) for picture in pictures)

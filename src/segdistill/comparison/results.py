@@ -469,6 +469,11 @@ def _difference(own: Mapping[int, Overlaps], baseline: Mapping[int, Overlaps]) -
     return compare_miou(*_matched(own, baseline)) if own and baseline else None
 
 
+def row_difference(row: Row, other: Row) -> Difference | None:
+    """mIoU of one row minus that of another; None where one of them has no finished cell."""
+    return _difference(_overlaps(row.cells), _overlaps(other.cells))
+
+
 def _seeds(difference: Difference | None) -> int:
     """Of how many seeds the smaller side of a difference is."""
     return 0 if difference is None else min(len(difference.candidate.runs), len(difference.baseline.runs))

@@ -200,6 +200,7 @@ def gap_closure(
     gap = _difference(draws[:, 2], draws[:, 1], spreads[2], spreads[1], level, images)
     if gap.verdict != "better":
         return GapClosure(None, None, None, level, gap)
+    draws = draws[draws[:, 2] != draws[:, 1]]  # a resample without any gap, a rare one here, has no share
     shares = 100 * (draws[:, 0] - draws[:, 1]) / (draws[:, 2] - draws[:, 1])
     low, high = _interval(shares, level)
     return GapClosure(100 * (spreads[0].mean - spreads[1].mean) / gap.difference, low, high, level, gap)

@@ -12,6 +12,8 @@ _WORDS = {
     "no difference seen": "no difference to none seen",
 }
 
+_ONE_SEED = "With one seed no interval over seeds can be given: another seed may say otherwise."
+
 
 def points(difference: Difference) -> str:
     """A difference with its interval.
@@ -26,6 +28,16 @@ def points(difference: Difference) -> str:
         f"{difference.difference:+.2f} ({100 * difference.level:g}% interval {difference.low:+.2f} to "
         f"{difference.high:+.2f})"
     )
+
+
+def epochs_told(number: int) -> str:
+    """A number of epochs in words.
+
+    Example:
+        >>> epochs_told(1), epochs_told(3)
+        ('1 epoch', '3 epochs')
+    """
+    return f"{number} epoch" if number == 1 else f"{number} epochs"
 
 
 def closure(gap: GapClosure | None) -> str:
@@ -73,11 +85,7 @@ def headline(
         gaps: how much of the gap to the teacher each closed.
         seeds: of how many seeds each mean is taken.
     """
-    sentences = []
-    if teacher is not None and teacher.verdict != "better":
-        scores = f"(mIoU {teacher.candidate.mean:.2f} against {teacher.baseline.mean:.2f})"
-        is_it = "is worse than" if teacher.verdict == "worse" else "is not seen to be better than"
-        sentences.append(f"The teacher {is_it} the student trained alone {scores}: there is no gap to close.")
+    sentences = _against_the_teacher(teacher)
     if missing or failed:
         what = [f"{missing} not finished"] * bool(missing) + [f"{failed} failed"] * bool(failed)
         sentences.append(f"Of the cells {' and '.join(what)}; what follows is about the others.")
@@ -104,12 +112,80 @@ def headline(
     if worse:
         sentences.append(f"Worse than the student alone: {', '.join(worse)}.")
     if better and best in at_time:
-        seen = {"better": "better too", "worse": "worse", "no difference seen": "not seen to be better"}
-        against = at_time[best]
+        sentences.append(_for_as_long(best, at_time[best]))
+    if seeds == 1:
+        sentences.append(_ONE_SEED)
+    return " ".join(sentences)
+
+
+def recommendation(
+    method: str,
+    difference: Difference,
+    *,
+    epochs: int,
+    full: int,
+    teacher: Difference | None,
+    at_time: Difference | None,
+) -> tuple[str, str]:
+    """What to train, and why: what the intervals of the longest runs allow, and no more.
+
+    Args:
+        method: the best of the methods.
+        difference: its mIoU minus that of the student alone.
+        epochs: for which both were trained.
+        full: epochs of the whole recipe.
+        teacher: the teacher's mIoU minus that of the student alone; None where it is not known.
+        at_time: the method's mIoU minus that of the student alone trained for as long in seconds; None where that
+            was not tried.
+
+    Returns:
+        The method, ``"none"``, or ``"none@time"`` where longer training of the student alone does as well; and the
+        sentences, whatever speaks against all of it first.
+    """
+    sentences = _against_the_teacher(teacher)
+    seeds = min(len(difference.candidate.runs), len(difference.baseline.runs))
+    over = f"{seeds} seeds and {difference.images} images" if seeds > 1 else f"{difference.images} images"
+    told = f"{points(difference)} points of mIoU, over {over}, after {epochs_told(epochs)} each"
+    chosen = "none"
+    if difference.verdict == "better" and at_time is not None and at_time.verdict != "better":
+        chosen = "none@time"
         sentences.append(
-            f"Against the student alone trained for as long in seconds, {best} is {seen[against.verdict]}: "
-            f"{points(against)}."
+            f"Train the student alone, for longer: {method} is better at equal epochs, {told}, but for as long in "
+            "seconds plain training does as well."
+        )
+    elif difference.verdict == "better":
+        chosen = method
+        sentences.append(f"Train with {method}: it is better than the same student trained alone, {told}.")
+    elif difference.verdict == "worse":
+        sentences.append(f"Train the student alone: {method}, the best of the methods, is worse, {told}.")
+    else:
+        sentences.append(
+            f"Train the student alone: no difference to {method}, the best of the methods, was seen, {told}; as far as "
+            "this can tell, plain training does as well."
+        )
+    if difference.verdict == "better" and at_time is not None:
+        sentences.append(_for_as_long(method, at_time))
+    if epochs < full:
+        sentences.append(
+            f"The recipe has {epochs_told(full)}, which were not reached: longer training may say otherwise."
         )
     if seeds == 1:
-        sentences.append("With one seed no interval over seeds can be given: another seed may say otherwise.")
-    return " ".join(sentences)
+        sentences.append(_ONE_SEED)
+    return chosen, " ".join(sentences)
+
+
+def _against_the_teacher(teacher: Difference | None) -> list[str]:
+    """What speaks against the teacher, a sentence or none."""
+    if teacher is None or teacher.verdict == "better":
+        return []
+    scores = f"(mIoU {teacher.candidate.mean:.2f} against {teacher.baseline.mean:.2f})"
+    is_it = "is worse than" if teacher.verdict == "worse" else "is not seen to be better than"
+    return [f"The teacher {is_it} the student trained alone {scores}: there is no gap to close."]
+
+
+def _for_as_long(method: str, at_time: Difference) -> str:
+    seen = {"better": "better too", "worse": "worse", "no difference seen": "not seen to be better"}
+    return (
+        f"Against the student alone trained for as long in seconds, {method} is {seen[at_time.verdict]}: "
+        f"{points(at_time)}."
+    )

@@ -1,10 +1,11 @@
-"""Mean and standard deviation of every band of a data set, for images that no published statistics fit."""
+"""Mean, deviation and range of every band of a data set, for images that no published statistics fit."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from segdistill.datasets.base import Sample, SegmentationDataset, Window
+from segdistill.datasets.base import SegmentationDataset
+from segdistill.datasets.checking import pieces
 from segdistill.errors import UserError
 from segdistill.files import write_json
 
-_ROWS = 512
-"""Rows that are read at a time."""
+_PIXELS = 2**20
+"""Pixels that are summed at a time, in float64."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,20 @@ class BandStatistics:
     Attributes:
         mean: of each band, in the unit in which a network sees it: uint8 images in 0..1, float32 images as they are.
         std: standard deviation of each band, in the same unit (of all pixels, not estimated from a sample).
+        minimum, maximum: of each band, in the same unit.
         pixels: the number of pixels that were counted.
+        ignored: share of all pixels that were not, because they have no label.
+        missing: share of all pixels that have no data either: ignored, and 0 in every band, as pixels are read that are
+            NaN, infinite or the file's nodata value.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
     pixels: int
+    ignored: float
+    missing: float
 
     def save(self, path: str | Path) -> None:
         """Write them to a JSON file, atomically."""
@@ -48,23 +58,29 @@ class BandStatistics:
         """
         try:
             values: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-            mean, std, pixels = values["mean"], values["std"], values["pixels"]
-            read = cls(tuple(map(float, mean)), tuple(map(float, std)), int(pixels))
+            mean, std, low, high = (tuple(map(float, values[key])) for key in ("mean", "std", "minimum", "maximum"))
+            read = cls(mean, std, low, high, int(values["pixels"]), float(values["ignored"]), float(values["missing"]))
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} holds no band statistics; expected mean, std and pixels") from error
-        if not read.mean or len(read.mean) != len(read.std) or not all(value > 0 for value in read.std):
             raise UserError(
-                f"{path} holds mean {read.mean} and std {read.std}; expected one each per band, std above 0"
+                f"{path} holds no band statistics; expected a file that `segdistill data stats` wrote"
+            ) from error
+        if not mean or len({len(mean), len(std), len(low), len(high)}) > 1 or not _normalises(mean, std):
+            raise UserError(
+                f"{path} holds mean {mean} and std {std}; expected a number each for every band, std above 0"
             )
         return read
 
 
-def band_statistics(dataset: SegmentationDataset, progress: bool = False) -> BandStatistics:
-    """Mean and standard deviation of every band over all pixels of a data set that have a label.
+def _normalises(mean: Sequence[float], std: Sequence[float]) -> bool:
+    return all(map(isfinite, (*mean, *std))) and min(std) > 0
 
-    Pixels with the ignore label, those without data among them, are left out. Images are read in strips, so that one of
+
+def band_statistics(dataset: SegmentationDataset, progress: bool = False) -> BandStatistics:
+    """Mean, standard deviation and range of every band over all pixels of a data set that have a label.
+
+    Pixels with the ignore label, those without data among them, are left out. Images are read in pieces, so that one of
     any size takes little memory. Sums are in float64, and merged by Chan, Golub and LeVeque, *Updating Formulae and a
     Pairwise Algorithm for Computing Sample Variances*, 1979, so that a large mean hides no small deviation.
 
@@ -82,7 +98,7 @@ def band_statistics(dataset: SegmentationDataset, progress: bool = False) -> Ban
         >>> len(statistics.mean), statistics.pixels
         (3, 2048)
     """
-    sums, unit = _Moments(dataset.in_channels), 1
+    sums, unit, ignored, missing = _Moments(dataset.in_channels), 1, 0, 0
     for index in track(
         range(len(dataset)),
         description="statistics of the bands",
@@ -90,12 +106,18 @@ def band_statistics(dataset: SegmentationDataset, progress: bool = False) -> Ban
         transient=True,
         disable=not progress,
     ):
-        for image, labels in _strips(dataset.open(index)):
+        sample = dataset.open(index)
+        for piece in pieces(sample.size):
+            image, labels = sample.window(piece)
             if image.shape[0] != dataset.in_channels:
                 raise UserError(
                     f"sample {dataset.ids[index]} has {image.shape[0]} bands; expected {dataset.in_channels}"
                 )
-            sums.add(image[:, labels != dataset.ignore_index].double())
+            counted = labels != dataset.ignore_index
+            sums.add(image[:, counted])
+            left_out = image[:, ~counted]
+            ignored += left_out.shape[1]
+            missing += int((left_out == 0).all(0).sum())
             unit = 255 if image.dtype == torch.uint8 else 1
     if sums.pixels == 0:
         raise UserError(f"no pixel of the {len(dataset)} images from {dataset.ids[0]} on has a label")
@@ -106,31 +128,44 @@ def band_statistics(dataset: SegmentationDataset, progress: bool = False) -> Ban
         raise UserError(
             f"channel {flat[0] + 1} of the images is {sums.mean[flat[0]]:g} in every pixel; leave that band out"
         )
-    return BandStatistics(tuple((sums.mean / unit).tolist()), tuple((std / unit).tolist()), sums.pixels)
+    pixels = sums.pixels + ignored
+
+    def of_bands(values: Tensor) -> tuple[float, ...]:
+        return tuple((values / unit).tolist())
+
+    return BandStatistics(
+        of_bands(sums.mean),
+        of_bands(std),
+        of_bands(sums.minimum),
+        of_bands(sums.maximum),
+        sums.pixels,
+        ignored / pixels,
+        missing / pixels,
+    )
 
 
 class _Moments:
-    """Count, mean and sum of squared deviations of each band so far, float64."""
+    """Count, mean, sum of squared deviations, smallest and largest value of each band so far, float64."""
 
     def __init__(self, bands: int) -> None:
         self.pixels = 0
         self.mean = torch.zeros(bands, dtype=torch.float64)
         self.squares = torch.zeros(bands, dtype=torch.float64)
+        self.minimum = torch.full((bands,), inf, dtype=torch.float64)
+        self.maximum = torch.full((bands,), -inf, dtype=torch.float64)
 
     def add(self, values: Tensor) -> None:
-        """Further pixels, float64 (bands, N)."""
+        """Further pixels, (bands, N) of any type."""
+        for start in range(0, values.shape[1], _PIXELS):
+            self._add(values[:, start : start + _PIXELS].double())
+
+    def _add(self, values: Tensor) -> None:
         count = values.shape[1]
-        if count == 0:
-            return
         mean = values.mean(1)
         total = self.pixels + count
         apart = mean - self.mean
         self.squares += (values - mean[:, None]).square_().sum(1) + apart**2 * self.pixels * count / total
         self.mean += apart * count / total
         self.pixels = total
-
-
-def _strips(sample: Sample) -> Iterator[tuple[Tensor, Tensor]]:
-    height, width = sample.size
-    for top in range(0, height, _ROWS):
-        yield sample.window(Window(top, 0, min(_ROWS, height - top), width))
+        self.minimum = self.minimum.minimum(values.amin(1))
+        self.maximum = self.maximum.maximum(values.amax(1))

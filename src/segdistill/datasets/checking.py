@@ -1,11 +1,14 @@
-"""Look at every mask before a long training: a bad file is told of in minute one, not in hour three."""
+"""Look at every image and mask before a long training: a bad file is told of in minute one, not in hour three."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -14,8 +17,25 @@ from torch import Tensor
 from segdistill.datasets.base import SegmentationDataset, Window
 from segdistill.errors import UserError
 
-#: Rows of an image that are looked at together.
+LABELS = 256
+"""Labels are 0..K-1 with K at most 255, and the ignore label 255."""
+
 STRIP = 2048
+"""Rows that a teacher cache hashes together; with another number it would take its images for others."""
+
+PIECE_ROWS = 512
+"""Large images are read in pieces of as many rows, or of a multiple: few tiles of a file are decoded twice."""
+
+PIECE_COLUMNS = 8192
+"""Longest row of a piece: few images of whole rows in a strip, of which every row is decoded anew, are wider."""
+
+PIECE_PIXELS = 2**22
+"""Pixels of a piece, but where `PIECE_ROWS` rows are more."""
+
+_TALLIED = 2**20
+"""Pixels of labels that are looked at together."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -35,6 +55,76 @@ class LabelCounts:
         """float64 (K,): the share of each class among all pixels, the ignored ones too."""
         return self.pixels.double() / max(1, int(self.pixels.sum()) + self.ignored)
 
+    @property
+    def two_values(self) -> bool:
+        """Whether only the first class and the ignore label occur: 0/255 masks under the usual ignore label."""
+        return bool(self.ignored and self.pixels[0] and not self.pixels[1:].any())
+
+
+class LabelTally:
+    """What the labels of one sample hold, summed over its windows.
+
+    Args:
+        dataset: says which labels there are.
+
+    Attributes:
+        counts: int64 (256,), pixels of each label.
+        edges, slopes: pixels of a class that touch another label, and those of them that lie between two others.
+        outside: labels that stand for nothing; of a window that holds one the rest is not counted.
+    """
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self.classes = len(dataset.classes)
+        self.ignore_index = dataset.ignore_index
+        self.counts = np.zeros(LABELS, dtype=np.int64)
+        self.edges = self.slopes = 0
+        self.outside: set[int] = set()
+
+    def add(self, labels: Tensor) -> None:
+        """Further labels, int64 (h, w)."""
+        rows = max(1, _TALLIED // labels.shape[1])
+        for part in labels.split(rows):  # type: ignore[no-untyped-call]
+            self._add(part)
+
+    def _add(self, labels: Tensor) -> None:
+        known = (labels == self.ignore_index) | ((labels >= 0) & (labels < self.classes))
+        if not known.all():
+            self.outside |= set(torch.unique(labels[~known]).tolist())
+            return
+        pixels = labels.to(torch.uint8).numpy()
+        self.counts += np.bincount(pixels.ravel(), minlength=LABELS)
+        # Edges against ignored pixels say nothing: 255 lies far above every class.
+        border = edges(pixels) & (pixels != self.ignore_index)
+        self.edges += int(border.sum())
+        self.slopes += int((slopes(pixels) & border).sum())
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the labels, as the end of a sentence that begins with the sample."""
+        if not self.outside:
+            return None
+        values = sorted(self.outside)
+        shown = ", ".join(str(value) for value in values[:8]) + (", ..." if len(values) > 8 else "")
+        return (
+            f"holds the label value{'s' * (len(values) > 1)} {shown}, outside the classes 0 to {self.classes - 1} and "
+            f"the ignore label {self.ignore_index}"
+        )
+
+
+@dataclass(frozen=True)
+class SampleContent:
+    """What a sound sample holds.
+
+    Attributes:
+        size: (height, width) in pixels.
+        labels: its labels.
+        blank: whether the image is of one value in each channel.
+    """
+
+    size: tuple[int, int]
+    labels: LabelTally
+    blank: bool
+
 
 def check_dataset(dataset: SegmentationDataset, progress: bool = False) -> LabelCounts:
     """Read every mask and every image of ``dataset`` once, and count the pixels of each class.
@@ -44,53 +134,109 @@ def check_dataset(dataset: SegmentationDataset, progress: bool = False) -> Label
         progress: show a progress bar on the standard error stream.
 
     Raises:
-        UserError: the first sample, in their order, whose image or mask is missing or broken, whose mask is of
-            another size than its image, or holds a value or colour that is no class; no class but the first
-            occurs beside the ignore label.
+        UserError: see :func:`read_contents`; no class but the first occurs beside the ignore label.
     """
-    total = torch.zeros(dataset.ignore_index + 1, dtype=torch.int64)
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-    try:
-        counts = pool.map(lambda index: _count(dataset, index), range(len(dataset)))
-        for count in track(
-            counts,
-            description="checking images and masks",
-            total=len(dataset),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not progress,
-        ):
-            total += count
-    finally:
-        pool.shutdown(cancel_futures=True)
-    result = LabelCounts(pixels=total[: len(dataset.classes)], ignored=int(total[dataset.ignore_index]))
-    if result.ignored and result.pixels[0] and not result.pixels[1:].any():
-        # What 0/255 masks look like under the usual ignore label: every value is allowed, and nothing can be
-        # learnt.
+    counts = count_all(dataset, (content.labels.counts for content in read_contents(dataset, progress)))
+    if counts.two_values:  # every value is allowed, and nothing can be learnt or scored
         raise UserError(
             f"the {len(dataset)} masks from {dataset.ids[0]} on hold nothing but '{dataset.classes[0]}' and "
             f"the ignore label; masks written as 0/255 instead of 0/1 are the usual cause"
         )
-    return result
+    return counts
 
 
-def _count(dataset: SegmentationDataset, index: int) -> Tensor:
-    sample = dataset.open(index)
-    height, width = sample.size
-    total = torch.zeros(dataset.ignore_index + 1, dtype=torch.int64)
-    # The image is read as well: a truncated one must not stop a run only when its turn comes. Large ones in strips.
-    for top in range(0, height, STRIP):
-        _, labels = sample.window(Window(top, 0, min(STRIP, height - top), width))
-        total += _count_labels(dataset, index, labels)
-    return total
+def read_contents(dataset: SegmentationDataset, progress: bool = False) -> Iterator[SampleContent]:
+    """Every sample of ``dataset`` in order, read once from edge to edge.
+
+    Args:
+        dataset: any split.
+        progress: show a progress bar on the standard error stream.
+
+    Raises:
+        UserError: the first sample, in their order, whose image or mask is missing or broken, whose mask is of
+            another size than its image, or holds a value or colour that is no class.
+    """
+    return in_threads(lambda index: _content(dataset, index), len(dataset), "checking images and masks", progress)
 
 
-def _count_labels(dataset: SegmentationDataset, index: int, labels: Tensor) -> Tensor:
-    outside = (labels != dataset.ignore_index) & ((labels < 0) | (labels >= len(dataset.classes)))
-    if outside.any():
-        values = ", ".join(str(value) for value in sorted(set(labels[outside].tolist()))[:8])
-        raise UserError(
-            f"sample {dataset.ids[index]} holds the label values {values}, outside the classes 0 to "
-            f"{len(dataset.classes) - 1} and the ignore label {dataset.ignore_index}"
+def count_all(dataset: SegmentationDataset, counts: Iterable[np.ndarray]) -> LabelCounts:
+    """The sum of samples' ``counts``, int64 (256,) each."""
+    total = torch.from_numpy(sum(counts, np.zeros(LABELS, dtype=np.int64)))
+    return LabelCounts(pixels=total[: len(dataset.classes)].clone(), ignored=int(total[dataset.ignore_index]))
+
+
+def in_threads(look: Callable[[int], T], number: int, text: str, progress: bool) -> Iterator[T]:
+    """``look`` at each of ``number`` samples, several at a time; results in order, the first error ends it.
+
+    Args:
+        look: given the index of a sample.
+        number: how many samples there are.
+        text: what is done, for the bar.
+        progress: show a progress bar on the standard error stream.
+    """
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        yield from track(
+            pool.map(look, range(number)),
+            description=text,
+            total=number,
+            console=Console(stderr=True),
+            transient=True,
+            disable=not progress,
         )
-    return torch.bincount(labels.flatten(), minlength=dataset.ignore_index + 1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def pieces(size: tuple[int, int]) -> Iterator[Window]:
+    """Windows that cover an image of (height, width), so that one of any size takes little memory.
+
+    Example:
+        >>> [(piece.top, piece.height, piece.width) for piece in pieces((1200, 6000))]
+        [(0, 512, 6000), (512, 512, 6000), (1024, 176, 6000)]
+    """
+    height, width = size
+    columns = min(width, PIECE_COLUMNS)
+    rows = max(1, PIECE_PIXELS // (PIECE_ROWS * columns)) * PIECE_ROWS
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            yield Window(top, left, min(rows, height - top), min(columns, width - left))
+
+
+def slopes(values: np.ndarray) -> np.ndarray:
+    """Pixels that lie strictly between their left and right, or upper and lower, neighbours: bool (H, W)."""
+    found = np.zeros(values.shape, dtype=bool)
+    for axis in (0, 1):
+        if values.shape[axis] < 3:
+            continue
+        lines, result = np.moveaxis(values, axis, 0), np.moveaxis(found, axis, 0)
+        before, here, after = lines[:-2], lines[1:-1], lines[2:]
+        result[1:-1] |= ((before < here) & (here < after)) | ((before > here) & (here > after))
+    return found
+
+
+def edges(values: np.ndarray) -> np.ndarray:
+    """Pixels with another value right beside, above or below them: bool (H, W)."""
+    found = np.zeros(values.shape, dtype=bool)
+    for axis in (0, 1):
+        lines, result = np.moveaxis(values, axis, 0), np.moveaxis(found, axis, 0)
+        differ = lines[1:] != lines[:-1]
+        result[1:] |= differ
+        result[:-1] |= differ
+    return found
+
+
+def _content(dataset: SegmentationDataset, index: int) -> SampleContent:
+    sample = dataset.open(index)
+    tally = LabelTally(dataset)
+    lowest, highest = [], []
+    # The image is read as well: a truncated one must not stop a run only when its turn comes.
+    for piece in pieces(sample.size):
+        image, labels = sample.window(piece)
+        tally.add(labels)
+        lowest.append(image.amin((1, 2)))
+        highest.append(image.amax((1, 2)))
+    if tally.fault is not None:
+        raise UserError(f"sample {dataset.ids[index]} {tally.fault}")
+    blank = torch.equal(torch.stack(lowest).amin(0), torch.stack(highest).amax(0))
+    return SampleContent(sample.size, tally, blank)

@@ -4,108 +4,32 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from segdistill.data.augmentation import Augmentation
-from segdistill.datasets import DATASETS, LabelCounts, SegmentationDataset
+from segdistill.datasets import DATASETS, SegmentationDataset
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import write_json
+from segdistill.inspection.diagnosis import in_order, label_findings, sample_findings, summary
 from segdistill.inspection.duplicates import same_images
-from segdistill.inspection.findings import (
-    SEVERITIES,
-    DataReport,
-    Finding,
-    Severity,
-    SplitSummary,
-    ignored_share,
-    percent,
-)
+from segdistill.inspection.findings import DataReport, Finding, Severity
 from segdistill.inspection.mask_values import diagnose
 from segdistill.inspection.pairing import (
-    TolerantCamVid,
+    TOLERANT,
     TolerantFiles,
     TolerantFolder,
     camvid_splits,
     folder_splits,
+    open_tolerantly,
     unused_files,
 )
-from segdistill.inspection.samples import LABELS, SampleFacts, read_samples
-from segdistill.recipe import build_split, construct, plain
-
-TOLERANT: dict[str, type[TolerantFiles]] = {"folder": TolerantFolder, "camvid": TolerantCamVid}
-"""The data sets that open although files are missing; others are built as for a run."""
-
-MOSTLY_IGNORED = 0.5
-# Of the edge pixels of CamVid's and IDD-Lite's masks 0.7 % lie between two other classes, at most 2.8 % in any one
-# mask; resized by bilinear interpolation it is 15 % or more of a split.
-SLOPED = 0.08
-
-# Of each remark about a sample: how bad it is, what it is, and what to do.
-_REMARKS: dict[str, tuple[Severity, str, str]] = {
-    "unreadable": (
-        "error",
-        "file{s} cannot be read",
-        "copy or export them again from the source, or take image and mask away",
-    ),
-    "deep-image": (
-        "error",
-        "image{s} with more than 8 bits per channel",
-        "scale them to 0..255 and save them as 8-bit RGB, all by the same factor",
-    ),
-    "other-size": (
-        "error",
-        "mask{s} of another size than the image",
-        "export mask and image at one size; resize masks by nearest neighbours only",
-    ),
-    "outside": (
-        "error",
-        "mask{s} with values that are no class",
-        "name every class in 'classes', or write the ignore label for what is none",
-    ),
-    "lossy-mask": (
-        "error",
-        "mask{s} saved with lossy compression (JPEG, WebP), which changes class numbers along every edge",
-        "save them again from the source as PNG; what was lost does not come back by converting them",
-    ),
-    "palette-order": (
-        "error",
-        "palette mask{s} whose numbers and colours say different classes",
-        "save them in RGB, e.g. Image.open(file).convert('RGB').save(file), so that the colours count",
-    ),
-    "turned": (
-        "warning",
-        "image{s} with an EXIF rotation, which is not applied on reading",
-        "look at `segdistill data preview`: if mask and image are turned against each other, save them upright",
-    ),
-    "blank-image": (
-        "warning",
-        "image{s} all of one colour",
-        "take them away if nothing is to be seen on them",
-    ),
-    "all-ignored": (
-        "warning",
-        "mask{s} ignored from edge to edge, from which nothing is learnt",
-        "take image and mask away, unless methods without labels shall see them",
-    ),
-    "alpha": (
-        "note",
-        "image{s} with an alpha channel, which is dropped",
-        "nothing, unless transparent parts hide colours that shall not be seen",
-    ),
-    "other-colors": (
-        "note",
-        "image{s} in another colour space, converted to RGB on reading",
-        "convert them yourself if the colours matter, with the right colour profile",
-    ),
-}
+from segdistill.inspection.samples import SampleFacts, read_samples
+from segdistill.recipe import build_split, plain
 
 
 def check_data(
@@ -143,20 +67,20 @@ def check_data(
         }
     seen = _seen(samples, datasets)
     for split, dataset in datasets.items():
-        findings += _sample_findings(split, samples[split])
+        findings += sample_findings(split, samples[split])
         refused = [sample.refused for sample in samples[split] if sample.refused is not None]
         if isinstance(dataset, TolerantFiles):
             findings += diagnose(split, refused, dataset.reader, dataset.classes, seen)
-    summaries = {split: _summary(dataset, samples[split]) for split, dataset in datasets.items()}
+    summaries = {split: summary(dataset, samples[split]) for split, dataset in datasets.items()}
     classes = next((dataset.classes for dataset in datasets.values()), ())
-    findings += _label_findings(classes, summaries, samples)
+    findings += label_findings(classes, summaries, samples)
     findings += same_images(
         {
             split: [(sample.image, sample.mark) for sample in found if sample.mark is not None]
             for split, found in samples.items()
         }
     )
-    report = DataReport(plain(data, "data"), classes, summaries, _sorted(findings))
+    report = DataReport(plain(data, "data"), classes, summaries, in_order(findings))
     report.show(console, names)
     if json is not None:
         write_json(Path(json), report.as_dict())
@@ -177,6 +101,7 @@ def check_keys(data: Mapping[str, Any]) -> None:
     known = {
         "dataset",
         "keep",
+        "statistics",
         *inspect.signature(DATASETS[name]).parameters,
         *inspect.signature(Augmentation).parameters,
     }
@@ -200,12 +125,10 @@ def _open(data: Mapping[str, Any]) -> tuple[dict[str, SegmentationDataset], list
             except UserError as error:
                 findings.append(_unopened(split, error))
         return datasets, findings
-    reading = {key: value for key, value in data.items() if key in inspect.signature(kind).parameters}
-    # The first split shows wrong keywords before anything is looked at.
-    construct(kind, reading | {"split": "train"}, "data")
+    open_tolerantly(data, "train")  # which shows wrong keywords before anything is looked at
     root = Path(data["root"])
     for split in folder_splits(root) if kind is TolerantFolder else camvid_splits(root):
-        dataset = construct(kind, reading | {"split": split}, "data")
+        dataset = open_tolerantly(data, split)
         datasets[split] = dataset
         findings += dataset.findings
         if all(finding.severity != "error" for finding in dataset.findings):
@@ -237,115 +160,3 @@ def _seen(samples: Mapping[str, Sequence[SampleFacts]], datasets: Mapping[str, S
                 labels = set(np.flatnonzero(sample.counts).tolist())
                 seen |= {ignore if label == dataset.ignore_index else label for label in labels}
     return frozenset(seen)
-
-
-def _summary(dataset: SegmentationDataset, samples: Sequence[SampleFacts]) -> SplitSummary:
-    counts = [sample.counts for sample in samples if sample.counts is not None]
-    total = np.sum(counts, axis=0) if counts else np.zeros(LABELS, dtype=np.int64)
-    pixels = torch.from_numpy(total[: len(dataset.classes)].copy())
-    return SplitSummary(
-        samples=len(samples),
-        readable_masks=len(counts),
-        sizes=dict(Counter(sample.size for sample in samples if sample.size is not None).most_common()),
-        counts=LabelCounts(pixels, int(total[dataset.ignore_index])),
-    )
-
-
-def _sample_findings(split: str, samples: Sequence[SampleFacts]) -> list[Finding]:
-    texts: dict[str, list[str]] = {}
-    for sample in samples:
-        for kind, text in sample.remarks:
-            texts.setdefault(kind, []).append(text)
-    findings = []
-    for kind, (severity, what, advice) in _REMARKS.items():
-        if kind in texts:
-            number = len(texts[kind])
-            told = f"{number} {what.format(s='s' * (number != 1))}"
-            findings.append(Finding(severity, kind, split, told, advice, tuple(texts[kind])))
-    return findings
-
-
-def _label_findings(
-    classes: Sequence[str], splits: Mapping[str, SplitSummary], samples: Mapping[str, Sequence[SampleFacts]]
-) -> list[Finding]:
-    findings = []
-    read = {split: summary for split, summary in splits.items() if summary.readable_masks}
-    for split, summary in read.items():
-        findings += _ignored_findings(split, classes, summary, samples[split])
-        edge_pixels = sum(sample.edges for sample in samples[split])
-        sloped = sum(sample.slopes for sample in samples[split]) / max(1, edge_pixels)
-        if sloped > SLOPED and len(classes) > 2:
-            findings.append(
-                Finding(
-                    "warning",
-                    "soft-labels",
-                    split,
-                    f"{percent(sloped)} of the pixels along edges hold a class number between those of their "
-                    "neighbours: the masks seem to have been resized with interpolation, which makes classes up",
-                    "export the masks again, resizing by nearest neighbours only, unless some class is a thin seam "
-                    "between two others",
-                    tuple(sample.mask for sample in samples[split] if sample.slopes > SLOPED * max(1, sample.edges)),
-                )
-            )
-    return findings + _absent_classes(classes, read)
-
-
-def _ignored_findings(
-    split: str, classes: Sequence[str], summary: SplitSummary, samples: Sequence[SampleFacts]
-) -> list[Finding]:
-    pixels, ignored = summary.counts.pixels.tolist(), summary.counts.ignored
-    masks = tuple(sample.mask for sample in samples if sample.counts is not None)
-    if ignored and pixels[0] and not any(pixels[1:]):
-        what = f"the masks hold nothing but '{classes[0]}' and the ignore label, as masks written as 0/255 do"
-        advice = (
-            f"save (mask > 0).astype('uint8'), so that 0 is '{classes[0]}' and 1 is '{classes[1]}'; 255 means 'ignored'"
-        )
-        return [Finding("error", "two-values", split, what, advice, masks)]
-    share = ignored_share(summary.counts)
-    if share == 1:
-        what = "every pixel of every mask is ignored"
-        return [Finding("error", "nothing-labelled", split, what, "check the masks and the value of 'ignore'", masks)]
-    if share > MOSTLY_IGNORED:
-        what = f"{percent(share)} of the pixels are ignored"
-        advice = "check that 'ignore' is the right value; labels are learnt from the other pixels alone"
-        return [Finding("warning", "mostly-ignored", split, what, advice)]
-    return []
-
-
-def _absent_classes(classes: Sequence[str], splits: Mapping[str, SplitSummary]) -> list[Finding]:
-    present = {split: set(np.flatnonzero(summary.counts.pixels).tolist()) for split, summary in splits.items()}
-    if not any(present.values()):
-        return []
-    anywhere = set[int]().union(*present.values())
-    nowhere = [label for label in range(len(classes)) if label not in anywhere]
-    findings = []
-    if nowhere:
-        advice = "check the order and number of 'classes'; a class that never occurs is never learnt nor scored"
-        if nowhere[0] == 0:
-            advice = "if the masks count classes from 1, subtract 1 from every class value; else " + advice
-        told = f"{_names(classes, nowhere)} in no mask that can be read"
-        findings.append(Finding("warning", "class-nowhere", None, told, advice))
-    for split, severity, advice in (
-        ("train", "error", "move images that show them into train: what is not seen in training cannot be learnt"),
-        ("val", "warning", "move images that show them into val: its scores leave these classes out"),
-    ):
-        absent = sorted(anywhere - present.get(split, anywhere))
-        if absent:
-            told = f"{_names(classes, absent)} in no mask of {split}, but in those of another split"
-            level: Severity = "error" if severity == "error" else "warning"
-            findings.append(Finding(level, f"class-not-in-{split}", split, told, advice))
-    return findings
-
-
-def _names(classes: Sequence[str], labels: Sequence[int]) -> str:
-    named = ", ".join(f"{label} '{classes[label]}'" for label in labels)
-    return f"the class {named} occurs" if len(labels) == 1 else f"the classes {named} occur"
-
-
-def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Errors first; what holds for several splits, such as files they share, is told once."""
-    once: dict[Finding, Finding] = {}
-    for finding in findings:
-        key = replace(finding, split=None)
-        once[key] = key if key in once else finding
-    return tuple(sorted(once.values(), key=lambda finding: SEVERITIES.index(finding.severity)))

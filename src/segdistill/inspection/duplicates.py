@@ -7,9 +7,10 @@ comparison on that split is worth less than it seems.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from segdistill.datasets.base import Window
+from segdistill.errors import UserError
 from segdistill.inspection.findings import Finding, counted
 
 # Measured on CamVid and IDD-Lite. Validation images compressed again at JPEG qualities 30 to 90, or halved in size,
@@ -26,6 +28,9 @@ from segdistill.inspection.findings import Finding, counted
 LARGEST_DISTANCE = 6
 LARGEST_DIFFERENCE = 4.0
 LEAST_CORRELATION = 0.98
+
+_GLANCE = 2**16
+"""Bytes from the middle of a file by which it is told from others of its size."""
 
 _THUMBNAIL = (32, 32)
 _CANVAS = 1024
@@ -106,50 +111,108 @@ def same_images(splits: Mapping[str, Sequence[tuple[str, Fingerprint]]]) -> list
         splits: (file name, fingerprint) of every image by split; blank images are left out.
     """
     known = {split: [(name, mark) for name, mark in images if not mark.blank] for split, images in splits.items()}
+    contents = {split: [(name, mark.content) for name, mark in images] for split, images in known.items()}
     findings = []
-    for (first, ours), (second, theirs) in combinations(known.items(), 2):
-        equal = _equal_pairs(ours, theirs)
-        alike = [pair for pair in _alike_pairs(ours, theirs) if pair not in set(equal)]
-        for kind, pairs, how in (
-            ("same-image", equal, "the same pixels"),
-            ("re-encoded-image", alike, "the same picture, compressed or resized again, or the next frame of a film"),
-        ):
-            if pairs:
-                findings.append(
-                    Finding(
-                        "error",
-                        kind,
-                        None,
-                        f"{counted(len(pairs), 'image')} of {first} {'is' if len(pairs) == 1 else 'are'} also in "
-                        f"{second}: {how}",
-                        f"take them out of {first} or of {second}, else scores on one tell of memory and not of skill",
-                        tuple(f"{one} = {other}" for one, other in pairs),
-                    )
-                )
-    for split, images in known.items():
-        groups: dict[bytes, list[str]] = {}
-        for name, mark in images:
-            groups.setdefault(mark.content, []).append(name)
-        twice = tuple(" = ".join(names) for names in groups.values() if len(names) > 1)
-        if twice:
-            findings.append(
-                Finding(
-                    "warning",
-                    "repeated-image",
-                    split,
-                    f"{counted(len(twice), 'image')} occur{'s' * (len(twice) == 1)} more than once",
-                    "keep one of each, else it counts more than the others, or its masks contradict each other",
-                    twice,
-                )
-            )
+    for first, second in combinations(known, 2):
+        equal = _equal_pairs(contents[first], contents[second])
+        alike = [pair for pair in _alike_pairs(known[first], known[second]) if pair not in set(equal)]
+        findings += _shared("same-image", first, second, equal, "the same pixels")
+        how = "the same picture, compressed or resized again, or the next frame of a film"
+        findings += _shared("re-encoded-image", first, second, alike, how)
+    for split, images in contents.items():
+        findings += _repeated(split, images)
     return findings
 
 
-def _equal_pairs(
-    ours: Sequence[tuple[str, Fingerprint]], theirs: Sequence[tuple[str, Fingerprint]]
-) -> list[tuple[str, str]]:
-    by_content = {mark.content: name for name, mark in theirs}
-    return [(name, by_content[mark.content]) for name, mark in ours if mark.content in by_content]
+def same_files(splits: Mapping[str, Sequence[Path]]) -> list[Finding]:
+    """The same of files that are equal byte by byte, of which few need to be read.
+
+    Args:
+        splits: image files by split.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    contents = _contents_of_twins([path for paths in splits.values() for path in paths])
+    named = {
+        split: [(str(path), contents[path]) for path in paths if path in contents] for split, paths in splits.items()
+    }
+    findings = []
+    for first, second in combinations(named, 2):
+        findings += _shared("same-image", first, second, _equal_pairs(named[first], named[second]), "the same file")
+    for split, images in named.items():
+        findings += _repeated(split, images)
+    return findings
+
+
+def _contents_of_twins(paths: Sequence[Path]) -> dict[Path, bytes]:
+    """Hashes of the files that may have an equal among ``paths``: of one size, and alike in their middle."""
+    try:
+        groups = _grouped(paths, lambda path: path.stat().st_size)
+        # Uncompressed images are all of one size; a glance at each spares reading most of them.
+        groups = [twins for group in groups for twins in _grouped(group, _middle)]
+        return {path: _content(path) for group in groups for path in group}
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _grouped(paths: Iterable[Path], key: Callable[[Path], object]) -> list[list[Path]]:
+    """The paths of each value of ``key`` that several have."""
+    groups: dict[object, list[Path]] = {}
+    for path in paths:  # one that stands there twice is its own twin
+        groups.setdefault(key(path), []).append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _middle(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(path.stat().st_size // 2)
+        return file.read(_GLANCE)
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, hashlib.blake2b).digest()
+
+
+def _shared(kind: str, first: str, second: str, pairs: Sequence[tuple[str, str]], how: str) -> list[Finding]:
+    if not pairs:
+        return []
+    number = len(pairs)
+    return [
+        Finding(
+            "error",
+            kind,
+            None,
+            f"{counted(number, 'image')} of {first} {'is' if number == 1 else 'are'} also in {second}: {how}",
+            f"take them out of {first} or of {second}, else scores on one tell of memory and not of skill",
+            tuple(f"{one} = {other}" for one, other in pairs),
+        )
+    ]
+
+
+def _repeated(split: str, images: Sequence[tuple[str, bytes]]) -> list[Finding]:
+    groups: dict[bytes, list[str]] = {}
+    for name, content in images:
+        groups.setdefault(content, []).append(name)
+    twice = tuple(" = ".join(names) for names in groups.values() if len(names) > 1)
+    if not twice:
+        return []
+    return [
+        Finding(
+            "warning",
+            "repeated-image",
+            split,
+            f"{counted(len(twice), 'image')} occur{'s' * (len(twice) == 1)} more than once",
+            "keep one of each, else it counts more than the others, or its masks contradict each other",
+            twice,
+        )
+    ]
+
+
+def _equal_pairs(ours: Sequence[tuple[str, bytes]], theirs: Sequence[tuple[str, bytes]]) -> list[tuple[str, str]]:
+    by_content = {content: name for name, content in theirs}
+    return [(name, by_content[content]) for name, content in ours if content in by_content]
 
 
 def _alike_pairs(

@@ -11,9 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from segdistill.datasets import LabelCounts
+from segdistill.errors import printable
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+_NAMED = 2  # files in a finding's sentence
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -36,6 +38,19 @@ class Finding:
     what: str
     advice: str
     files: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """All of it in one line, with the first files.
+
+        Example:
+            >>> Finding("warning", "blank-image", "val", "3 blank images", "look at them", ("a", "b", "c")).sentence
+            'val: 3 blank images: a, b and 1 more; look at them'
+        """
+        where = f"{self.split}: " if self.split else ""
+        more = f" and {len(self.files) - _NAMED} more" if len(self.files) > _NAMED else ""
+        files = f": {', '.join(self.files[:_NAMED])}{more}" if self.files else ""
+        return printable(f"{where}{self.what}{files}; {self.advice}")
 
 
 @dataclass(frozen=True)
@@ -177,16 +192,6 @@ def percent(share: float) -> str:
     if share == 0:
         return "0 %"
     return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
-
-
-def printable(text: str) -> str:
-    r"""``text`` with what no terminal can show escaped: control characters, bytes of file names that are no UTF-8.
-
-    Example:
-        >>> printable("a\nb\udcff.png")
-        'a\\nb\\udcff.png'
-    """
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _share(split: SplitSummary, share: float) -> str:

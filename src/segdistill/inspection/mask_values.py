@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from segdistill.datasets.base import hex_color
+from segdistill.datasets.checking import slopes
 from segdistill.datasets.images import decoded
 from segdistill.datasets.masks import MaskReader
 from segdistill.inspection.findings import Finding, counted, percent
@@ -28,6 +29,9 @@ MOST_VALUES = 512
 
 _WINDOW = 1024
 """Pixels on a side of the middle of a mask that is looked at for soft edges."""
+
+_SINGULAR = {"hold": "holds", "are": "is", "count": "counts"}
+"""The verbs with which findings begin, as they are said of one mask."""
 
 _NEITHER = ("LA", "La", "PA", "F", "CMYK", "YCbCr", "LAB", "HSV", "RGBa")
 """PIL's names of pixels that are neither class numbers nor colours."""
@@ -74,29 +78,6 @@ def examine(path: Path, sentence: str, reader: MaskReader) -> RefusedMask:
     known = frozenset(red << 16 | green << 8 | blue for red, green, blue in reader.palette or ())
     # The packed number does not rise evenly from one colour to another; the sum of the channels mostly does.
     return _refused(path, sentence, "color", packed, pixels.sum(axis=2), known)
-
-
-def slopes(values: np.ndarray) -> np.ndarray:
-    """Pixels that lie strictly between their left and right, or upper and lower, neighbours: bool (H, W)."""
-    found = np.zeros(values.shape, dtype=bool)
-    for axis in (0, 1):
-        if values.shape[axis] < 3:
-            continue
-        lines, result = np.moveaxis(values, axis, 0), np.moveaxis(found, axis, 0)
-        before, here, after = lines[:-2], lines[1:-1], lines[2:]
-        result[1:-1] |= ((before < here) & (here < after)) | ((before > here) & (here > after))
-    return found
-
-
-def edges(values: np.ndarray) -> np.ndarray:
-    """Pixels with another value right beside, above or below them: bool (H, W)."""
-    found = np.zeros(values.shape, dtype=bool)
-    for axis in (0, 1):
-        lines, result = np.moveaxis(values, axis, 0), np.moveaxis(found, axis, 0)
-        differ = lines[1:] != lines[:-1]
-        result[1:] |= differ
-        result[:-1] |= differ
-    return found
 
 
 def alone(values: np.ndarray) -> np.ndarray:
@@ -309,6 +290,9 @@ def _finding(
     files: Sequence[str] | None = None,
 ) -> Finding:
     named = [str(mask.path) for mask in masks] if files is None else files
+    if len(masks) == 1:
+        verb, _, rest = what.partition(" ")
+        what = f"{_SINGULAR[verb]} {rest}"
     return Finding("error", kind, split, f"{counted(len(masks), 'mask')} {what}", advice, tuple(named))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from segdistill.datasets.rasters import read_header
 from segdistill.datasets.tiles import TileDataset, WindowMaskReader
 from segdistill.errors import UserError
 from segdistill.inspection.findings import Finding, Severity, counted
+from segdistill.recipe import construct
 
 
 @dataclass
@@ -123,6 +126,25 @@ class TolerantCamVid(TolerantFiles):
     def image_alone(self, index: int) -> Tensor:
         """See `TolerantFiles`."""
         return read_rgb(self.pairs[index][0])
+
+
+TOLERANT: dict[str, type[TolerantFiles]] = {"folder": TolerantFolder, "camvid": TolerantCamVid}
+"""The data sets that open although files are missing; others are built as for a run."""
+
+
+def open_tolerantly(data: Mapping[str, Any], split: str) -> TolerantFiles:
+    """One split of a data set in `TOLERANT`.
+
+    Args:
+        data: a recipe's ``data``.
+        split: its name.
+
+    Raises:
+        UserError: a root that does not exist, or a wrong argument.
+    """
+    kind = TOLERANT[data["dataset"]]
+    reading = {key: value for key, value in data.items() if key in inspect.signature(kind).parameters}
+    return construct(kind, reading | {"split": split}, "data")
 
 
 def folder_splits(root: Path) -> list[str]:

@@ -12,16 +12,22 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from torch import Tensor
 
+from segdistill.data.loading import TrainingSamples
 from segdistill.datasets import SegmentationDataset
-from segdistill.errors import UserError
+from segdistill.datasets.base import Sample, Window
+from segdistill.datasets.checking import pieces
+from segdistill.errors import UserError, printable
 from segdistill.files import write_atomically
 from segdistill.inspection.check import check_keys
-from segdistill.inspection.findings import percent, printable
+from segdistill.inspection.findings import percent
 from segdistill.recipe import build_data, build_split
 from segdistill.reporting.picture import GAP, INK, PAPER, colourise, photograph
 
 CELL = 240
 """Pixels of the longer side of an image on the sheet; images are made larger or smaller to it."""
+
+LARGEST = 1024
+"""Longest side of what is kept of an image in memory, in pixels, or less than twice as much."""
 
 COLUMNS = 3
 CAPTION = 18
@@ -68,13 +74,11 @@ def preview_data(
     dataset = build_split(data, split)
     count = min(count, len(dataset))
     indices = [number * len(dataset) // count for number in range(count)]
-    samples = [dataset[index] for index in indices]
     if augmented:
-        augmentation = build_data(data).augmentation
-        samples = [
-            augmentation(image, labels, key=(seed, 0, index))
-            for index, (image, labels) in zip(indices, samples, strict=True)
-        ]
+        views = TrainingSamples(dataset, build_data(data).augmentation, seed)
+        samples = [views[0, index] for index in indices]
+    else:
+        samples = [_small(dataset.open(index)) for index in indices]
     sheet = contact_sheet(dataset, samples, [dataset.ids[index] for index in indices])
     write_atomically(file, lambda handle: sheet.save(handle, "PNG"))
     Console(quiet=quiet).out(f"{file}  {count} of {len(dataset)} {split} images", highlight=False)
@@ -105,6 +109,22 @@ def contact_sheet(
         top += max(cell.height for cell in row) + GAP
     sheet.paste(legend, (GAP, top))
     return sheet
+
+
+def _small(sample: Sample) -> tuple[Tensor, Tensor]:
+    """All of a sample, but of a large one pixels at even distances only: it need not fit into memory."""
+    step = max(1, max(sample.size) // LARGEST)
+    height, width = (-(-side // step) for side in sample.size)
+    small, kept = None, torch.empty(height, width, dtype=torch.int64)
+    for piece in pieces(sample.size):
+        image, labels = sample.window(piece)
+        small = image.new_empty(image.shape[0], height, width) if small is None else small
+        rows, columns = slice(-piece.top % step, None, step), slice(-piece.left % step, None, step)
+        place = Window(-(-piece.top // step), -(-piece.left // step), *labels[rows, columns].shape)
+        place.cut(small).copy_(image[:, rows, columns])
+        place.cut(kept).copy_(labels[rows, columns])
+    assert small is not None  # an image has pixels
+    return small, kept
 
 
 def _cell(dataset: SegmentationDataset, image: Tensor, labels: Tensor, name: str) -> Image.Image:

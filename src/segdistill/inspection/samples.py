@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
-from torch import Tensor
 
 from segdistill.datasets import SegmentationDataset
-from segdistill.datasets.base import Sample, Window
-from segdistill.datasets.files import FileDataset
+from segdistill.datasets.base import Color, Sample, Window
+from segdistill.datasets.checking import LabelTally, SampleContent, in_threads
+from segdistill.datasets.files import FileDataset, Pair
 from segdistill.datasets.images import decoded
-from segdistill.datasets.masks import MaskReader
+from segdistill.datasets.rasters import has_rasterio, read_header
 from segdistill.errors import UserError
 from segdistill.inspection.duplicates import Fingerprint, FingerprintMaker
-from segdistill.inspection.mask_values import RefusedMask, edges, examine, slopes
+from segdistill.inspection.mask_values import RefusedMask, examine
 from segdistill.inspection.pairing import TolerantFiles
-
-LABELS = 256
-"""Labels are 0..K-1 with K at most 255, and the ignore label 255."""
 
 WINDOW = 2048
 """Longest side of what is looked at at once, in pixels: an aerial image is a hundred times as large."""
@@ -69,21 +61,24 @@ def read_samples(dataset: SegmentationDataset, progress: bool) -> list[SampleFac
         dataset: any split.
         progress: show a progress bar on the standard error stream.
     """
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
-    try:
-        samples = pool.map(lambda index: _read(dataset, index), range(len(dataset)))
-        return list(
-            track(
-                samples,
-                description="reading images and masks",
-                total=len(dataset),
-                console=Console(stderr=True),
-                transient=True,
-                disable=not progress,
-            )
-        )
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return list(in_threads(lambda index: _read(dataset, index), len(dataset), "reading images and masks", progress))
+
+
+def facts_of(name: str, pair: Pair | None, content: SampleContent, palette: Sequence[Color] | None) -> SampleFacts:
+    """The same of a sample that was read already; only the heads of its files are looked at here.
+
+    Args:
+        name: of the sample.
+        pair: its files, if it has any.
+        content: what they hold.
+        palette: the colours by which masks are read, if they are.
+    """
+    facts = SampleFacts(f"sample {name}", f"sample {name}") if pair is None else SampleFacts(str(pair[0]), str(pair[1]))
+    _note_image(content.size, content.blank, facts)
+    _note_labels(content.labels, facts)
+    if pair is not None:
+        _look_at_headers(pair, palette, facts)
+    return facts
 
 
 def _read(dataset: SegmentationDataset, index: int) -> SampleFacts:
@@ -117,10 +112,7 @@ def _read(dataset: SegmentationDataset, index: int) -> SampleFacts:
                 _look_at_image_alone(dataset, index, facts)
             if odd[mask] is None:
                 _look_at_mask_alone(dataset, index, facts)
-    if facts.size is not None:
-        _look_at_image_header(image, facts)
-    if facts.counts is not None:
-        _look_at_mask_header(mask, dataset, facts)
+    _look_at_headers((image, mask), dataset.reader.palette if isinstance(dataset, TolerantFiles) else None, facts)
     return facts
 
 
@@ -135,27 +127,37 @@ def _look_at_both(dataset: SegmentationDataset, sample: Sample, facts: SampleFac
     """Goes through a sample window by window; ``facts`` change only once all of it was read."""
     size = sample.size
     maker = FingerprintMaker(size)
-    tally = _MaskTally(dataset)
+    tally = LabelTally(dataset)
     for window in _windows(size, maker.step(WINDOW)):
         image, labels = sample.window(window)
         maker.add(window, image)
         tally.add(labels)
-    _note_image(size, maker, facts)
-    tally.note(facts)
+    _note_fingerprint(size, maker, facts)
+    _note_labels(tally, facts)
 
 
 def _look_at_image_alone(dataset: TolerantFiles, index: int, facts: SampleFacts) -> None:
     try:
         image = dataset.image_alone(index)
     except _UNREADABLE as error:
-        kind = "deep-image" if _header(dataset.pairs[index][0]).mode.startswith(("I", "F")) else "unreadable"
-        facts.remarks.append((kind, str(error)))
+        facts.remarks.append((_fault_of_image(dataset.pairs[index][0]), str(error)))
         return
     size = (image.shape[-2], image.shape[-1])
     maker = FingerprintMaker(size)
     for window in _windows(size, maker.step(WINDOW)):
         maker.add(window, window.cut(image))
-    _note_image(size, maker, facts)
+    _note_fingerprint(size, maker, facts)
+
+
+def _fault_of_image(path: Path) -> str:
+    """Which remark is due about an image that was refused."""
+    if _header(path).mode.startswith(("I", "F")):
+        return "deep-image"
+    try:
+        header = read_header(path) if has_rasterio() else None
+    except UserError:
+        return "unreadable"
+    return "other-bands" if header is not None and (header.bands > 3 or header.dtype != "uint8") else "unreadable"
 
 
 def _look_at_mask_alone(dataset: TolerantFiles, index: int, facts: SampleFacts) -> None:
@@ -167,49 +169,33 @@ def _look_at_mask_alone(dataset: TolerantFiles, index: int, facts: SampleFacts) 
             facts.refused = examine(path, str(error), dataset.reader)
         except _UNREADABLE:  # it cannot be decoded at all
             facts.remarks.append(("unreadable", str(error)))
+        else:
+            if dataset.reader.palette is not None and _header(path).mode == "P":
+                _compare_palettes(path, dataset.reader.palette, facts.refused.values, facts)
         return
-    tally = _MaskTally(dataset)
+    tally = LabelTally(dataset)
     tally.add(labels)
-    tally.note(facts)
+    _note_labels(tally, facts)
 
 
-def _note_image(size: tuple[int, int], maker: FingerprintMaker, facts: SampleFacts) -> None:
-    facts.size = size
+def _note_fingerprint(size: tuple[int, int], maker: FingerprintMaker, facts: SampleFacts) -> None:
     facts.mark = maker.finish()
-    if facts.mark.blank:
+    _note_image(size, facts.mark.blank, facts)
+
+
+def _note_image(size: tuple[int, int], blank: bool, facts: SampleFacts) -> None:
+    facts.size = size
+    if blank:
         facts.remarks.append(("blank-image", facts.image))
 
 
-class _MaskTally:
-    """Counts of one mask, summed over its windows."""
-
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        self.classes = len(dataset.classes)
-        self.ignore_index = dataset.ignore_index
-        self.counts = np.zeros(LABELS, dtype=np.int64)
-        self.outside: set[int] = set()
-        self.slopes = self.edges = 0
-
-    def add(self, labels: Tensor) -> None:
-        known = (labels == self.ignore_index) | ((labels >= 0) & (labels < self.classes))
-        if not known.all():
-            self.outside |= set(torch.unique(labels[~known]).tolist())
-            return
-        pixels = labels.to(torch.uint8).numpy()
-        self.counts += np.bincount(pixels.ravel(), minlength=LABELS)
-        # Edges against ignored pixels say nothing: 255 lies far above every class.
-        border = edges(pixels) & (pixels != self.ignore_index)
-        self.edges += int(border.sum())
-        self.slopes += int((slopes(pixels) & border).sum())
-
-    def note(self, facts: SampleFacts) -> None:
-        if self.outside:
-            values = ", ".join(str(value) for value in sorted(self.outside)[:8])
-            facts.remarks.append(("outside", f"{facts.mask} holds the label values {values}"))
-            return
-        facts.counts, facts.slopes, facts.edges = self.counts, self.slopes, self.edges
-        if self.counts[self.ignore_index] == self.counts.sum():
-            facts.remarks.append(("all-ignored", facts.mask))
+def _note_labels(tally: LabelTally, facts: SampleFacts) -> None:
+    if tally.fault is not None:
+        facts.remarks.append(("outside", f"{facts.mask} {tally.fault}"))
+        return
+    facts.counts, facts.slopes, facts.edges = tally.counts, tally.slopes, tally.edges
+    if tally.counts[tally.ignore_index] == tally.counts.sum():
+        facts.remarks.append(("all-ignored", facts.mask))
 
 
 def _windows(size: tuple[int, int], side: int) -> Iterator[Window]:
@@ -228,41 +214,55 @@ class _Header:
     orientation: int = 1
 
 
-def _header(path: Path) -> _Header:
+def _header(path: Path, turned: bool = False) -> _Header:
+    """The head of a file; with ``turned`` also its orientation, for which PIL decodes all of a PNG."""
     try:
         with Image.open(path) as image:
-            return _Header(image.mode, image.format or "", int(image.getexif().get(_ORIENTATION, 1)))
+            orientation = int(image.getexif().get(_ORIENTATION, 1)) if turned else 1
+            return _Header(image.mode, image.format or "", orientation)
     except Exception:  # whatever PIL raises: what is wrong with the file was told by its reader
         return _Header()
 
 
-def _look_at_image_header(path: Path, facts: SampleFacts) -> None:
-    header = _header(path)
-    if header.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-        facts.remarks.append(("other-colors", f"{path} is {header.mode}"))
-    if header.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        facts.remarks.append(("alpha", f"{path} is {header.mode}"))
-    if header.orientation != 1:
-        facts.remarks.append(("turned", f"{path} has the EXIF orientation {header.orientation}"))
+def _look_at_headers(pair: Pair, palette: Sequence[Color] | None, facts: SampleFacts) -> None:
+    """What the heads of two files say, each only where the file could be read."""
+    image, mask = pair
+    if facts.size is not None:
+        header = _header(image, turned=True)
+        if header.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            facts.remarks.append(("other-colors", f"{image} is {header.mode}"))
+        if header.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+            facts.remarks.append(("alpha", f"{image} is {header.mode}"))
+        if header.orientation != 1:
+            facts.remarks.append(("turned", f"{image} has the EXIF orientation {header.orientation}"))
+    if facts.counts is not None:
+        header = _header(mask)
+        # A WebP file says in its first chunk whether it is the lossy kind.
+        if header.format in ("JPEG", "MPO") or (header.format == "WEBP" and _start(mask)[12:] == b"VP8 "):
+            facts.remarks.append(("lossy-mask", str(mask)))
+        if header.mode == "P" and palette is not None:
+            _compare_palettes(mask, palette, np.flatnonzero(facts.counts[: len(palette)]).tolist(), facts)
 
 
-def _look_at_mask_header(path: Path, dataset: FileDataset, facts: SampleFacts) -> None:
-    header = _header(path)
-    # A WebP file says in its first chunk whether it is the lossy kind.
-    if header.format in ("JPEG", "MPO") or (header.format == "WEBP" and path.read_bytes()[12:16] == b"VP8 "):
-        facts.remarks.append(("lossy-mask", str(path)))
-    if header.mode == "P" and isinstance(dataset, TolerantFiles) and dataset.reader.palette is not None:
-        _compare_palettes(path, dataset.reader, facts)
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
 
 
-def _compare_palettes(path: Path, reader: MaskReader, facts: SampleFacts) -> None:
-    """A picture of at most 256 colours holds numbers and its own colours; both should say the same classes."""
+def _compare_palettes(path: Path, palette: Sequence[Color], values: Iterable[int], facts: SampleFacts) -> None:
+    """A picture of at most 256 colours holds numbers and its own colours; both should say the same classes.
+
+    Args:
+        path: a mask of PIL's mode P.
+        palette: the colours of the classes.
+        values: numbers that it holds.
+        facts: where it is told.
+    """
     embedded = decoded(path).getpalette("RGB") or []
-    classes = reader.palette or ()
-    assert facts.counts is not None
-    for label in np.flatnonzero(facts.counts[: reader.classes]).tolist():
-        color = tuple(embedded[3 * label : 3 * label + 3])
-        if color in classes and classes.index(color) != label:
-            text = f"{path} shows index {label} in the colour of class {classes.index(color)}"
+    for value in sorted(values):
+        color = tuple(embedded[3 * value : 3 * value + 3])
+        if color in palette and palette.index(color) != value:
+            text = f"{path} shows index {value} in the colour of class {palette.index(color)}"
             facts.remarks.append(("palette-order", text))
+            facts.refused = None  # because of this
             return

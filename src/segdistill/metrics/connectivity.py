@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from segdistill.errors import UserError
 from segdistill.metrics.boundary import Counts, LabelMap, comparable_maps, count_near
 
+#: The smallest component that counts, in pixels, where nothing else is said.
+MIN_AREA = 16
+
 
 @dataclass(frozen=True)
 class ConnectivityScores:
@@ -175,7 +178,7 @@ class ConnectivityCounts:
         num_classes: int,
         ignore_index: int,
         *,
-        min_area: int = 16,
+        min_area: int = MIN_AREA,
         line_classes: Sequence[int] = (),
         line_tolerance: int = 3,
     ) -> None:
@@ -208,7 +211,8 @@ class ConnectivityCounts:
             UserError: if shapes differ or a value is no class.
         """
         predicted, reference = comparable_maps(prediction, labels, self.num_classes, self.ignore_index)
-        components = _component_counts(predicted, reference, self.num_classes, self.min_area)
+        matching = match_components(predicted, reference, self.num_classes, self.min_area)
+        components = _component_counts(matching, self.num_classes)
         line_length, line_broken = self._lines(predicted, reference)
         image = ConnectivityTotals(**components, line_length=line_length, line_broken=line_broken)
         self.totals += image
@@ -237,20 +241,61 @@ def _import_skeletonize() -> Any:
         raise UserError("line_classes need the package scikit-image: pip install scikit-image") from error
 
 
-def _component_counts(
-    predicted: NDArray[Any], reference: NDArray[Any], num_classes: int, min_area: int
-) -> dict[str, Counts]:
-    """Everything about components in `ConnectivityTotals`, from two maps with the value K where nothing counts."""
-    # cc3d labels all classes at once and takes 0 for background.
-    reference_map, predicted_map = ((np.where(m == num_classes, 0, m + 1)) for m in (reference, predicted))
-    reference_parts = cc3d.connected_components(reference_map, connectivity=8).ravel()
-    predicted_parts = cc3d.connected_components(predicted_map, connectivity=8).ravel()
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Which components of a prediction and of the labels belong together; `ConnectivityCounts` has the rules.
 
+    Components are numbered from 1 on in each map; number 0 is what does not count.
+
+    Attributes:
+        reference: int64 (H, W), the number of each pixel's reference component.
+        predicted: int64 (H, W), the number of each pixel's predicted component.
+        reference_class: int64 (R,), by number.
+        predicted_class: int64 (P,).
+        reference_kept: bool (R,), those that are not too small.
+        predicted_kept: bool (P,).
+        found: bool (R,), those not missed.
+        true: bool (P,), those that are no false islands.
+        pieces: int64 (R,), how many predicted components belong to each reference component.
+        members: int64 (P,), how many reference components belong to each predicted one.
+        pairs: numbers of the reference and the predicted component of all pairs that belong together, int64 (n,) each.
+    """
+
+    reference: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    reference_class: NDArray[np.int64]
+    predicted_class: NDArray[np.int64]
+    reference_kept: NDArray[np.bool_]
+    predicted_kept: NDArray[np.bool_]
+    found: NDArray[np.bool_]
+    true: NDArray[np.bool_]
+    pieces: NDArray[np.int64]
+    members: NDArray[np.int64]
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def match_components(
+    predicted: NDArray[Any], reference: NDArray[Any], num_classes: int, min_area: int = MIN_AREA
+) -> Matching:
+    """Matches the components of two maps.
+
+    Args:
+        predicted: integer (H, W), values 0 to K - 1, and K where nothing counts.
+        reference: the same of the labels.
+        num_classes: K.
+        min_area: the smallest component that counts, in pixels.
+    """
+    # cc3d labels all classes at once and takes 0 for background.
+    reference_parts, predicted_parts = (
+        np.asarray(cc3d.connected_components(np.where(m == num_classes, 0, m + 1), connectivity=8), dtype=np.int64)
+        for m in (reference, predicted)
+    )
     # Both maps are constant along runs of pixels, far fewer than pixels.
-    change = (reference_parts[1:] != reference_parts[:-1]) | (predicted_parts[1:] != predicted_parts[:-1])
+    flat_reference, flat_predicted = reference_parts.ravel(), predicted_parts.ravel()
+    change = (flat_reference[1:] != flat_reference[:-1]) | (flat_predicted[1:] != flat_predicted[:-1])
     starts = np.concatenate([[0], np.flatnonzero(change) + 1])
-    lengths = np.diff(starts, append=reference_parts.size)
-    r, p = reference_parts[starts].astype(np.int64), predicted_parts[starts].astype(np.int64)
+    lengths = np.diff(starts, append=flat_reference.size)
+    r, p = flat_reference[starts], flat_predicted[starts]
     r_class, r_area = _classes_and_areas(r, reference.ravel()[starts], lengths)
     p_class, p_area = _classes_and_areas(p, predicted.ravel()[starts], lengths)
 
@@ -266,25 +311,43 @@ def _component_counts(
     true = p_kept & (2 * np.bincount(p, weights=overlap, minlength=len(p_area)) > p_area)
     together = found[r] & true[p] & (4 * overlap > np.minimum(r_area[r], p_area[p]))
     r, p = r[together], p[together]
-    pieces, members = np.bincount(r, minlength=len(r_area)), np.bincount(p, minlength=len(p_area))
-    merged, whole = np.zeros_like(found), np.zeros_like(found)
+    return Matching(
+        reference=reference_parts,
+        predicted=predicted_parts,
+        reference_class=r_class,
+        predicted_class=p_class,
+        reference_kept=r_kept,
+        predicted_kept=p_kept,
+        found=found,
+        true=true,
+        pieces=np.bincount(r, minlength=len(r_area)),
+        members=np.bincount(p, minlength=len(p_area)),
+        pairs=(r, p),
+    )
+
+
+def _component_counts(matching: Matching, num_classes: int) -> dict[str, Counts]:
+    """Everything about components in `ConnectivityTotals`."""
+    r, p = matching.pairs
+    pieces, members = matching.pieces, matching.members
+    merged, whole = np.zeros_like(matching.found), np.zeros_like(matching.found)
     merged[r[members[p] >= 2]] = True
     whole[r[(members[p] == 1) & (pieces[r] == 1)]] = True
 
     def of_reference(values: NDArray[Any]) -> Counts:
-        return _sum_by_class(values, r_class, num_classes)
+        return _sum_by_class(values, matching.reference_class, num_classes)
 
     def of_predicted(values: NDArray[Any]) -> Counts:
-        return _sum_by_class(values, p_class, num_classes)
+        return _sum_by_class(values, matching.predicted_class, num_classes)
 
     return {
-        "reference": of_reference(r_kept),
-        "predicted": of_predicted(p_kept),
+        "reference": of_reference(matching.reference_kept),
+        "predicted": of_predicted(matching.predicted_kept),
         "whole": of_reference(whole),
         "split": of_reference(pieces >= 2),
         "merged": of_reference(merged),
-        "missed": of_reference(r_kept & ~found),
-        "false_islands": of_predicted(p_kept & ~true),
+        "missed": of_reference(matching.reference_kept & ~matching.found),
+        "false_islands": of_predicted(matching.predicted_kept & ~matching.true),
         "breaks": of_reference(np.maximum(pieces - 1, 0)),
         "bridges": of_predicted(np.maximum(members - 1, 0)),
     }

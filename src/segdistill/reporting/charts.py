@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 WIDTH = 4.8
 HEIGHT = 3.2
 LONGEST_NAME = 26
-FEW_PLACES = 6  #: so many places on an x axis are each marked
+FEW_PLACES = 6  #: so many whole numbers on an x axis are each marked
 GREY = "#888888"
 INK = "#010203"  #: stands for the page's text colour
 
@@ -198,7 +198,7 @@ def lines(title: str, curves: Sequence[Curve], looks: Mapping[str, Style], x: st
                     curve.x, curve.y, look.dash, color=look.colour, marker=marker, markersize=4, alpha=0.85, label=label
                 )
         places = sorted({at for curve in curves if len(curve.x) > 1 for at in curve.x})
-        if len(places) <= FEW_PLACES:
+        if len(places) <= FEW_PLACES and all(at == round(at) for at in places):  # epochs and pixels, but not seconds
             axes.set_xticks(places, [f"{at:g}" for at in places])
         axes.set_xlabel(x)
         axes.set_ylabel(y)

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdistill.metrics.boundary import LabelMap, comparable_maps, near_another_class
+from segdistill.metrics.connectivity import MIN_AREA, match_components
 
-#: The width of what counts as "near a boundary" and the smallest object, as `BoundaryCounts` and `ConnectivityCounts`
-#: have them.
+#: The width of what counts as "near a boundary", as a share of the diagonal, as `BoundaryCounts` has it.
 DIAGONAL_SHARE = 0.02
-MIN_AREA = 16
 
 
 class Mistake(IntEnum):
@@ -72,33 +71,14 @@ def mistakes(
     near = near_another_class(reference, num_classes, {depth})[depth]
     found = np.where(wrong, np.where(near, Mistake.BOUNDARY, Mistake.INNER), Mistake.NONE).astype(np.uint8)
 
-    r_parts, p_parts = _components(reference, num_classes), _components(predicted, num_classes)
-    r_area, p_area = np.bincount(r_parts.ravel()), np.bincount(p_parts.ravel())
-    r_kept, p_kept = r_area >= min_area, p_area >= min_area
-    r_kept[0] = p_kept[0] = False  # the ignored pixels
-    shared = ~wrong & r_kept[r_parts] & p_kept[p_parts]
-    pairs, overlap = np.unique(r_parts[shared] * len(p_area) + p_parts[shared], return_counts=True)
-    r, p = np.divmod(pairs, len(p_area))
-
-    # The rules of ConnectivityCounts, pair by pair of components of one class that overlap.
-    hit = r_kept & (2 * np.bincount(r, overlap, len(r_area)) > r_area)
-    true = p_kept & (2 * np.bincount(p, overlap, len(p_area)) > p_area)
-    together = hit[r] & true[p] & (4 * overlap > np.minimum(r_area[r], p_area[p]))
-    split = np.bincount(r[together], minlength=len(r_area)) >= 2
-    merging = np.bincount(p[together], minlength=len(p_area)) >= 2
-
+    matched = match_components(predicted, reference, num_classes, min_area)
+    r_parts, p_parts = matched.reference, matched.predicted
+    split, merging = matched.pieces >= 2, matched.members >= 2
     found[_between(np.where(wrong & merging[p_parts], p_parts, 0), predicted, r_parts, reference)] = Mistake.MERGED
     found[_between(np.where(wrong & split[r_parts], r_parts, 0), reference, p_parts, predicted)] = Mistake.BROKEN
-    found[wrong & (p_kept & ~true)[p_parts]] = Mistake.ISLAND
-    found[wrong & (r_kept & ~hit)[r_parts]] = Mistake.MISSED
+    found[wrong & (matched.predicted_kept & ~matched.true)[p_parts]] = Mistake.ISLAND
+    found[wrong & (matched.reference_kept & ~matched.found)[r_parts]] = Mistake.MISSED
     return found
-
-
-def _components(labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
-    """Number of the component of each pixel, from 1 on; 0 where nothing counts."""
-    # cc3d labels all classes at once and takes 0 for background.
-    numbers = cc3d.connected_components(np.where(labels == num_classes, 0, labels + 1), connectivity=8)
-    return np.asarray(numbers, dtype=np.int64)
 
 
 def _between(

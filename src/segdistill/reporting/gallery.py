@@ -16,9 +16,8 @@ from torch import Tensor
 
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Window, hex_color
-from segdistill.networks.network import Network
 from segdistill.reporting.error_map import Mistake, mistakes
-from segdistill.reporting.picture import photograph
+from segdistill.reporting.picture import photograph, sample_in_sight
 
 #: Longest side of what is shown of an image, in pixels; of larger ones, the part where the networks differ most.
 LONGEST_SIDE = 1024
@@ -94,22 +93,8 @@ class Scene:
 
 def read_scene(dataset: SegmentationDataset, index: int) -> Scene:
     """The image without predictions, or the middle of one that is too large to go through a network at once."""
-    sample = dataset.open(index)
-    sides = [min(side, dataset.evaluation_window or side) for side in sample.size]
-    top, left = ((whole - side) // 2 for whole, side in zip(sample.size, sides, strict=True))
-    image, labels = sample.window(Window(top, left, sides[0], sides[1]))
+    image, labels = sample_in_sight(dataset, index)
     return Scene(index, image, labels, {})
-
-
-def predict(network: Network, image: Tensor) -> Tensor:
-    """The class of each pixel, int64 (H, W) on the CPU, of an image (C, H, W)."""
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    with torch.inference_mode():
-        prediction: Tensor = network(image[None].to(device)).argmax(1)[0].cpu()
-    network.train(was_training)
-    return prediction
 
 
 def scene_values(scene: Scene, dataset: SegmentationDataset) -> dict[str, Any]:

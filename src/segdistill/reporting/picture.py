@@ -66,25 +66,29 @@ def side_by_side(dataset: SegmentationDataset, networks: Mapping[str, Network], 
     return sheet
 
 
-def _shown(dataset: SegmentationDataset, index: int) -> tuple[Tensor, Tensor]:
-    """The sample, or the middle of one that is too large to go through a network at once."""
+def sample_in_sight(dataset: SegmentationDataset, index: int) -> tuple[Tensor, Tensor]:
+    """Image (C, H, W) and labels (H, W), or the middle of those too large to go through a network at once."""
     sample = dataset.open(index)
     sides = [min(side, dataset.evaluation_window or side) for side in sample.size]
     top, left = ((whole - side) // 2 for whole, side in zip(sample.size, sides, strict=True))
     return sample.window(Window(top, left, sides[0], sides[1]))
 
 
+def predict(network: Network, image: Tensor) -> Tensor:
+    """The class of each pixel, int64 (H, W) on the CPU, of an image (C, H, W)."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        prediction: Tensor = network(image[None].to(device)).argmax(1)[0].cpu()
+    network.train(was_training)
+    return prediction
+
+
 def _row(dataset: SegmentationDataset, networks: Mapping[str, Network], index: int) -> list[Image.Image]:
-    image, labels = _shown(dataset, index)
-    cells = [photograph(image), colourise(labels, dataset.palette)]
-    for network in networks.values():
-        device = next(network.parameters()).device
-        was_training = network.training
-        network.eval()
-        with torch.inference_mode():
-            prediction = network(image[None].to(device)).argmax(1)[0]
-        network.train(was_training)
-        cells.append(colourise(prediction, dataset.palette))
+    image, labels = sample_in_sight(dataset, index)
+    maps = [labels, *(predict(network, image) for network in networks.values())]
+    cells = [photograph(image), *(colourise(one, dataset.palette) for one in maps)]
     width, height = cells[0].size
     if width <= LARGEST_WIDTH:
         return cells

@@ -44,9 +44,7 @@ def told(fabric: Fabric, config: Mapping[str, Any], data: Data, train: TrainConf
             f"{fabric.device} has too little memory for batches of {train.batch_size // parts} crops of "
             f"{crop}{method}: {smaller}"
         ) from error
-    except UserError as error:
-        if "Traceback (most recent call last)" in str(error):  # as a data-loading process hands it on
-            raise UserError(re.split(r"UserError: ", str(error))[-1].strip()) from error
+    except UserError:
         raise
     except ValueError as error:
         if "more than 1 value per channel" in str(error):  # torch's words for a mean over a single number
@@ -55,8 +53,9 @@ def told(fabric: Fabric, config: Mapping[str, Any], data: Data, train: TrainConf
                 f"{train.batch_size} and this data.crop: raise one of them"
             ) from error
         raise
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # Torch notices first, or else whoever reads from the dead process's pipe.
+        if "DataLoader worker" in str(error) or not isinstance(error, RuntimeError):
             raise UserError(
                 f"a data-loading process died ({short(error)}); too little memory is the usual cause: lower "
                 "train.workers, then go on with --resume"

@@ -28,10 +28,10 @@ from segdistill.data.loading import (
 )
 from segdistill.data.statistics import BandStatistics, band_statistics
 from segdistill.datasets.base import Window
-from segdistill.datasets.checking import check_dataset
 from segdistill.distiller import AbsentTeacher, Distiller, Supervised
 from segdistill.errors import UserError
 from segdistill.files import write_text, write_yaml
+from segdistill.inspection.before_run import check_before_run
 from segdistill.metrics.scores import Scores, percent
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
@@ -157,8 +157,7 @@ def fit(
     cache_folder = None if teacher_cache is None or options.dry_run else Path(teacher_cache)
     learner = make_learner(None if cache_folder is None else TeacherCache.known_teacher(cache_folder))
     # Every mask is read once, so that a bad label stops the run now and not after an hour.
-    counts = check_dataset(data.train, progress=progress)
-    check_dataset(data.val, progress=progress)
+    counts = check_before_run(data, console, unlabelled=config.get("ignored") == "distil", progress=progress)
     bands_file = folder.path / "bands.json"
     bands = _fit_bands(learner.student, data, bands_file if options.resume else None, progress)
     cache = None
@@ -220,10 +219,10 @@ def fit(
 
     def teacher_miou() -> float | None:
         if teacher is None:
-            return None if cache is None else cache.teacher_miou
+            return None if cache is None else cache.teacher_miou(config["data"])
         miou = loop.score(teacher, "asking the teacher").miou
         if cache is not None and fabric.is_global_zero:
-            cache.teacher_miou = miou
+            cache.keep_teacher_miou(config["data"], miou)
         return miou
 
     if options.compile:
@@ -286,6 +285,8 @@ def fit(
 def _fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -> BandStatistics | None:
     """For images that are not 8-bit RGB: normalises by the training images' own statistics, pads with their mean.
 
+    The data's own file of statistics, if it names one, is for any images.
+
     Args:
         network: what is trained.
         data: gets its padding here.
@@ -293,13 +294,12 @@ def _fit_bands(network: Network, data: Data, file: Path | None, progress: bool) 
         progress: whether there is a bar.
     """
     image, _ = data.train.open(0).window(Window(0, 0, 1, 1))
-    if image.dtype == torch.uint8 and data.train.in_channels == 3:
+    if data.statistics is None and image.dtype == torch.uint8 and data.train.in_channels == 3:
         return None
-    statistics = (
-        BandStatistics.load(file)
-        if file is not None and file.exists()
-        else band_statistics(data.train, progress=progress)
-    )
+    if file is not None and file.exists():
+        statistics = BandStatistics.load(file)
+    else:
+        statistics = data.statistics or band_statistics(data.train, progress=progress)
     network.set_normalization(statistics.mean, statistics.std)
     scale = 1 if image.is_floating_point() else 255
     data.train.fill = data.val.fill = tuple(scale * mean for mean in statistics.mean)

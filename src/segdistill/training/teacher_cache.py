@@ -89,7 +89,7 @@ class TeacherCache:
         return None if manifest is None else _absent_teacher(manifest["teacher"])
 
     def teacher_miou(self, data: Mapping[str, Any]) -> float | None:
-        """The teacher's mIoU on the validation split of a recipe's ``data``, where the last run that asked had the same."""
+        """The teacher's mIoU on the validation split of ``data``, if the last run that asked had the same."""
         # A file of its own: the manifest may have grown since this run has read it.
         file = self.folder / MIOU_FILE
         try:

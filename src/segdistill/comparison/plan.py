@@ -1,0 +1,189 @@
+"""What a comparison is going to be: its seeds, its plan.json, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import segdistill
+from segdistill.comparison.cells import SharedRecipe, cell_differences, is_alone, load_teacher, teacher_hash
+from segdistill.comparison.results import EVALUATION_FILE, cell_folder, read_plan
+from segdistill.distiller import Distiller
+from segdistill.errors import UserError
+from segdistill.networks.loading import load_network
+from segdistill.recipe import Data, build_methods
+from segdistill.training.device import choose_device
+
+LIBRARIES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "transformers", "numpy")
+
+
+def choose_seeds(seeds: list[int] | int, first: int) -> tuple[int, ...]:
+    """The seeds of a comparison: so many from ``first`` on, or those of a list.
+
+    Raises:
+        UserError: for none, one that comes twice, or one out of range.
+    """
+    if isinstance(seeds, int) and seeds < 1:
+        raise UserError(f"seeds is {seeds}, expected at least 1")
+    chosen = tuple(range(first, first + seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise UserError(f"seeds is {list(chosen)}, expected different numbers")
+    if not all(0 <= one < 2**32 for one in chosen):
+        raise UserError(f"seeds is {list(chosen)}, expected numbers from 0 to {2**32 - 1}")
+    return chosen
+
+
+def checked_plan(
+    folder: Path,
+    recipe: SharedRecipe,
+    names: tuple[str, ...],
+    seeds: tuple[int, ...],
+    sets: Data,
+    device: str,
+    *,
+    resume: bool,
+) -> dict[str, Any]:
+    """What plan.json of a comparison holds; before anything is written, what cannot work is refused.
+
+    Args:
+        folder: of the comparison.
+        recipe: shared by all cells.
+        names: its methods.
+        seeds: its seeds.
+        sets: the data.
+        device: see `compare`.
+        resume: whether the folder may hold a comparison already.
+
+    Raises:
+        UserError: for networks that cannot be paired, or a folder with something else in it.
+    """
+    plan = _plan(folder, recipe, names, seeds, sets, device)
+    _check_folder(folder, plan, resume)
+    _check_cells(folder, recipe, names, seeds)
+    _check_pairs(recipe, sets, names)
+    return plan
+
+
+def _plan(
+    folder: Path, recipe: SharedRecipe, names: tuple[str, ...], seeds: tuple[int, ...], sets: Data, device: str
+) -> dict[str, Any]:
+    """What plan.json holds."""
+    command = ["segdistill", "compare", str(folder / "recipe.yaml"), "--methods", ",".join(names)]
+    command += ["--seeds", str(list(seeds)), "--output", str(folder)]
+    return {
+        "methods": list(names),
+        "seeds": list(seeds),
+        "command": shlex.join(command),
+        "recipe": recipe.as_dict(),
+        "classes": list(sets.val.classes),
+        "palette": [list(color) for color in sets.val.palette],
+        "ids": list(sets.val.ids),
+        "teacher_hash": teacher_hash(recipe),
+        "versions": _versions(),
+        "machine": _machine(device),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"segdistill": segdistill.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine(device: str) -> dict[str, str]:
+    where = choose_device(device)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "device": name,
+    }
+
+
+def _check_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
+    """Refuses a folder that holds something else, or finished cells of other data or another teacher."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output {folder} is a file, expected a folder")
+    old = read_plan(folder)
+    if old is None:
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"output folder {folder} is not empty and holds no comparison; choose a new folder")
+        return
+    if not resume:
+        raise UserError(f"output folder {folder} already holds a comparison; go on with --resume, or choose another")
+    if not any(folder.glob(f"cells/*/*/{EVALUATION_FILE}")):
+        return
+    if old["classes"] != plan["classes"]:
+        raise UserError(
+            f"the runs in {folder} are of the classes {', '.join(old['classes'])}, but the data has "
+            f"{', '.join(plan['classes'])}; choose another output folder"
+        )
+    if old["ids"] != plan["ids"]:
+        raise UserError(
+            f"the runs in {folder} were scored on {len(old['ids'])} validation images, but the data has "
+            f"{len(plan['ids'])}{_changed(old['ids'], plan['ids'])}; choose another output folder"
+        )
+    if old.get("teacher_hash") != plan["teacher_hash"]:
+        raise UserError(
+            f"the teacher {plan['recipe']['teacher']} has other weights than when the runs in {folder} were made; "
+            "choose another output folder"
+        )
+
+
+def forget_other_teacher(folder: Path, plan: dict[str, Any]) -> None:
+    """Removes the teacher's scores where they are of other data or weights, which no finished cell holds to."""
+    old = read_plan(folder)
+    if old is None:
+        return
+
+    def measured(of: dict[str, Any]) -> list[Any]:
+        return [of["classes"], of["ids"], of.get("teacher_hash"), of["recipe"]["data"], of["recipe"]["teacher"]]
+
+    if measured(old) != measured(plan):
+        (cell_folder(folder, "teacher", -1) / EVALUATION_FILE).unlink(missing_ok=True)
+
+
+def _changed(before: list[str], after: list[str]) -> str:
+    gone = [name for name in before if name not in set(after)]
+    new = [name for name in after if name not in set(before)]
+    told = [
+        f"{names[0]} and {len(names) - 1} more {what}" if names[1:] else f"{names[0]} {what}"
+        for names, what in ((gone, "gone"), (new, "new"))
+        if names
+    ]
+    return f" ({', '.join(told)})" if told else " in another order"
+
+
+def _check_cells(folder: Path, recipe: SharedRecipe, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    """Refuses a folder with runs of another recipe, which would not be compared but confused."""
+    for name in names:
+        for seed in seeds:
+            differences = cell_differences(recipe, folder, name, seed)
+            if differences:
+                raise UserError(
+                    f"{cell_folder(folder, name, seed)} was made with another recipe: {'; '.join(differences)}; use "
+                    f"{folder / 'recipe.yaml'}, or another output folder"
+                )
+
+
+def _check_pairs(recipe: SharedRecipe, sets: Data, names: tuple[str, ...]) -> None:
+    """Makes every pair of networks once, so that what cannot work is told before the first hour is spent."""
+    if sets.train.classes != sets.val.classes:
+        raise UserError(f"the splits disagree on classes: train {sets.train.classes}, val {sets.val.classes}")
+    with torch.random.fork_rng(devices=[]):
+        big = load_teacher(recipe, sets)
+        small = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels, recipe.student_weights)
+        for name in names:
+            if not is_alone(name):
+                Distiller(big, small, build_methods(recipe.spec(name)))

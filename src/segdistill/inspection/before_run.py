@@ -1,0 +1,94 @@
+"""What `data check` would find wrong, told when a run begins: one sentence that stops it, or a warning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from segdistill.datasets import LabelCounts, SegmentationDataset
+from segdistill.datasets.checking import SampleContent, read_contents
+from segdistill.datasets.files import FileDataset, Pair
+from segdistill.datasets.first import FirstSamples
+from segdistill.datasets.kept import Kept
+from segdistill.errors import UserError
+from segdistill.inspection.diagnosis import in_order, label_findings, sample_findings, summary
+from segdistill.inspection.duplicates import same_files
+from segdistill.inspection.findings import Finding
+from segdistill.inspection.pairing import TOLERANT, open_tolerantly
+from segdistill.inspection.samples import SampleFacts, facts_of
+from segdistill.recipe import Data
+
+_OF_SCORES = ("same-image", "class-not-in-train")
+"""Errors of the check that spoil what scores say, and no training."""
+
+
+def check_before_run(data: Data, console: Console, *, unlabelled: bool = False, progress: bool = False) -> LabelCounts:
+    """Reads every image and mask of a run once, and says what would spoil it.
+
+    The findings are those of `check_data`, but for copies of an image that were compressed or resized again: of images,
+    only files that are equal byte by byte are told of.
+
+    Args:
+        data: the splits of the run.
+        console: is told the warnings.
+        unlabelled: whether training images may all be without labels, as where only a teacher speaks.
+        progress: show a progress bar on the standard error stream.
+
+    Returns:
+        The labelled pixels of the training split.
+
+    Raises:
+        UserError: the first sample that cannot be read or holds a label that is no class; else the first of the
+            findings that would spoil the training.
+    """
+    splits = {"train": data.train} if data.val is data.train else {"train": data.train, "val": data.val}
+    findings: list[Finding] = []
+    samples: dict[str, list[SampleFacts]] = {}
+    images: dict[str, list[Path]] = {}
+    for split, dataset in splits.items():
+        palette = None
+        if data.values["dataset"] in TOLERANT:
+            tolerant = open_tolerantly(data.values, split)
+            palette = tolerant.reader.palette
+            findings += tolerant.findings
+        pairs = _pairs(dataset)
+        samples[split] = [
+            facts_of(dataset.ids[index], None if pairs is None else pairs[index], content, palette)
+            for index, content in enumerate(_contents(dataset, progress))
+        ]
+        findings += sample_findings(split, samples[split])
+        seen = (("blank-image", sample.image) not in sample.remarks for sample in samples[split])
+        images[split] = [image for (image, _), shows in zip(pairs or (), seen, strict=False) if shows]
+    summaries = {split: summary(dataset, samples[split]) for split, dataset in splits.items()}
+    findings += label_findings(data.train.classes, summaries, samples)
+    findings += same_files(images)
+    told = [finding for finding in in_order(findings) if finding.severity != "note"]
+    for finding in told:
+        if finding.severity == "error" and not _goes_on(finding, unlabelled):
+            raise UserError(finding.sentence)
+    for finding in told:
+        console.out(f"warning: {finding.sentence}", highlight=False)
+    return summaries["train"].counts
+
+
+def _goes_on(finding: Finding, unlabelled: bool) -> bool:
+    """Whether a training may go on although its check would call this an error."""
+    return finding.kind in _OF_SCORES or (
+        unlabelled and finding.kind == "nothing-labelled" and finding.split == "train"
+    )
+
+
+def _contents(dataset: SegmentationDataset, progress: bool) -> Iterator[SampleContent]:
+    try:
+        yield from read_contents(dataset, progress)
+    except UserError as error:
+        raise UserError(f"{error}; `segdistill data check` lists all that is wrong, and what to do") from error
+
+
+def _pairs(dataset: SegmentationDataset) -> tuple[Pair, ...] | None:
+    """The files of a data set's samples, if it is made of files."""
+    while isinstance(dataset, Kept | FirstSamples):
+        dataset = dataset.dataset
+    return dataset.pairs if isinstance(dataset, FileDataset) else None
