@@ -36,7 +36,7 @@ The data set's own keywords and those of the augmentation are options, too."""
 
 STATS_EXAMPLES = """\
   segdistill data stats --dataset folder --root my/data --classes '[road, roof, tree]' --bands '[1, 2, 3, 4]'
-  segdistill data stats recipes/potsdam/teacher.yaml --bands RGBIR --output potsdam-bands.json
+  segdistill data stats recipes/drd/potsdam/teacher.yaml --bands RGBIR --output potsdam-bands.json
 
 The data set's own keywords are options, too. A recipe names the file under data: statistics."""
 

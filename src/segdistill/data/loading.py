@@ -210,7 +210,8 @@ def padded_batch(samples: Sequence[Batch], ignore_index: int, fill: Sequence[flo
 def reading(*loaders: DataLoader[tuple[Any, ...]]) -> Iterator[None]:
     """Ends the processes that read ahead, however the ``with`` statement ends; loaders used again start others.
 
-    Left to Python's garbage collector, their queues may be gone before they are told, and each takes ten seconds to end.
+    Left to Python's garbage collector, their queues may be gone before they are told, and each takes ten seconds to
+    end.
     """
     try:
         yield
