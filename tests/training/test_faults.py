@@ -259,6 +259,24 @@ def test_an_output_folder_that_becomes_read_only(tmp_path: Path, monkeypatch: py
     assert fingerprint(train_tiny(tmp_path / "run", resume=True)) == whole
 
 
+def test_curves_that_nobody_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk, or a server that is gone, is told of once; history.csv goes on."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    whole = fingerprint(train_tiny(tmp_path / "whole"))
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", refuse)
+    run = segdistill.train(data=SCENES, network=runs.STUDENT, output=tmp_path / "run", train=runs.FAST, device="cpu")
+    told = [line for line in capsys.readouterr().out.splitlines() if "TensorBoard" in line]
+    reason = "[Errno 28] No space left on device"
+    assert told == [f"warning: TensorBoardLogger takes no more values ({reason}); the run goes on without it"]
+    assert fingerprint(run) == whole
+    assert len(run.read_history()) == len(RunFolder(tmp_path / "whole").read_history())
+
+
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed here")
 def test_a_tracker_that_is_not_installed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^tracker wandb is not installed; pip install wandb$"):

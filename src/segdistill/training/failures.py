@@ -68,6 +68,6 @@ def told(fabric: Fabric, config: Mapping[str, Any], data: Data, train: TrainConf
         raise
 
 
-def short(error: Exception) -> str:
+def short(error: BaseException) -> str:
     """An error's message as the beginning of one line."""
     return " ".join(str(error).split())[:160]

@@ -25,6 +25,7 @@ from segdistill.training.balance import MEASURED_STEPS, Balance
 from segdistill.training.checkpoint import save_checkpoint
 from segdistill.training.config import TrainConfig
 from segdistill.training.engine import Stopped, StopSignals
+from segdistill.training.failures import short
 from segdistill.training.progress import Bar, tracked
 from segdistill.training.run_folder import RunFolder
 from segdistill.training.watch import Watch
@@ -121,7 +122,7 @@ class TrainingLoop:
         self.balance = balance
         self.console = console
         self.bar = bar
-        self.loggers = loggers
+        self.loggers = list(loggers)
         self.checkpoint_seconds = 60 * checkpoint_minutes
         self.score_teacher = score_teacher
         self.on_balanced = on_balanced
@@ -342,8 +343,13 @@ class TrainingLoop:
 
     def _log(self, values: Mapping[str, float]) -> None:
         if self.fabric.is_global_zero:
-            for logger in self.loggers:
-                logger.log_metrics(dict(values), self.step)
+            for logger in list(self.loggers):
+                try:
+                    logger.log_metrics(dict(values), self.step)
+                except Exception as error:  # a full disk, a server that is gone: curves are not worth a run
+                    self.loggers.remove(logger)
+                    told = f"{type(logger).__name__} takes no more values ({short(error.__cause__ or error)})"
+                    self.console.out(f"warning: {told}; the run goes on without it", highlight=False)
 
     def save(self) -> None:
         """Writes a checkpoint, from the first process."""
