@@ -454,7 +454,7 @@ def test_a_picture_as_a_name_for_a_geotiff_is_told(tmp_path: Path) -> None:
     write_tif(tmp_path / "a.tif", noise(), **PLACE)
     with pytest.raises(UserError, match=r"out.png ends in '.png'; expected .tif for the label map of a.tif"):
         predict_files(predictor(), tmp_path / "a.tif", tmp_path / "out.png")
-    with pytest.raises(UserError, match="overlay is for pictures, and there is none among the images"):
+    with pytest.raises(UserError, match="overlay is for pictures and videos, and there is none among the images"):
         predict_files(predictor(), tmp_path / "a.tif", tmp_path / "out.tif", wanted=Wanted(overlay=True))
 
 
