@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 CLASSES = ["drivable", "non_drivable", "living_things", "vehicles", "roadside_objects", "far_objects", "sky"]
-RECIPE = segdistill.TrainConfig(epochs=2, batch_size=8, lr=2e-3, loss="balanced", workers=0)
+RECIPE = segdistill.TrainConfig(precision="fp32", epochs=2, batch_size=8, lr=2e-3, loss="balanced", workers=0)
 
 
 @pytest.fixture(scope="module")
