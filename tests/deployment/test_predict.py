@@ -401,6 +401,18 @@ def test_a_network_wrapped_by_hand_fits(tmp_path: Path) -> None:
     assert (labels_in(tmp_path / "out.png") == expected).all()
 
 
+def test_a_picture_too_small_for_the_network_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its normalisation has one number per group at 32 x 32 pixels, to which all smaller ones are padded."""
+    narrow = "smp:FPN:resnet18?decoder_pyramid_channels=32&decoder_segmentation_channels=32"
+    segdistill.load_network(narrow, num_classes=3).save(tmp_path / "net")
+    photo(tmp_path / "photos" / "dot.png", 1, 1)
+    photo(tmp_path / "photos" / "whole.png", 64, 64)
+    with pytest.raises(UserError, match="1 of 2 images could not be predicted"):
+        predict(model=tmp_path / "net", input=str(tmp_path / "photos"), output=tmp_path / "out")
+    assert "dot.png: the model cannot take 1 x 1 pixels: too few for its normalisation" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole.png"]
+
+
 def test_on_ray(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two processes make what one makes; a broken image is told of and stops no other."""
     ray = pytest.importorskip("ray")

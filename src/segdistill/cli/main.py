@@ -13,7 +13,7 @@ COMMANDS = {
     "train": "train a network from labels alone: a teacher, or a baseline",
     "distill": "distil a trained teacher into a small student",
     "evaluate": "score a network on a split",
-    "predict": "label maps of images, folders and GeoTIFFs of any size",
+    "predict": "label maps of images, GeoTIFFs of any size and videos",
     "play": "try runs on images of your own, in a page on this machine",
     "export": "a run as an ONNX, OpenVINO or torch.export file, compared with PyTorch; int8",
     "benchmark": "latency, memory, size and mIoU of runs, engine by engine",

@@ -315,7 +315,11 @@ class _Job:
                 if isinstance(image, UserError):
                     self._failed(image, together)
                     continue
-                labels = self._label_map(bar, image)
+                try:
+                    labels = self._label_map(bar, image)
+                except UserError as error:
+                    self._failed(UserError(f"{item.path}: {error}"), together)
+                    continue
                 written.append(writer.submit(self._write_picture, item, image, labels))
                 while len(written) > 1:
                     written.popleft().result()

@@ -260,6 +260,10 @@ def _run(scores: Scores, images: Tensor, classes: int) -> Tensor:
             f"{images.device} has too little memory for {count} windows of {width} x {height} pixels at once; choose a "
             "smaller --batch-size or --window"
         ) from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):  # torch's words for a mean over a single number
+            raise
+        raise UserError(f"the model cannot take {width} x {height} pixels: too few for its normalisation") from error
     if found.shape != (count, classes, height, width):
         raise UserError(
             f"the model gives scores of shape {tuple(found.shape)}; expected {(count, classes, height, width)} for "
