@@ -38,6 +38,7 @@ def spread(
 
     Raises:
         UserError: Ray is not installed, or the cluster has too little for a single item.
+        Exception: what ``function`` raises.
     """
     try:
         ray = importlib.import_module("ray")
@@ -63,10 +64,13 @@ def spread(
             for reference in ray.wait(list(waiting))[0]:
                 item = waiting.pop(reference)
                 try:
-                    yield item, ray.get(reference)
+                    result = ray.get(reference)
+                except ray.exceptions.RayTaskError:  # the function's own
+                    raise
                 except ray.exceptions.RayError as error:  # memory, a kill, a lost machine
                     told = f"its process ended ({type(error).__name__}); too little memory is the usual cause"
-                    yield item, RuntimeError(told)
+                    result = RuntimeError(told)
+                yield item, result
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)

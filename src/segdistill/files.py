@@ -1,7 +1,8 @@
-"""Files of a run: written so that a kill leaves the old file or the new one, never half of one; YAML read back."""
+"""Files of a run: written so that a kill leaves the old file or the new one, never half; YAML read back; hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -41,6 +42,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def digest(*paths: Path) -> str:
+    """A hash, in hexadecimal, of what the files hold, one after the other."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        with path.open("rb") as stream:
+            while chunk := stream.read(2**20):
+                hasher.update(chunk)
+    return hasher.hexdigest()
 
 
 def permissions() -> int:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segdistill.data import Augmentation, EpochSampler, evaluation_loader, training_loader
+from segdistill.data.loading import reading
 from segdistill.datasets import Folder, SegmentationDataset, SyntheticAerial
 from segdistill.errors import UserError
 from tests.datasets.trees import folder_tree
@@ -117,3 +121,28 @@ def test_a_file_that_breaks_while_training_is_told_in_one_sentence(tmp_path: Pat
     for load in loaders:
         with pytest.raises(UserError, match=sentence):
             load()
+
+
+def test_the_processes_end_with_the_reading() -> None:
+    others = set(multiprocessing.active_children())
+    loader = training_loader(SyntheticAerial(count=4, size=(40, 40)), AUGMENTATION, batch_size=2, seed=0, workers=2)
+    with reading(loader):
+        next(iter(loader))
+        assert len(set(multiprocessing.active_children()) - others) == 2
+    assert set(multiprocessing.active_children()) <= others
+    assert len(list(loader)) == 2  # others are started
+    with reading(loader):
+        pass
+
+
+def test_a_program_ends_that_left_them_running() -> None:
+    """They heed no SIGTERM, by which multiprocessing would end them, and wait for it."""
+    script = """
+from segdistill.data import Augmentation, training_loader
+from segdistill.datasets import SyntheticAerial
+loader = training_loader(SyntheticAerial(count=4, size=(40, 40)), Augmentation((24, 32)), 2, seed=0, workers=1)
+batches = iter(loader)
+next(batches)
+"""
+    found = subprocess.run([sys.executable, "-c", script], timeout=60, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr) == (0, "")

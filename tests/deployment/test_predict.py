@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 import segdistill
+from segdistill.cluster import spread
 from segdistill.datasets.images import read_rgb
 from segdistill.deployment.predict import Options, Wanted, predict, predict_files
 from segdistill.deployment.predictor import Predictor, open_predictor
@@ -427,6 +429,11 @@ def test_on_ray(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
             predict(**options, engine="ray")
         with pytest.raises(UserError, match="one image takes 3 CPUs, but the Ray cluster has 2 in all"):
             predict(**options, engine="ray", cpus_per_image=3)
+        with pytest.raises(ZeroDivisionError):
+            list(spread((1).__truediv__, [0], what="number", cpus=1, gpus=0))
+        [(_, ended)] = spread(signal.raise_signal, [signal.SIGKILL], what="signal", cpus=1, gpus=0)
+        assert isinstance(ended, RuntimeError)
+        assert str(ended).startswith("its process ended (")
     finally:
         ray.shutdown()
     assert "broken.png" in capsys.readouterr().err

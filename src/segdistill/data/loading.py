@@ -242,6 +242,7 @@ def _loader(
 ) -> DataLoader[tuple[Any, ...]]:
     workers = default_workers() if workers is None else workers
     if workers:
+        atexit.unregister(_end_data_loading)  # once is enough
         atexit.register(_end_data_loading)
     return DataLoader(
         dataset,

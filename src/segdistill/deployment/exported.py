@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from segdistill.deployment.about import About
 from segdistill.deployment.agreement import File
 from segdistill.deployment.formats import FORMATS, Format
 from segdistill.errors import UserError
+from segdistill.files import digest
 
 SUFFIXES = {format.module.SUFFIX: format for format in FORMATS.values()}
 
@@ -42,7 +42,7 @@ class ExportedModel:
         self.path = path
         self._file = _opened(path, SUFFIXES[path.suffix.lower()])
         self.about = About.from_metadata(self._file.metadata(), str(path))
-        self.identity = _digest(path)
+        self.identity = digest(path, *([path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else []))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Class scores before any softmax.
@@ -91,12 +91,3 @@ def _opened(path: Path, kind: Format) -> File:
     except Exception as error:  # each library has its own errors
         lines = (str(error).strip() or type(error).__name__).splitlines()
         raise UserError(f"model {path} cannot be read, it is damaged or no {path.suffix} model: {lines[0]}") from None
-
-
-def _digest(path: Path) -> str:
-    hasher = hashlib.blake2b(digest_size=16)
-    for file in (path, path.with_suffix(".bin")) if path.suffix.lower() == ".xml" else (path,):
-        with file.open("rb") as stream:
-            while chunk := stream.read(2**20):
-                hasher.update(chunk)
-    return hasher.hexdigest()

@@ -26,7 +26,7 @@ from segdistill.deployment.images_in import Picture, read_picture
 from segdistill.deployment.predict import Options, window_and_overlap
 from segdistill.deployment.predictor import Predictor, open_predictor
 from segdistill.deployment.sample_images import splits_of, spread_images
-from segdistill.deployment.windows import Grid, blended
+from segdistill.deployment.windows import Grid, blended, label_map
 from segdistill.errors import UserError
 from segdistill.networks.size import count_parameters
 from segdistill.reporting.picture import photograph
@@ -246,17 +246,16 @@ def example_images(contenders: Sequence[Contender], folder: Path) -> tuple[list[
 def _label_map(predictor: Predictor, image: Picture) -> Tensor:
     """Class indices, uint8 (H, W)."""
     window, overlap = window_and_overlap(predictor, Options())
-    labels = torch.empty(image.size, dtype=torch.uint8)
-    for piece in blended(
+    grid = Grid.over(image.size, window=window, overlap=overlap, stride=predictor.stride)
+    pieces = blended(
         image.read,
         predictor.scores,
-        Grid.over(image.size, window=window, overlap=overlap, stride=predictor.stride),
+        grid,
         classes=len(predictor.classes),
         device=predictor.device,
         batch_size=predictor.batch or 1,
-    ):
-        piece.window.cut(labels).copy_(piece.scores.max(0).indices)
-    return labels
+    )
+    return label_map(pieces, image.size)
 
 
 @contextlib.contextmanager

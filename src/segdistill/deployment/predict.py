@@ -29,7 +29,7 @@ from segdistill.deployment.images_in import Item, Picture, find_items, read_pict
 from segdistill.deployment.polygons import require_pyogrio
 from segdistill.deployment.predictor import Predictor, open_predictor
 from segdistill.deployment.video import KEY_TAG, Video, VideoWriter
-from segdistill.deployment.windows import Flips, Grid, Piece, ahead, blended, flipped
+from segdistill.deployment.windows import Flips, Grid, Piece, ahead, blended, flipped, label_map, piece_labels
 from segdistill.errors import UserError
 from segdistill.files import write_atomically
 from segdistill.reporting.picture import colourise, photograph
@@ -328,11 +328,7 @@ class _Job:
 
     def _label_map(self, bar: Progress, image: Picture) -> np.ndarray:
         """Class indices, uint8 (H, W)."""
-        labels = np.empty(image.size, dtype=np.uint8)
-        for piece in self._pieces(bar, image):
-            top, left, height, width = piece.window
-            labels[top : top + height, left : left + width] = _labels(piece)
-        return labels
+        return label_map(self._pieces(bar, image), image.size).numpy()
 
     def _decoded(self, item: Item) -> Picture | UserError:
         try:
@@ -428,7 +424,11 @@ class _Job:
 
         def made() -> Iterator[tuple[Window, np.ndarray, np.ndarray | None]]:
             for piece in self._pieces(bar, raster, rows):
-                yield piece.window, _labels(piece), _probabilities(piece) if self.wanted.probabilities else None
+                yield (
+                    piece.window,
+                    piece_labels(piece).numpy(),
+                    _probabilities(piece) if self.wanted.probabilities else None,
+                )
 
         with ThreadPoolExecutor(1, "label map") as writer:
             for _ in ahead(writer, lambda piece: unfinished.write(*piece), made()):
@@ -506,15 +506,6 @@ def window_and_overlap(predictor: Predictor, options: Options) -> tuple[int, int
         raise UserError(f"overlap is {options.overlap}; expected a share of the window's side from 0 to 1/3")
     window = max(least, options.window or predictor.window) // stride * stride
     return window, min(math.ceil(window * options.overlap / stride), window // (3 * stride)) * stride
-
-
-def _labels(piece: Piece) -> np.ndarray:
-    """Class indices, uint8 (h, w), and 255 where there is no data."""
-    # On a CPU argmax over the first dimension takes five times as long.
-    labels = piece.scores.max(0).indices.to("cpu", torch.uint8)
-    if piece.missing is not None:
-        labels[piece.missing] = IGNORE_INDEX
-    return labels.numpy()
 
 
 def _probabilities(piece: Piece) -> np.ndarray:

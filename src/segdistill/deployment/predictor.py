@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from segdistill.datasets.base import IGNORE_INDEX, Color, default_palette, parse
 from segdistill.deployment.exported import SUFFIXES, ExportedModel
 from segdistill.deployment.windows import Scores
 from segdistill.errors import UserError
+from segdistill.files import digest
 from segdistill.networks.folder import CARD_FILE
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
@@ -92,7 +92,7 @@ def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
         in_channels=network.info.in_channels,
         classes=classes,
         palette=_palette(data, classes),
-        identity=_digest(folder / CARD_FILE, folder / WEIGHTS_FILE),
+        identity=digest(folder / CARD_FILE, folder / WEIGHTS_FILE),
         stride=_stride(network),
         window=data.get("evaluation_window") or WINDOW,
         bands=None if bands is None else tuple(bands),
@@ -153,12 +153,3 @@ def _palette(data: Mapping[str, Any], classes: tuple[str, ...]) -> tuple[Color, 
     if all(name in known for name in classes):
         return tuple(known[name] for name in classes)
     return default_palette(len(classes))
-
-
-def _digest(*files: Path) -> str:
-    hasher = hashlib.blake2b(digest_size=16)
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(2**20):
-                hasher.update(chunk)
-    return hasher.hexdigest()
