@@ -53,10 +53,11 @@ def start(recipe: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def test_two_processes_make_the_run_that_one_makes(tmp_path: Path, teacher: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_make_the_run_that_one_makes(strategy: str, tmp_path: Path, teacher: Path) -> None:
     """Same losses, same scores; in lines and files there is one run, not two."""
-    recipe = write_recipe(tmp_path / "recipe.yaml", teacher)
-    both = start(recipe, tmp_path / "two", "--devices", "2")
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, method=["brd", "drd"])
+    both = start(recipe, tmp_path / "two", "--devices", "2", "--strategy", strategy)
     output, errors = both.communicate(timeout=200)
     assert both.returncode == 0, errors
     lines = [line for line in output.splitlines() if line.startswith("epoch")]
@@ -118,10 +119,10 @@ def test_accumulated_batches_make_the_same_run(tmp_path: Path, teacher: Path) ->
 
 
 def test_sigterm_ends_all_and_loses_nothing(tmp_path: Path, teacher: Path) -> None:
-    """The scheduler's way: SIGTERM to every process."""
-    train = TRAIN | {"epochs": 60}
-    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, train=train)
-    first = start(recipe, tmp_path / "run", "--devices", "2")
+    """The scheduler's way: SIGTERM to every process. With weights shared out, so that a checkpoint gathers them all."""
+    train = TRAIN | {"epochs": 30}
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, train=train, method=["brd", "drd"], weights="auto")
+    first = start(recipe, tmp_path / "run", "--devices", "2", "--strategy", "fsdp")
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
         assert first.poll() is None
@@ -132,7 +133,9 @@ def test_sigterm_ends_all_and_loses_nothing(tmp_path: Path, teacher: Path) -> No
     _, errors = first.communicate(timeout=100)
     assert first.returncode == 143, errors
     assert "all saved" in errors
-    again = start(recipe, tmp_path / "run", "--devices", "2", "--resume")
+    again = start(recipe, tmp_path / "run", "--devices", "2", "--strategy", "fsdp", "--resume")
     _, errors = again.communicate(timeout=200)
     assert again.returncode == 0, errors
-    assert len(RunFolder(tmp_path / "run").read_history()) == 60
+    run = RunFolder(tmp_path / "run")
+    assert len(run.read_history()) == 30
+    assert set(run.read_config()["weights"]) == {"brd.boundary", "brd.relation", "brd.kd", "drd.spatial", "drd.channel"}

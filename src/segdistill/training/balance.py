@@ -46,13 +46,18 @@ class Balance:
         self._norms: dict[str, Tensor] = {}
         self._steps = 0
 
+    @property
+    def measuring(self) -> bool:
+        """Whether the factors are still to be found."""
+        return self.factors is None
+
     def __call__(self, terms: Mapping[str, Tensor], views: Views | None) -> dict[str, Tensor]:
         """The terms, weighted; measured first where that is still to be done.
 
         Raises:
             UserError: if there is a factor for a term that does not exist.
         """
-        if self.factors is None and views is not None and "task" in terms and torch.is_grad_enabled():
+        if self.measuring and views is not None and "task" in terms and torch.is_grad_enabled():
             self._measure(terms, views)
         factors = self.factors or {}
         unknown = next((name for name in factors if name not in terms), None)

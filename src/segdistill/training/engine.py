@@ -14,12 +14,14 @@ from typing import Literal
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning.fabric.strategies.strategy import Strategy
 
 from segdistill.errors import UserError
 from segdistill.training.device import choose_device
+from segdistill.training.sharding import shard_objective
 
-Engine = Literal["auto", "ddp"]
+Engine = Literal["auto", "ddp", "fsdp"]
 
 #: How long a process waits for the others before it gives up on them.
 PATIENCE = timedelta(minutes=10)
@@ -33,7 +35,8 @@ class Machines:
         device: see `choose_device`.
         devices: processes on each machine, one per device.
         nodes: machines.
-        strategy: how processes share the work; "auto" is one process, or "ddp" where there are several.
+        strategy: how processes share the work. "ddp": each has all weights; "fsdp": each holds its part of teacher,
+            student, averages and optimiser; "auto" is one process, or "ddp" where there are several.
     """
 
     device: str = "auto"
@@ -45,6 +48,8 @@ class Machines:
         for name in ("devices", "nodes"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.strategy == "fsdp" and self.devices * self.nodes == 1:
+            raise UserError("strategy fsdp shares weights out among processes, but devices is 1; give 2 or more")
 
 
 def launch(machines: Machines, precision: str) -> Fabric:
@@ -57,7 +62,7 @@ def launch(machines: Machines, precision: str) -> Fabric:
         precision: ``"bf16"``, ``"fp16"`` or ``"fp32"``.
 
     Raises:
-        UserError: if there are fewer devices than asked for.
+        UserError: if there are fewer devices than asked for, or fsdp is asked for in fp16.
     """
     # Lightning's notes are about things decided here, and "GPU available: False" is no news.
     for name in ("lightning.fabric", "lightning.fabric.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
@@ -68,7 +73,15 @@ def launch(machines: Machines, precision: str) -> Fabric:
     if device.type == "cuda" and machines.devices > torch.cuda.device_count():
         raise UserError(f"devices is {machines.devices}, but this machine has {torch.cuda.device_count()} GPUs")
     strategy: str | Strategy = "auto"
-    if processes > 1 or machines.strategy == "ddp":
+    if machines.strategy == "fsdp":
+        if precision == "fp16":
+            raise UserError("strategy fsdp trains in bf16 or fp32, but train.precision is fp16")
+        # The library's own slicing of scores to the image's size; nothing writes into them.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+        strategy = ModelParallelStrategy(
+            shard_objective, data_parallel_size=processes, tensor_parallel_size=1, timeout=PATIENCE
+        )
+    elif processes > 1 or machines.strategy == "ddp":
         strategy = DDPStrategy(timeout=PATIENCE, gradient_as_bucket_view=True)
     alone = device.type == "cuda" and processes == 1
     fabric = Fabric(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -49,6 +50,7 @@ from segdistill.training.loggers import Tracker, check_tracker, make_tracker
 from segdistill.training.loop import Loaders, TrainingLoop
 from segdistill.training.progress import tracked
 from segdistill.training.run_folder import RunFolder, recipe_differences
+from segdistill.training.sharding import whole_network
 from segdistill.training.teacher_cache import TeacherCache, describe, target_names
 
 #: Validation images in a run's report.
@@ -88,6 +90,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.tracker is not None:
             check_tracker(self.tracker)
+        if self.compile and self.machines.strategy == "fsdp":
+            raise UserError("compile and strategy fsdp do not go together; choose one, or strategy ddp")
         if not self.checkpoint_minutes >= 0:
             raise UserError(f"checkpoint_minutes is {self.checkpoint_minutes}, expected 0 or more")
 
@@ -255,11 +259,15 @@ def fit(
         return folder
     with told(fabric, config, data, train, parts), reading(loader, validation):
         scores = loop.run()
+    networks = {"teacher": learner.teacher} if isinstance(learner, Distiller) else {}
+    shown = {name: network for name, network in networks.items() if isinstance(network, Network)}
+    shown["student" if networks else "network"] = loop.network
+    with contextlib.ExitStack() as whole:
+        for network in shown.values():
+            whole.enter_context(whole_network(network))
+        if fabric.is_global_zero:
+            write_text(folder.report_file, _report(folder.path, config, scores, data, shown))
     if fabric.is_global_zero:
-        networks = {"teacher": learner.teacher} if isinstance(learner, Distiller) else {}
-        shown = {name: network for name, network in networks.items() if isinstance(network, Network)}
-        shown["student" if networks else "network"] = loop.network
-        write_text(folder.report_file, _report(folder.path, config, scores, data, shown))
         folder.write_metrics(
             {
                 "kind": kind,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Any, cast
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.logger import Logger
+from lightning.fabric.wrappers import _FabricOptimizer
 from rich.console import Console
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -28,6 +31,7 @@ from segdistill.training.engine import Stopped, StopSignals
 from segdistill.training.failures import short
 from segdistill.training.progress import Bar, tracked
 from segdistill.training.run_folder import RunFolder
+from segdistill.training.sharding import gathered, mesh_of, scattered, scattered_optimizer, shard, whole_network
 from segdistill.training.watch import Watch
 
 #: Steps between looks at whether a loss has become NaN, and lines in the log; each look makes a GPU wait for its queue.
@@ -129,12 +133,19 @@ class TrainingLoop:
         sampler = loaders.train.sampler
         assert isinstance(sampler, EpochSampler)
         self.sampler = sampler
+        mesh = mesh_of(fabric)
+        self._to_save = None if mesh is None else copy.deepcopy(learner.student).cpu()
         self.ema = (
-            ModelEmaV3(learner.student, decay=config.ema, use_warmup=True, warmup_power=3 / 4) if config.ema else None
+            ModelEmaV3(learner.student, config.ema, use_warmup=True, warmup_power=3 / 4, foreach=mesh is None)
+            if config.ema
+            else None
         )
+        self.objective = fabric.setup_module(Objective(learner, balance))
+        if mesh is not None and self.ema is not None:
+            shard(cast(Network, self.ema.module), mesh)
         self.optimizer = config.build_optimizer(learner.named_parameters())
         self.rate_factor = config.rate_factor(config.epochs * sampler.batches)
-        self.objective, self._stepper = fabric.setup(Objective(learner, balance), self.optimizer)
+        self._stepper = cast(_FabricOptimizer, fabric.setup_optimizers(self.optimizer))
         self.counts = ConfusionCounts(len(classes), learner.ignore_index).to(fabric.device)
         self.watch = Watch(lambda line: console.out(line, highlight=False))
 
@@ -156,6 +167,13 @@ class TrainingLoop:
         assert isinstance(network, Network)
         return network
 
+    def _network_to_save(self) -> Network:
+        """`network` with all its weights; all processes must come here."""
+        if self._to_save is None:
+            return self.network
+        self._to_save.load_state_dict(gathered(self.network.state_dict()))
+        return self._to_save
+
     @property
     def finished(self) -> bool:
         """Whether no epoch is left, or validations have long brought nothing better."""
@@ -176,7 +194,7 @@ class TrainingLoop:
         with StopSignals() as signals, Bar(self.console, self.bar, self.config.batch_size) as bar:
             while not self.finished:
                 self._run_epoch(signals, bar)
-        if self.balance.measures and self.balance.factors is None:
+        if self.balance.measuring:
             line = f"weights: auto measures over {MEASURED_STEPS} steps, the run had {self.step}: no term was scaled"
             self.console.out(line, highlight=False)
         for logger in self.loggers:
@@ -195,7 +213,8 @@ class TrainingLoop:
         network.eval()
         self.counts.reset()
         loader = self.loaders.val
-        with torch.inference_mode(), self.fabric.autocast():
+        # Processes have different numbers of batches, so that none may wait for another's weights.
+        with whole_network(network), torch.inference_mode(), self.fabric.autocast():
             for images, labels in tracked(loader, text, len(loader), self.console, self.bar):
                 logits = network(images.to(self.fabric.device, non_blocking=True))
                 self.counts.update(logits, labels.to(self.fabric.device, non_blocking=True))
@@ -246,7 +265,9 @@ class TrainingLoop:
             device = self.fabric.device
             kept = Kept(rest[0], device) if rest else None
             waiting = part + 1 < self.config.accumulate
-            with self.fabric.no_backward_sync(self.objective, enabled=waiting):
+            # Gradients at several places of one forward: more than weights that come and go are made for.
+            measured = whole_network(self.learner) if self.balance.measuring else contextlib.nullcontext()
+            with measured, self.fabric.no_backward_sync(self.objective, enabled=waiting):
                 terms = self.objective(images.to(device, non_blocking=True), labels.to(device, non_blocking=True), kept)
                 loss = torch.stack(list(terms.values())).sum()
                 self.fabric.backward(loss / self.config.accumulate)
@@ -305,12 +326,13 @@ class TrainingLoop:
             self._stale = 0 if better else self._stale + 1
             if better:
                 self.best = {"miou": self.scores.miou, "epoch": number}
+        network = self._network_to_save()
         if self.fabric.is_global_zero:
             rows = [old for old in self.folder.read_history() if int(old["epoch"]) < number]
             self.folder.write_history([*rows, row])
-            self.folder.save_network(self.network)
+            self.folder.save_network(network)
             if better:
-                self.folder.save_best(self.network)
+                self.folder.save_best(network)
         self._log({name: float(str(value)) for name, value in row.items() if name not in ("epoch", "seconds")})
         self.console.out(_line(row, self.config.epochs), highlight=False)
         if not self.balance.measures:  # gradients are balanced then, and the values may differ as they like
@@ -336,8 +358,10 @@ class TrainingLoop:
     def _check(self) -> None:
         """Before anything is kept: the loss of the last step is that of the weights before it."""
         self._check_finite()
-        extremes = [value.abs().amax() for value in self.learner.state_dict().values() if value.is_floating_point()]
-        if not bool(torch.isfinite(torch.stack(extremes)).all()):
+        # A part of a shared-out tensor may be empty, which has a sum and no maximum.
+        values = [value for value in self.learner.state_dict().values() if value.is_floating_point()]
+        sums = [value.cpu() for value in gathered([value.abs().sum() for value in values])]
+        if not bool(torch.isfinite(torch.stack(sums)).all()):
             done = self.batch == self.sampler.batches
             raise _not_finite("the weights", self.epoch, "at its end" if done else f"by batch {self.batch}")
 
@@ -352,7 +376,14 @@ class TrainingLoop:
                     self.console.out(f"warning: {told}; the run goes on without it", highlight=False)
 
     def save(self) -> None:
-        """Writes a checkpoint, from the first process."""
+        """Writes a checkpoint, from the first process; all must come here."""
+        shared = gathered(
+            {
+                "learner": self.learner.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "ema": None if self.ema is None else self.ema.module.state_dict(),
+            }
+        )
         if not self.fabric.is_global_zero:
             return
         save_checkpoint(
@@ -361,9 +392,7 @@ class TrainingLoop:
                 "epoch": self.epoch,
                 "batch": self.batch,
                 "step": self.step,
-                "learner": self.learner.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": None if self.ema is None else self.ema.module.state_dict(),
+                **shared,
                 "scaler": self.fabric.strategy.precision.state_dict(),
                 "balance": self.balance.state(),
                 "sums": self._sums,
@@ -384,10 +413,10 @@ class TrainingLoop:
         """
         device = self.fabric.device
         try:
-            self.learner.load_state_dict(state["learner"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.learner.load_state_dict(scattered(state["learner"], self.learner.state_dict()))
+            self.optimizer.load_state_dict(scattered_optimizer(state["optimizer"], self.optimizer))
             if self.ema is not None:
-                self.ema.module.load_state_dict(state["ema"])
+                self.ema.module.load_state_dict(scattered(state["ema"], self.ema.module.state_dict()))
             self.fabric.strategy.precision.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError, AttributeError) as error:
             raise UserError(

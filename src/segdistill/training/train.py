@@ -49,8 +49,9 @@ def train(
         overfit: train and validate on the first so many training images, unchanged, to see that a set-up can learn.
         device: auto, cpu, cuda, cuda:N or mps.
         devices: processes on each machine, one per device; batches are shared among them.
-        nodes: machines; start the same command on each (docs/scaling.md).
-        strategy: how processes share the work; auto is one process, or ddp where there are several.
+        nodes: machines; start the same command on each (docs/training.md).
+        strategy: how processes share the work: ddp (each has all weights) or fsdp (each holds a part); auto is one
+            process, or ddp where there are several.
         compile: compile the network with torch.compile; what cannot be compiled is trained as it is.
         checkpoint_minutes: minutes between checkpoints within an epoch; each epoch's end brings one anyway.
         tracker: also report to wandb or mlflow, where that is installed.
