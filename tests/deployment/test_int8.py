@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 from segdistill.cli.main import main
+from segdistill.data.statistics import BandStatistics
 from segdistill.datasets import SegmentationDataset
 from segdistill.deployment.agreement import Form
 from segdistill.deployment.export import export
@@ -27,10 +28,12 @@ from segdistill.deployment.to_onnx import OnnxFile
 from segdistill.deployment.to_openvino import OpenVinoFile
 from segdistill.metrics.scores import scores_from_confusion
 from segdistill.networks.loading import load_run
+from segdistill.networks.network import Network
 from segdistill.recipe import build_split
 from segdistill.training.run_folder import RunFolder
 from tests.deployment.networks import saved
-from tests.training.runs import SCENES, TEACHER, fingerprint, train_tiny
+from tests.inspection.trees import folder_data, sound_tree
+from tests.training.runs import SCENES, STUDENT, TEACHER, fingerprint, train_tiny
 
 NAMES = ("a", "b", "c")
 
@@ -137,6 +140,32 @@ def test_fine_tuning_moves_all_weights_and_no_statistics(run: Path, teacher: Pat
     for name, value in network.named_buffers():
         assert torch.equal(value, tuned.get_buffer(name)), name
     assert not tuned.training
+
+
+def test_fine_tuning_pads_bands_with_their_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run's own bands and statistics; crops larger than the images, so that padding shows in every batch."""
+    data = folder_data(sound_tree(tmp_path / "data"), crop=[64, 64], bands=[3, 1])
+    run, guide = (
+        train_tiny(tmp_path / name, network, epochs=1, data=data).path
+        for name, network in (("run", STUDENT), ("guide", TEACHER))
+    )
+    seen: list[Tensor] = []
+
+    def watched(network: Network, batches: list[Tensor], run: Path) -> Network:
+        seen.extend(batches)
+        return rounding(network, batches, run)
+
+    monkeypatch.setattr("segdistill.deployment.finetune.rounding", watched)
+    options = ["--int8", "--calibration", "2", "--finetune", "1", "--teacher", str(guide)]
+    assert main(["export", str(run), "--format", "openvino", *options]) == 0
+    mean = BandStatistics.load(run / "bands.json").mean
+    padded = (torch.cat(seen).float() - 255 * torch.tensor(mean).view(2, 1, 1)).abs().amax(1) < 1
+    assert padded.float().mean() > 0.2
+    report = json.loads((run / "exports/model-int8.xml.json").read_text())
+    assert report["finetune"] == {"epochs": 1, "teacher": str(guide)}
+    assert len(report["metadata"]["mean"]) == 2
 
 
 def test_rounding_has_256_levels_and_a_gradient(run: Path) -> None:

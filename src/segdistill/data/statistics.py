@@ -72,6 +72,11 @@ class BandStatistics:
             )
         return read
 
+    def padding(self, dtype: torch.dtype) -> tuple[float, ...]:
+        """The mean of each band as images of ``dtype`` have it: what they are padded with, so that padding is 0."""
+        scale = 1 if dtype.is_floating_point else 255
+        return tuple(scale * mean for mean in self.mean)
+
 
 def _normalises(mean: Sequence[float], std: Sequence[float]) -> bool:
     return all(map(isfinite, (*mean, *std))) and min(std) > 0

@@ -79,8 +79,7 @@ def finetune(run: Path, network: Network, teacher: Network, epochs: int, console
     train = replace(train, epochs=epochs, lr=RATE * train.lr)
     data = build_data(config["data"])
     if (run / "bands.json").exists():
-        scale = 1 if data.train[0][0].is_floating_point() else 255
-        data.train.fill = tuple(scale * mean for mean in BandStatistics.load(run / "bands.json").mean)
+        data.train.fill = BandStatistics.load(run / "bands.json").padding(data.train[0][0].dtype)
     counts = check_dataset(data.train)
     loader = training_loader(data.train, data.augmentation, train.batch_size, int(config.get("seed", 0)), train.workers)
     sampler = loader.sampler

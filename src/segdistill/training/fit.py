@@ -309,8 +309,7 @@ def _fit_bands(network: Network, data: Data, file: Path | None, progress: bool) 
     else:
         statistics = data.statistics or band_statistics(data.train, progress=progress)
     network.set_normalization(statistics.mean, statistics.std)
-    scale = 1 if image.is_floating_point() else 255
-    data.train.fill = data.val.fill = tuple(scale * mean for mean in statistics.mean)
+    data.train.fill = data.val.fill = statistics.padding(image.dtype)
     return statistics
 
 
