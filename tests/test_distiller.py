@@ -98,6 +98,11 @@ def test_wrong_arguments_are_told_apart() -> None:
         Distiller(teacher, tiny_network(4, in_channels=4), KD())
     with pytest.raises(UserError, match="expected segdistill methods"):
         Distiller(teacher, student, ["kd"])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="expected segdistill methods"):
+        Distiller(teacher, student, KD)  # type: ignore[arg-type]
+    twice = KD()
+    with pytest.raises(UserError, match="the same kd stands twice"):
+        Distiller(teacher, student, [twice, twice])
     with pytest.raises(UserError, match=r"labels have shape \(1, 16, 16\), expected \(1, 32, 32\)"):
         Distiller(teacher, student, KD())(torch.rand(1, 3, 32, 32), torch.zeros(1, 16, 16, dtype=torch.long))
 

@@ -112,12 +112,14 @@ class Distiller(nn.Module):
             )
         if ignored not in ("skip", "distil"):
             raise UserError(f"ignored is '{ignored}', expected 'skip' or 'distil'")
-        methods = [method] if isinstance(method, Method) else list(method)
+        methods = list(method) if isinstance(method, Sequence) else [method]
         self.student = student
         self.methods = nn.ModuleDict()
         for one in methods:
             if not isinstance(one, Method):
-                raise UserError(f"method has a {type(one).__name__}, expected segdistill methods such as BRD()")
+                raise UserError(f"method is {one!r}, expected segdistill methods such as BRD()")
+            if any(one is other for other in self.methods.values()):
+                raise UserError(f"the same {one.name} stands twice in method; make two of them")
             one.build(student.info, teacher.info)
             count = sum(type(other) is type(one) for other in self.methods.values())
             self.methods[one.name if count == 0 else f"{one.name}_{count + 1}"] = one

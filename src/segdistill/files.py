@@ -61,6 +61,17 @@ def permissions() -> int:
     return 0o666 & ~umask
 
 
+class _OnceEach(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping; YAML's own way is to forget the first silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
@@ -68,7 +79,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: if the file is missing, cannot be read, is no YAML, or holds something else than a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _OnceEach)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise UserError(f"cannot read {path}: {reason}") from error
@@ -81,6 +92,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def check_json_file(path: str | Path, option: str) -> None:
+    """Raises a `UserError` unless a file that a user names for JSON is named so: another would be replaced by it."""
+    if Path(path).suffix.lower() != ".json":
+        raise UserError(f"{option} is {path}, expected the name of a file that ends in .json")
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -235,6 +235,8 @@ def explain(error: Exception) -> str:
 
 
 def _dataset_class(values: Mapping[str, Any]) -> type[SegmentationDataset]:
+    if not isinstance(values, Mapping):
+        raise UserError(f"data is {values!r}, expected a mapping such as {{dataset: camvid, root: data/camvid}}")
     name = values.get("dataset")
     if name is None:
         raise UserError(f"data: the key 'dataset' is missing; expected one of {', '.join(sorted(DATASETS))}")

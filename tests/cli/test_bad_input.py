@@ -217,6 +217,8 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({"train.schedule": "cosin"}, ["train.schedule", "found cosin", "cosine"]),
     ({"train.workers": -2}, ["train.workers is -2, expected 0 or more"]),
     ({"train.precision": "fp8"}, ["train.precision", "found fp8", "fp16"]),
+    ({"train": None}, ["train is None, expected a mapping of keys to values"]),
+    ({"data": 3}, ["data: expected dict", "found 3"]),
     ({"resume": "perhaps"}, ["resume: expected bool, found perhaps"]),
 ]
 
@@ -325,9 +327,9 @@ def test_class_counts_disagree(tmp_path: Path, finished: Path, capfd: pytest.Cap
                 "Known: advise, benchmark, compare, data, demo, distill",
             ],
         ),
-        (["train"], ["data, network, output"]),
-        (["distill"], ["data, teacher, student, output"]),
-        (["evaluate"], ["model"]),
+        (["train"], ["data, network, output missing; expected --data, --network, --output, or in the recipe"]),
+        (["distill"], ["data, teacher, student, output missing"]),
+        (["evaluate"], ["model missing; expected --model\n"]),
         (["evaluate", "runs/nowhere"], ["model folder 'runs/nowhere' does not exist"]),
         (["methods", "kd"], ["expected options such as --seed 1, found kd"]),
         (["demo", "--metod", "kd"], ["unknown key 'metod': did you mean 'method'?"]),
@@ -346,6 +348,7 @@ def test_bad_commands(capfd: pytest.CaptureFixture[str], arguments: list[str], t
         (b"", "recipe.yaml holds nothing, expected a mapping"),
         (b"- data\n- train\n", "recipe.yaml holds a list, expected a mapping"),
         (b"just words", "recipe.yaml holds a str, expected a mapping"),
+        (b"seed: 1\nseed: 2\n", "the key 'seed' stands twice"),
     ],
 )
 @pytest.mark.parametrize("form", [["{}"], ["--recipe", "{}"], ["--recipe={}"]])

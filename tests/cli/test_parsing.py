@@ -85,5 +85,7 @@ def test_negative_numbers_and_texts_with_dashes_are_values() -> None:
 def test_an_unknown_option_is_told_of_with_its_nearest() -> None:
     with pytest.raises(UserError, match="unknown key 'teacher_cash': did you mean 'teacher_cache'"):
         parsed("--teacher-cash", "x")
+    with pytest.raises(UserError, match="unknown key 'teacher_cach'"):  # no beginning of an option is that option
+        parsed("--teacher-cach", "x")
     with pytest.raises(UserError, match=r"'train.batch_sise': did you mean 'train.batch_size'"):
         parsed("--train.batch-sise", "3")

@@ -69,9 +69,9 @@ def test_quiet_says_nothing(run: Path, photos: Path, tmp_path: Path, capfd: pyte
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "arguments are required: model, input, output"),
-        (["RUN"], "arguments are required: input, output"),
-        (["RUN", "PHOTOS"], "arguments are required: output"),
+        ([], "model, input, output missing; expected --model, --input, --output"),
+        (["RUN"], "input, output missing"),
+        (["RUN", "PHOTOS"], "output missing"),
         (["RUN", "PHOTOS", "-o", ""], "output is empty; expected a file or a folder"),
         (["nowhere", "PHOTOS", "-o", "OUT"], "network folder nowhere does not exist"),
         (["PHOTOS", "PHOTOS", "-o", "OUT"], "holds no saved network: network.json is missing"),
@@ -108,15 +108,15 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 INTERRUPTED = """
 import os, signal, sys
-import segdistill.deployment.predict as predict
+import segdistill.deployment.windows as windows
 from segdistill.cli.main import main
-ordinary, seen = predict._labels, []
+ordinary, seen = windows.piece_labels, []
 def labels(piece):
     seen.append(piece)
     if len(seen) == 3:
         os.kill(os.getpid(), signal.SIGINT)
     return ordinary(piece)
-predict._labels = labels
+windows.piece_labels = labels
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -15,7 +15,7 @@ from segdistill.comparison.evaluate import measure
 from segdistill.datasets import SegmentationDataset
 from tests.datasets.trees import folder_tree, write_image, write_mask
 from tests.tiny import tiny_network
-from tests.training.runs import SCENES, STUDENT, contents, train_tiny
+from tests.training.runs import SCENES, STUDENT, contents, distill_tiny, train_tiny
 
 
 class OfAllSizes(SegmentationDataset):
@@ -83,6 +83,25 @@ def test_other_data_and_place(run: Path, tmp_path: Path) -> None:
     assert not (run / "evaluation-holdout.json").exists()
 
 
+def test_the_runs_data_changed(run: Path, tmp_path: Path) -> None:
+    found = segdistill.evaluate(model=run, data={"count": 2}, output=tmp_path / "scores.json", device="cpu", quiet=True)
+    assert found.confusion.shape[0] == 2
+    assert json.loads((tmp_path / "scores.json").read_text())["data"] == SCENES | {"count": 2}
+
+
+def test_classes_in_another_order(run: Path, tmp_path: Path) -> None:
+    """Scores would stand beside wrong names, and a student would learn one class for another."""
+    names = list(segdistill.RunFolder(run).class_names() or ())
+    root = folder_tree(tmp_path / "data", {"train": 2, "val": 2}, classes=6)
+    data = {"dataset": "folder", "root": str(root), "classes": names[::-1]}
+    told = rf"^{run} has the classes impervious surfaces, building, .* in this order, but the data has clutter, car"
+    with pytest.raises(UserError, match=told):
+        segdistill.evaluate(model=run, data=data, device="cpu", quiet=True)
+    with pytest.raises(UserError, match=told):
+        distill_tiny(tmp_path / "student", run, data=data | {"crop": [16, 16]})
+    assert not (tmp_path / "student").exists()
+
+
 def test_a_spec_with_weights_is_the_run(run: Path) -> None:
     weights = str(run / "model.safetensors")
     by_spec = segdistill.evaluate(model=STUDENT, weights=weights, data=SCENES, device="cpu", quiet=True)
@@ -103,6 +122,11 @@ def test_all_ignored(run: Path, tmp_path: Path) -> None:
         ({"model": "nowhere"}, "model folder 'nowhere' does not exist"),
         ({"model": STUDENT, "data": SCENES}, "a network spec alone has no trained weights; give weights"),
         ({"split": "vall"}, "unknown split of synthetic-aerial 'vall': did you mean 'val'?"),
+        (
+            {"output": "model.safetensors"},
+            "output is model.safetensors, expected the name of a file that ends in",
+        ),
+        ({"data": "camvid"}, "data is 'camvid', expected a mapping"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"device": "cuda:77"}, "device 'cuda:77' is not available here"),
         ({"weights": "none.pth"}, "weights file none.pth does not exist"),

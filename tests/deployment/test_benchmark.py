@@ -157,7 +157,7 @@ def test_passes_are_timed_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: runs"),
+        ([], "runs missing; expected --runs"),
         (["nowhere"], "network folder nowhere does not exist"),
         (["RUN", "--engines", "tensorrt"], "unknown engine 'tensorrt'"),
         (["RUN", "--input", "big"], "input is 'big', expected height and width"),

@@ -48,7 +48,7 @@ SEGFORMER = (
             "unknown torchvision network 'fcn_resnet51': did you mean 'fcn_resnet50'",
         ),
         ("torchvision:fcn_resnet50?aux_loss=true", "takes no options, found aux_loss"),
-        ("transformers:segfomer", "'segfomer' is neither a folder, nor a name on the hub"),
+        ("transformers:./segfomer", "'./segfomer' is neither a folder, nor a name on the hub"),
         ("transformers:./nowhere", "'./nowhere' is neither a folder"),
         ("transformers:segformer?depth=[1]", "unknown option .* 'depth': did you mean 'depths'"),
         ("transformers:upernet?backbone_config={model_type: swim}", "cannot build network .*swim"),
@@ -60,6 +60,8 @@ SEGFORMER = (
             "transformers:upernet?backbone_config={model_type: swin, dephts: [1]}",
             "unknown option .* 'dephts': did you mean 'depths'",
         ),
+        ("transformers:segfomer", "unknown transformers network, nor .* 'segfomer': did you mean 'segformer'"),
+        ("smp:DeepLabV3Plus:resnet18?output_stride=8", "did you mean 'encoder_output_stride'"),
         ("python:tests.networks.tiny", "cannot be read: expected python:module:function"),
         (
             "python:tests.networks.tinny:make",
@@ -94,6 +96,10 @@ def test_numbers_out_of_range() -> None:
         load_network("smp:FPN:resnet18", num_classes=0)
     with pytest.raises(UserError, match=r"in_channels is 0, expected at least 1"):
         load_network("smp:FPN:resnet18", num_classes=2, in_channels=0)
+    with pytest.raises(UserError, match=r"num_classes is '2', expected at least 1"):
+        load_network("smp:FPN:resnet18", num_classes="2")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"network is '', expected a spec"):
+        load_network("", num_classes=2)
     with pytest.raises(UserError, match=r"takes 3 channels, not in_channels=4"):
         load_network("torchvision:lraspp_mobilenet_v3_large", num_classes=2, in_channels=4)
 
@@ -173,6 +179,13 @@ def test_parameters_that_nothing_uses_are_frozen() -> None:
     assert frozen == {"layer3", "layer4"}  # the encoder ends at depth 3
     network = load_network("smp:FPN:resnet18", num_classes=4)
     assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_statistics_of_new_torchvision_networks_follow_the_images() -> None:
+    network = load_network("torchvision:lraspp_mobilenet_v3_large", num_classes=4)
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms
+    assert all(norm.momentum == 0.1 for norm in norms)
 
 
 def test_a_new_mobilevit_and_mobilenet_can_train() -> None:

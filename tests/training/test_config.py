@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -91,3 +92,25 @@ def test_task_losses() -> None:
 def test_out_of_range(key: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"^train.{key} is {value}, expected"):
         TrainConfig(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"optimizer": "SGD"}, "unknown train.optimizer 'SGD': did you mean 'sgd'"),
+        ({"schedule": "linear"}, "unknown train.schedule 'linear'"),
+        ({"loss": "focal"}, "unknown train.loss 'focal'"),
+        ({"precision": 16}, "unknown train.precision '16'"),
+        ({"lr": "1e-3"}, "train.lr is '1e-3', expected float"),
+        ({"epochs": 2.5}, "train.epochs is 2.5, expected int"),
+        ({"epochs": True}, "train.epochs is True, expected int"),
+        ({"clip": "none"}, "train.clip is 'none', expected float or null"),
+    ],
+)
+def test_of_another_kind(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(told)}"):
+        TrainConfig(**values)
+
+
+def test_whole_numbers_will_do() -> None:
+    assert TrainConfig(lr=1, clip=5, ema=0).lr == 1

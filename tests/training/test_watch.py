@@ -52,7 +52,7 @@ def test_each_is_said_once(watch: Watch, said: list[str]) -> None:
     for value in (20.0, 40.0):
         watch.terms({"task": 1.0, "kd": value})
         watch.teacher(30.0, 30.0 + value)
-        watch.classes(scores(road=value, car=0.0))
+        watch.classes(scores(road=value, car=0.0), "ce")
     assert [line.split()[1] for line in said] == ["kd", "the", "not"]
     assert "20 times" in said[0]
     watch.terms({"task": 1.0, "kd": 1.0, "cwd": 20.0})  # another term is another matter
@@ -73,10 +73,12 @@ def test_teacher_below_the_student(watch: Watch, said: list[str]) -> None:
 
 def test_classes_never_found(watch: Watch, said: list[str]) -> None:
     """Those that are absent from the split have no score, and are not meant."""
-    watch.classes(scores(road=50.0, car=0.01, boat=None))
+    watch.classes(scores(road=50.0, car=0.01, boat=None), "ce")
     assert not said
-    watch.classes(scores(road=50.0, car=0.0, boat=None, tree=0.0))
+    watch.classes(scores(road=50.0, car=0.0, boat=None, tree=0.0), "ce")
     assert said == ["warning: not one pixel rightly taken for car, tree; train.loss balanced may help"]
+    Watch(said.append).classes(scores(road=0.0), "balanced")
+    assert said[1:] == ["warning: not one pixel rightly taken for road"]
 
 
 def build_blind(num_classes: int, in_channels: int) -> Network:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from argparse import ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +40,7 @@ def call(function: Callable[..., T], argv: Sequence[str], *, name: str, first: s
     shown = "" if first is None else f" {first.upper()}"
     parser = ArgumentParser(
         exit_on_error=False,
+        allow_abbrev=False,  # --overw would overwrite
         prog=f"segdistill {name}",
         usage=f"segdistill {name}{shown} [--option value ...]",
         description=(inspect.getdoc(function) or "").partition("\n")[0],
@@ -100,6 +101,8 @@ def _typed(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, An
     made = dict(values)
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         if hasattr(parameter.annotation, "__dataclass_fields__"):
+            if not isinstance(values[name], Mapping):
+                raise UserError(f"{name} is {values[name]!r}, expected a mapping of keys to values")
             made[name] = parameter.annotation(**values[name])
     return made
 
@@ -119,8 +122,10 @@ def _friendly(error: ArgumentError, parser: ArgumentParser) -> UserError:
     if group:
         return unknown_name("key", f"{group[1]}.{group[2]}", [key for key in known if key.startswith(f"{group[1]}.")])
     if option:
-        return unknown_name("key", option[1], known)
-    missing = re.search(r'[Kk]ey "([\w.]+)" is required', text)
+        return unknown_name("key", option[1], known if "." in option[1] else {key.partition(".")[0] for key in known})
+    missing = re.search(r"arguments are required: (.+)", text)
     if missing:
-        return UserError(f"the key '{missing[1]}' is missing; give it as --{missing[1]}, or in the recipe")
+        options = ", ".join(f"--{name}" for name in missing[1].split(", "))
+        also = ", or in the recipe" if "recipe" in known else ""
+        return UserError(f"{missing[1]} missing; expected {options}{also}")
     return UserError(text.replace("unrecognized arguments:", "expected options such as --seed 1, found"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from segdistill.data.loading import evaluation_loader, reading
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.checking import check_dataset
 from segdistill.errors import UserError, unknown_name
-from segdistill.files import write_json
+from segdistill.files import check_json_file, write_json
 from segdistill.metrics.boundary import BoundaryCounts, BoundaryScores
 from segdistill.metrics.connectivity import ConnectivityCounts, ConnectivityScores
 from segdistill.metrics.scores import Scores, percent, scores_from_confusion
@@ -46,7 +46,8 @@ def evaluate(
 
     Args:
         model: a run folder, or a network spec with --weights.
-        data: the data set; by default the one that the run was trained on.
+        data: the data set; by default the one that the run was trained on, with what is given here changed in it unless
+            that names a dataset: {root: elsewhere}.
         split: the split to score.
         weights: a .safetensors or .pth file with the weights of a network that is given as a spec.
         output: JSON file for the scores; by default evaluation-SPLIT.json in the run folder.
@@ -64,11 +65,14 @@ def evaluate(
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, expected at least 1")
+    if output is not None:
+        check_json_file(output, "output")
     is_run = Path(model).is_dir()
     if not is_run and ":" not in str(model):
         raise UserError(f"model folder '{model}' does not exist; expected a run folder or a network spec")
-    if data is None and is_run:
-        data = RunFolder(model).read_config().get("data")
+    if is_run and (data is None or (isinstance(data, Mapping) and "dataset" not in data)):
+        own = RunFolder(model).read_config().get("data")
+        data = {**own, **(data or {})} if isinstance(own, Mapping) else data
     if data is None:
         raise UserError(f"'{model}' is no run folder whose config.yaml names the data; give data")
     dataset = build_split(data, split)
@@ -77,6 +81,8 @@ def evaluate(
     network = load_network(str(model), None if is_run else len(dataset.classes), dataset.in_channels, weights)
     if network.num_classes != len(dataset.classes):
         raise UserError(f"{model} has {network.num_classes} classes, but the data has {len(dataset.classes)}")
+    if is_run:
+        RunFolder(model).check_class_order(dataset.classes)
     check_dataset(dataset, progress=not quiet and Console().is_terminal)
     found = measure(network.to(choose_device(device)), dataset, batch_size=batch_size, quiet=quiet, lines=lines or ())
     if output is None and is_run:

@@ -61,8 +61,8 @@ class Augmentation:
         jitter: float = 0.0,
         ignore_index: int = 255,
     ) -> None:
-        if crop is not None and (len(crop) != 2 or min(crop) < 1):
-            raise UserError(f"crop is {crop!r}; expected [height, width] in pixels")
+        if crop is not None and (len(crop) != 2 or min(crop) < 1 or max(crop) < 2):
+            raise UserError(f"crop is {crop!r}; expected [height, width] in pixels, more than one in all")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise UserError(f"scale is {scale!r}; expected [smallest, largest], both above 0")
         if not 0 <= jitter < 1:

@@ -25,7 +25,7 @@ from segdistill.deployment.export import FOLDER, export, parse_size
 from segdistill.deployment.formats import FORMATS
 from segdistill.deployment.timing import ENGINES, Job, Timing, job_line, timing_in
 from segdistill.errors import UserError, unknown_name
-from segdistill.files import write_json
+from segdistill.files import check_json_file, write_json
 from segdistill.networks.loading import load_run
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.networks.weights import WEIGHTS_FILE
@@ -123,6 +123,8 @@ def benchmark(
         UserError: for a folder that holds no network, an unknown engine, or a JSON file that cannot be written.
     """
     size = parse_size(input, "input")
+    if json is not None:
+        check_json_file(json, "json")
     if not runs:
         raise UserError("runs names no run; expected run folders, such as runs/teacher runs/brd")
     threads = [1] if threads is None else threads

@@ -84,7 +84,7 @@ def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
     network = load_run(folder)
     run = RunFolder(folder)
     data: Mapping[str, Any] = (run.read_config().get("data") or {}) if run.config_file.exists() else {}
-    classes = _classes(run, data, network.num_classes)
+    classes = _classes(run, network.num_classes)
     bands = data.get("bands")
     chosen = choose_device(device)
     return Predictor(
@@ -132,14 +132,10 @@ def _stride(network: Network) -> int:
     return math.lcm(network.multiple, coarsest)
 
 
-def _classes(run: RunFolder, data: Mapping[str, Any], count: int) -> tuple[str, ...]:
-    """Names from the recipe, from the scores of the finished run, from the data set, or numbers."""
-    kind = DATASETS.get(str(data.get("dataset")))
-    metrics = run.read_metrics() or {}
-    for names in (data.get("classes"), metrics.get("iou"), getattr(kind, "CLASSES", None)):
-        if names is not None and len(names) == count:
-            return tuple(names)
-    return tuple(f"class {label}" for label in range(count))
+def _classes(run: RunFolder, count: int) -> tuple[str, ...]:
+    """Names that the run knows, or numbers."""
+    names = run.class_names()
+    return names if names and len(names) == count else tuple(f"class {label}" for label in range(count))
 
 
 def _palette(data: Mapping[str, Any], classes: tuple[str, ...]) -> tuple[Color, ...]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from segdistill.data.statistics import BandStatistics, band_statistics
+from segdistill.files import check_json_file
 from segdistill.inspection.check import check_keys
 from segdistill.inspection.findings import percent
 from segdistill.recipe import build_split
@@ -28,6 +29,7 @@ def data_statistics(*, data: dict[str, Any], output: str | Path = "bands.json", 
     Raises:
         UserError: for data that cannot be read, which `segdistill data check` tells more about.
     """
+    check_json_file(output, "output")
     check_keys(data)
     console = Console(quiet=quiet)
     # Converted files would hold the same pixels.

@@ -14,7 +14,7 @@ from rich.console import Console
 from segdistill.data.augmentation import Augmentation
 from segdistill.datasets import DATASETS, SegmentationDataset
 from segdistill.errors import UserError, unknown_name
-from segdistill.files import write_json
+from segdistill.files import check_json_file, write_json
 from segdistill.inspection.diagnosis import in_order, label_findings, sample_findings, summary
 from segdistill.inspection.duplicates import same_images
 from segdistill.inspection.findings import DataReport, Finding, Severity
@@ -56,6 +56,8 @@ def check_data(
     """
     if names < 1:
         raise UserError(f"names is {names}, expected at least 1")
+    if json is not None:
+        check_json_file(json, "json")
     check_keys(data)
     console = Console(quiet=quiet)
     datasets, findings = _open(data)

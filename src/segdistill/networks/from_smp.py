@@ -123,7 +123,9 @@ def _check_encoder(encoder: str, spec: str) -> None:
 
 def _check_options(arch: type[nn.Module], encoder: str, request: Request) -> None:
     # smp's own encoders swallow every unknown keyword without a word; timm's are refused by timm.create_model.
-    of_smp = [*inspect.signature(arch.__init__).parameters, "output_stride"]
+    of_smp = [*inspect.signature(arch.__init__).parameters]
+    if "encoder_output_stride" not in of_smp:
+        of_smp.append("output_stride")
     known = None if encoder.startswith("tu-") else of_smp
     for option in request.options:
         if option in _RESERVED or (known is not None and option not in known):

@@ -46,6 +46,10 @@ def load(request: Request) -> Network:
             num_classes=request.classes(),
             aux_loss=False,
         )
+    if not request.imagenet:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1  # MobileNetV3 has 0.01: hundreds of steps until its statistics are the images'
     embedding, logits = {
         "deeplabv3": ("classifier.3", "classifier.4"),
         "fcn": ("classifier.2", "classifier.4"),

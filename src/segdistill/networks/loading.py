@@ -58,11 +58,12 @@ def load_network(
         >>> [stage.stride for stage in network.info.stages]
         [4, 8, 16, 32]
     """
+    if not isinstance(spec, str | os.PathLike) or not os.fspath(spec):
+        raise UserError(f"network is {spec!r}, expected a spec such as smp:FPN:resnet18, or a folder")
     text = os.fspath(spec)
-    if num_classes is not None and num_classes < 1:
-        raise UserError(f"num_classes is {num_classes}, expected at least 1")
-    if in_channels < 1:
-        raise UserError(f"in_channels is {in_channels}, expected at least 1")
+    for name, count in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise UserError(f"{name} is {count!r}, expected at least 1")
     source, colon, rest = text.partition(":")
     if colon and source in SOURCES:
         name, _, query = rest.partition("?")

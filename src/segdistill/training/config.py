@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from segdistill.distiller import TaskLoss
-from segdistill.errors import UserError
+from segdistill.errors import UserError, unknown_name
 from segdistill.losses import balanced_weights, cross_entropy, ohem_cross_entropy
 
 
@@ -56,6 +56,8 @@ class TrainConfig:
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        for name, expected in get_type_hints(TrainConfig).items():
+            _check_kind(name, getattr(self, name), get_args(expected) or (expected,))
         for name in ("epochs", "batch_size", "accumulate", "validate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}, expected at least 1")
@@ -119,3 +121,16 @@ class TrainConfig:
             return 1.0
 
         return factor
+
+
+def _check_kind(name: str, value: Any, expected: tuple[Any, ...]) -> None:
+    """Raises a `UserError` unless a value is one of the expected ones, or of one of the expected types."""
+    if isinstance(expected[0], str):
+        if value not in expected:
+            raise unknown_name(f"train.{name}", value, expected)
+        return
+    # A whole number is as good as any; True is none.
+    types = (*expected, int) if float in expected else expected
+    if isinstance(value, bool) or not isinstance(value, types):
+        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in expected)
+        raise UserError(f"train.{name} is {value!r}, expected {names}")

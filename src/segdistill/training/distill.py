@@ -141,6 +141,8 @@ def distill(
             )
         if big.num_classes != classes:
             raise UserError(f"teacher {teacher} has {big.num_classes} classes, but the data has {classes}")
+        if Path(teacher).is_dir():
+            RunFolder(teacher).check_class_order(sets.train.classes)
         return big
 
     return fit(

@@ -201,7 +201,7 @@ class TrainingLoop:
             logger.finalize("success")  # what is still in their queues; a notebook goes on after the run
         if self.scores is None:  # the run was killed between its last checkpoint and its scores
             self.scores = self.validate()
-        self.watch.classes(self.scores)
+        self.watch.classes(self.scores, self.config.loss)
         return self.scores
 
     def validate(self) -> Scores:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segdistill.datasets import DATASETS
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, read_yaml, write_json, write_text, write_yaml
 from segdistill.networks.network import Network
@@ -130,6 +131,26 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {self.metrics_file}: {error}") from error
         return metrics
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes in order: the recipe's, the finished run's, or the data set's; None where none says."""
+        data = (self.read_config().get("data") or {}) if self.config_file.exists() else {}
+        kind = DATASETS.get(str(data.get("dataset")))
+        metrics = self.read_metrics() or {}
+        known = (data.get("classes"), metrics.get("iou"), getattr(kind, "CLASSES", None))
+        return next((tuple(names) for names in known if names), None)
+
+    def check_class_order(self, classes: Sequence[str]) -> None:
+        """Checks that data with the classes of the run has them in the run's order; other names are not compared.
+
+        Raises:
+            UserError: if they are the same in another order.
+        """
+        own = self.class_names()
+        if own is not None and set(own) == set(classes) and own != tuple(classes):
+            raise UserError(
+                f"{self.path} has the classes {', '.join(own)} in this order, but the data has {', '.join(classes)}"
+            )
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Writes the final scores."""

@@ -44,11 +44,12 @@ class Watch:
                 "epochs; is it trained on these classes?",
             )
 
-    def classes(self, scores: Scores) -> None:
-        """Scores of the finished run: classes that occur, and that no pixel was rightly taken for."""
+    def classes(self, scores: Scores, loss: str) -> None:
+        """Scores of the finished run and its loss on labels: classes that occur, and no pixel was rightly taken for."""
         never = ", ".join(name for name, iou in scores.iou.items() if iou == 0)
         if never:
-            self._once("classes", f"warning: not one pixel rightly taken for {never}; train.loss balanced may help")
+            hint = "" if loss == "balanced" else "; train.loss balanced may help"
+            self._once("classes", f"warning: not one pixel rightly taken for {never}{hint}")
 
     def _once(self, key: str, line: str) -> None:
         if key not in self._said:
