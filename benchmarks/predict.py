@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from segdistill import load_network
-from segdistill.deployment.predict import OVERLAP, WINDOWS_AT_ONCE, Options, Wanted, predict_files, window_and_overlap
+from segdistill.deployment.predict import predict_files
+from segdistill.deployment.prediction import OVERLAP, WINDOWS_AT_ONCE, Options, Wanted, window_and_overlap
 from segdistill.deployment.predictor import WINDOW, open_predictor
 from segdistill.deployment.windows import Grid
 

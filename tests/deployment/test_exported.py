@@ -16,7 +16,8 @@ from segdistill.cli.main import main
 from segdistill.deployment.about import About
 from segdistill.deployment.export import export
 from segdistill.deployment.exported import ExportedModel
-from segdistill.deployment.predict import Options, predict, predict_files
+from segdistill.deployment.predict import predict, predict_files
+from segdistill.deployment.prediction import Options
 from segdistill.deployment.predictor import open_predictor
 from segdistill.errors import UserError
 from tests.deployment.networks import saved

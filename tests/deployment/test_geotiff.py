@@ -17,7 +17,8 @@ import torch
 from segdistill.deployment import polygons
 from segdistill.deployment.geotiff import PROBABILITY_STEPS, Raster
 from segdistill.deployment.polygons import well_known_binary
-from segdistill.deployment.predict import Options, Wanted, predict_files
+from segdistill.deployment.predict import predict_files
+from segdistill.deployment.prediction import Options, Wanted
 from segdistill.errors import UserError
 from tests.deployment.pointwise import CLASSES, PALETTE, Counted, labels_of, predictor, scores
 

@@ -16,7 +16,8 @@ from PIL import Image
 import segdistill
 from segdistill.cluster import spread
 from segdistill.datasets.images import read_rgb
-from segdistill.deployment.predict import Options, Wanted, predict, predict_files
+from segdistill.deployment.predict import predict, predict_files
+from segdistill.deployment.prediction import Options, Wanted
 from segdistill.deployment.predictor import Predictor, open_predictor
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml

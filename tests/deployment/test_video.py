@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segdistill.deployment.predict import Wanted, predict_files
+from segdistill.deployment.predict import predict_files
+from segdistill.deployment.prediction import Wanted
 from segdistill.errors import UserError
 from tests.deployment.pointwise import CLASSES, Counted, labels_of, predictor
 from tests.training.faults import disk_with_room_for

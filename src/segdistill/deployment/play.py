@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segdistill.deployment.images_in import Picture, read_picture
-from segdistill.deployment.predict import Options, window_and_overlap
+from segdistill.deployment.prediction import Options, window_and_overlap
 from segdistill.deployment.predictor import Predictor, open_predictor
 from segdistill.deployment.sample_images import splits_of, spread_images
 from segdistill.deployment.windows import Grid, blended, label_map

@@ -40,6 +40,11 @@ def photograph(image: Tensor) -> Image.Image:
     return Image.fromarray(bands.permute(1, 2, 0).cpu().numpy())
 
 
+def overlaid(image: Tensor, labels: Tensor, palette: Sequence[tuple[int, int, int]]) -> Image.Image:
+    """An image under the colours of its label map, half and half; see `photograph` and `colourise`."""
+    return Image.blend(photograph(image), colourise(labels, palette), 0.5)
+
+
 def side_by_side(dataset: SegmentationDataset, networks: Mapping[str, Network], indices: Sequence[int]) -> Image.Image:
     """A row per image: the image, its labels, and each network's prediction, with headings and a colour legend.
 
