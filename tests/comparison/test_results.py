@@ -89,6 +89,13 @@ def test_one_seed_gives_no_interval_over_seeds(tmp_path: Path) -> None:
     assert row(found, "kd").miou == Summary((plain_miou(counts(GAIN[0], 10)),))
 
 
+def test_seeds_are_those_of_the_method_that_is_told_of(tmp_path: Path) -> None:
+    """Whatever others have: here ka's cells are still running."""
+    found = load_comparison(plant(tmp_path, {"none": ALONE, "kd": GAIN, "ka": (0.699,)}))
+    assert "over 3 seeds and 60 images" in found.verdict
+    assert "With one seed" not in found.verdict
+
+
 def test_equal_time(tmp_path: Path) -> None:
     """The gain over the student alone is real, and longer training brings the same."""
     planted = plant(

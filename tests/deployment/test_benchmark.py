@@ -126,8 +126,8 @@ def test_int8_where_there_is_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found.rows == ()
     assert f"{file} is made for other images or outputs: size [64, 64]" in found.skipped
     report.write_text("{}")
-    with pytest.raises(module.UserError, match=r"is missing or damaged; export model-int8\.onnx again"):
-        benchmark(input="32", **options)
+    found = benchmark(input="32", **options)
+    assert any("is missing or damaged; export model-int8.onnx again" in line for line in found.skipped)
     file.unlink()
     report.unlink()
 

@@ -375,6 +375,7 @@ def test_bad_input(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     fails(capsys, [model, "--output", str(tmp_path / "net.pt")], "net.pt ends in '.pt', expected .onnx")
     fails(capsys, [model, "--format", FAST, "--int8"], "int8 is made for onnx and openvino")
     fails(capsys, [model, "--int8"], "int8 needs the data of", "its folder names no data")
+    (tmp_path / "empty" / "._a.png").write_bytes(b"what macOS leaves")
     fails(capsys, [model, "--images", str(tmp_path / "empty")], "is no image and no folder that holds any")
     fails(capsys, [model, "--output", str(tmp_path / "file" / "net.onnx")], "cannot write", "net.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "file"}

@@ -194,3 +194,10 @@ def test_about_comes_back(files: Path) -> None:
     spoilt: dict[str, Any] = json.loads(about.as_metadata()["images"]) | {"layout": "chw"}
     with pytest.raises(UserError, match="'chw' is none of nchw, nhwc"):
         About.from_metadata(about.as_metadata() | {"images": json.dumps(spoilt)}, "net.onnx")
+
+
+def test_facts_of_other_programs_are_left_alone(files: Path, tmp_path: Path) -> None:
+    model = onnx.load(files / "net.onnx")
+    model.metadata_props.add(key="onnx.infer", value="onnxruntime.quant")
+    onnx.save(model, tmp_path / "net.onnx")
+    assert ExportedModel(tmp_path / "net.onnx").about == ExportedModel(files / "net.onnx").about

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -55,8 +56,13 @@ def card(folder: Path) -> tuple[dict[str, object], str]:
 )
 def test_the_card_s_own_lines_load_it_without_segdistill(spec: str, library: str, tmp_path: Path) -> None:
     run = make_run(tmp_path, spec)
-    found = export(run=run, format="hub", quiet=True)
+    before = os.umask(0o077)
+    try:
+        found = export(run=run, format="hub", quiet=True)
+    finally:
+        os.umask(before)
     assert found.path == run / "exports" / "hub"
+    assert found.path.stat().st_mode & 0o777 == 0o700  # as the user has it for all files
     assert found.agreement.equal_labels >= 0.9999
     front, text = card(found.path)
     assert front["license"] == "unknown"

@@ -4,6 +4,7 @@ import sys
 import wave
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +93,43 @@ def test_a_full_disk(tmp_path: Path) -> None:
     with disk_with_room_for(20_000), pytest.raises(UserError, match=r"cannot write \S+out\.mkv: File too large"):
         predict_files(predictor(), tmp_path / "a.mkv", tmp_path / "out.mkv")
     assert [path.name for path in tmp_path.iterdir()] == ["a.mkv"]
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
+    film(tmp_path / "a.mkv", count=2)
+    film(tmp_path / "b.mkv", count=2)
+    (tmp_path / "out" / ".a.mkv.part").mkdir(parents=True)
+    with pytest.raises(UserError, match="1 of 2 images could not be predicted"):
+        predict_files(predictor(), [tmp_path / "a.mkv", tmp_path / "b.mkv"], tmp_path / "out")
+    assert (tmp_path / "out" / "b.mkv").exists()  # the others are done
+    assert not (tmp_path / "out" / "a.mkv").exists()
+
+
+def test_a_codec_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film(tmp_path / "a.mkv", count=2)
+    ordinary = av.container.OutputContainer.add_stream
+
+    class Without:
+        """A container of an FFmpeg without H.264."""
+
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._container, name)
+
+        def add_stream(self, codec: str, **options: Any) -> Any:
+            if codec == "libx264":
+                raise av.codec.codec.UnknownCodecError(codec)
+            return ordinary(self._container, codec, **options)
+
+    opened = av.open
+    monkeypatch.setattr(
+        av, "open", lambda path, mode="r", **more: Without(opened(path, mode, **more)) if mode == "w" else opened(path)
+    )
+    with pytest.raises(UserError, match=r"cannot write \S+a-overlay\.mp4: .*libx264"):
+        predict_files(predictor(), tmp_path / "a.mkv", tmp_path / "out", wanted=Wanted(overlay=True))
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_broken_videos(tmp_path: Path) -> None:

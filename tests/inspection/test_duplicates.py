@@ -92,6 +92,30 @@ def test_images_in_a_unit_of_their_own() -> None:
     assert kinds(mark(values), mark(tensor(picture(6)).float() * 40 - 3000)) == []
 
 
+@pytest.mark.parametrize("scale", [1 / 255, 1 / 40_000])
+def test_reflectance(scale: float) -> None:
+    """Floats from 0 to 1 are pictures too, and no images of one colour."""
+    values = tensor(picture(5)).float() * scale
+    assert not mark(values).blank
+    assert kinds(mark(values), mark(values)) == ["same-image"]
+    assert kinds(mark(values), mark(tensor(picture(6)).float() * scale)) == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_value_or_none_is_blank() -> None:
+    assert mark(torch.full((3, 48, 64), 300.0)).blank
+    assert mark(torch.full((3, 48, 64), torch.nan)).blank
+
+
+def test_every_copy_is_told_of_as_one() -> None:
+    one = mark(tensor(picture(0)))
+    found = same_images({"train": [("a", one)], "val": [("b", one), ("c", one)]})
+    assert [(finding.kind, finding.files) for finding in found] == [
+        ("same-image", ("a = b", "a = c")),
+        ("repeated-image", ("b = c",)),
+    ]
+
+
 def test_twice_in_one_split() -> None:
     one, other = mark(tensor(picture(0))), mark(tensor(picture(1)))
     (finding,) = same_images({"train": [("a", one), ("b", other), ("c", one)], "val": []})

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from segdistill.errors import printable
 from segdistill.reporting.charts import Curve, Point, bars, intervals, lines, scatter, styles
 
 NAMES = ["teacher", "none", "brd", "<i>&$x$"]
@@ -65,3 +66,11 @@ def test_every_series_looks_different() -> None:
     looks = styles([f"method {number}" for number in range(12)] + ["none", "none@time"], plain=("none", "none@time"))
     assert len(set(looks.values())) == 14
     assert looks["none"].colour != looks["none@time"].colour
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["\x1b[31mroad", "道路"])
+def test_any_name_may_stand_on_a_page(name: str) -> None:
+    """XML knows no control characters; the page has fonts that matplotlib has not."""
+    svg = bars("five", [name], [[Point("brd", 1.0, 0.5, 1.5, 2.0)]], styles(["brd"], plain=()), "%")
+    assert printable(name) in texts(svg)

@@ -80,5 +80,21 @@ def test_agrees_with_the_connectivity_counts(seed: int) -> None:
         if (parts == part).sum() >= 16 and set(found[(parts == part) & (prediction != labels)]) == {Mistake.MISSED}
     ]
     assert len(missed) == counts.missed.sum()
+    assert (found == Mistake.ISLAND).any() == bool(counts.false_islands.sum())
     assert counts.split.sum() > 0 or not (found == Mistake.BROKEN).any()
     assert counts.merged.sum() > 0 or not (found == Mistake.MERGED).any()
+
+
+def test_specks_join_and_break_nothing() -> None:
+    """A hole at a road's end is no break, whatever speck lies beyond it."""
+    labels = np.zeros((24, 40), dtype=np.int64)
+    labels[10:14] = 1
+    prediction = labels.copy()
+    prediction[10:14, :6] = 0
+    prediction[10:14, 24:28] = 0  # the break
+    alone = mistakes(prediction, labels, 2, IGNORED)
+    assert (alone[10:14, 24:28] == Mistake.BROKEN).all()
+    assert not (alone[10:14, :6] == Mistake.BROKEN).any()
+    prediction[12, 0] = 1
+    assert np.array_equal(mistakes(prediction, labels, 2, IGNORED)[10:14, 24:28], alone[10:14, 24:28])
+    assert not (mistakes(prediction, labels, 2, IGNORED)[10:14, :6] == Mistake.BROKEN).any()

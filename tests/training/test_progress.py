@@ -101,6 +101,9 @@ def test_too_little_memory(tmp_path: Path, teacher: Path, monkeypatch: pytest.Mo
         train_tiny(tmp_path / "run")
     with pytest.raises(UserError, match=sentence.format(1, " with ka, brd", "data.crop of 16 x 16")):
         distill_tiny(tmp_path / "one", teacher, method=["ka", "brd"], batch_size=1)
+    # 9 in parts of 3: halves would not be whole.
+    with pytest.raises(UserError, match=sentence.format(3, "", "train.accumulate 9")):
+        train_tiny(tmp_path / "nine", batch_size=9, accumulate=3)
 
 
 def test_batch_of_one_number(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from segdistill.comparison.advice import Advice, Rung
 from segdistill.comparison.results import BASELINE
-from segdistill.comparison.statistics import Difference
-from segdistill.comparison.verdict import epochs_told
+from segdistill.comparison.verdict import as_cell, epochs_told
 from segdistill.files import write_text
 from segdistill.reporting import charts, markup
 from segdistill.reporting.charts import Point
@@ -48,8 +47,8 @@ def _rung(rung: Rung) -> str:
             [
                 one.method,
                 "–" if one.miou is None else f"{one.miou:.2f}",
-                _difference(one.difference),
-                _difference(one.to_best),
+                as_cell(one.difference),
+                as_cell(one.to_best),
                 "–" if one.seconds is None else f"{one.seconds:.0f}",
                 one.said,
             ]
@@ -67,9 +66,3 @@ def _rung(rung: Rung) -> str:
     chart = charts.intervals(title, points, looks, f"mIoU minus that of {BASELINE}, in points")
     where = markup.paragraph(f"All of it is in {rung.comparison.folder / 'report.html'}.", "note")
     return table + markup.figure(chart, "An interval that holds 0 shows no difference.") + where
-
-
-def _difference(difference: Difference | None) -> str:
-    if difference is None:
-        return "–"
-    return f"{difference.difference:+.2f}\n{difference.low:+.2f} to {difference.high:+.2f}"

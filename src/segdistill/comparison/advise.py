@@ -16,7 +16,7 @@ from rich.table import Table
 from segdistill.comparison.advice import Advice, Rung, advice, read_rung, rung_epochs, survivors
 from segdistill.comparison.cells import SharedRecipe, hyper_parameters, parse_methods
 from segdistill.comparison.compare import WIDTH, Share, compare
-from segdistill.comparison.cost import CellCost, cell_cost, duration
+from segdistill.comparison.cost import CellCost, cell_cost
 from segdistill.comparison.plan import checked_plan, choose_seeds
 from segdistill.comparison.results import BASELINE, EQUAL_TIME, load_comparison, read_cell, read_plan
 from segdistill.comparison.statistics import Difference
@@ -26,6 +26,7 @@ from segdistill.files import write_json, write_yaml
 from segdistill.methods import METHODS
 from segdistill.recipe import Data, MethodSpec, build_data
 from segdistill.training.config import TrainConfig
+from segdistill.training.dry_run import duration
 
 
 def advise(

@@ -27,7 +27,7 @@ from segdistill.distiller import AbsentTeacher, Supervised
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import write_atomically, write_json, write_text
 from segdistill.methods import METHODS
-from segdistill.networks.loading import load_network
+from segdistill.networks.loading import load_network, weights_file
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.recipe import Data, MethodSpec, build_data, build_methods, plain
@@ -235,8 +235,7 @@ def load_teacher(recipe: SharedRecipe, sets: Data) -> Network:
 
 def teacher_hash(recipe: SharedRecipe) -> str | None:
     """Hash of the teacher's weights; None where they do not lie in one file."""
-    folder = Path(recipe.teacher)
-    file = folder / "model.safetensors" if folder.is_dir() else Path(str(recipe.teacher_weights))
+    file = weights_file(recipe.teacher, recipe.teacher_weights)
     if not file.is_file():
         return None
     with file.open("rb") as opened:

@@ -21,7 +21,7 @@ from segdistill.comparison.cells import (
     parse_methods,
     run_cell,
 )
-from segdistill.comparison.cost import cell_cost, duration
+from segdistill.comparison.cost import cell_cost
 from segdistill.comparison.on_ray import run_on_ray
 from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_teacher
 from segdistill.comparison.results import (
@@ -41,6 +41,7 @@ from segdistill.metrics.scores import percent
 from segdistill.recipe import MethodSpec, build_data
 from segdistill.training.config import TrainConfig
 from segdistill.training.device import choose_device
+from segdistill.training.dry_run import duration
 from segdistill.training.run_folder import RunFolder
 
 #: Columns of the table, where the output is no terminal that has a width of its own.

@@ -15,7 +15,7 @@ from segdistill.data.loading import training_loader
 from segdistill.distiller import Distiller, Supervised
 from segdistill.networks.loading import load_network
 from segdistill.recipe import build_data, build_methods
-from segdistill.training.device import choose_device, choose_precision
+from segdistill.training.device import choose_device, choose_precision, wait_for
 
 #: Steps that are timed, after one that is not: the first is slower than all others.
 TIMED_STEPS = 3
@@ -70,12 +70,12 @@ def cell_cost(recipe: SharedRecipe, method: str, *, device: str) -> CellCost:
     learner.to(where).train()
     optimizer = recipe.train.build_optimizer(learner.named_parameters())
     # Without processes that read ahead: what they have read before the clock starts would not be counted.
-    loader = training_loader(sets.train, sets.augmentation, recipe.train.batch_size, seed=0, workers=0)
+    parts = recipe.train.accumulate
+    loader = training_loader(sets.train, sets.augmentation, recipe.train.batch_size, seed=0, workers=0, parts=parts)
     sampler: Any = loader.sampler
 
     def now() -> float:
-        if where.type == "cuda":
-            torch.cuda.synchronize(where)
+        wait_for(where)
         return time.perf_counter()
 
     def endless() -> Iterator[Any]:
@@ -88,25 +88,14 @@ def cell_cost(recipe: SharedRecipe, method: str, *, device: str) -> CellCost:
             learner.prepare(list(itertools.islice(endless(), 2)))
             pre_stage = (now() - began) / 2
     began = 0.0
-    for number, (images, labels) in enumerate(itertools.islice(endless(), 1 + TIMED_STEPS)):
+    for number, (images, labels) in enumerate(itertools.islice(endless(), parts * (1 + TIMED_STEPS)), 1):
         with torch.autocast(where.type, dtype, enabled=dtype is not torch.float32):
             out = learner(images.to(where), labels.to(where))
-        out.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if number == 0:
+        (out.loss / parts).backward()
+        if number % parts == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+        if number == parts:
             began = now()
     step = (now() - began) / TIMED_STEPS
-    return CellCost(sampler.batches * pre_stage, sampler.batches * step)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    Example:
-        >>> duration(90), duration(600), duration(9000)
-        ('90.0 s', '10 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return CellCost(sampler.batches * parts * pre_stage, sampler.batches * step)

@@ -8,6 +8,7 @@ import time
 import torch
 
 from segdistill.networks.network import Network
+from segdistill.training.device import wait_for
 
 
 def latency_ms(network: Network, size: tuple[int, int], *, repeats: int = 15, warmup: int = 3) -> float:
@@ -24,8 +25,7 @@ def latency_ms(network: Network, size: tuple[int, int], *, repeats: int = 15, wa
         for turn in range(warmup + repeats):
             began = time.perf_counter()
             network(image)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait_for(device)
             if turn >= warmup:
                 times.append(time.perf_counter() - began)
     network.train(was_training)

@@ -16,6 +16,7 @@ from segdistill.comparison.cells import SharedRecipe, cell_differences, is_alone
 from segdistill.comparison.results import EVALUATION_FILE, cell_folder, read_plan
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
+from segdistill.machine import processor
 from segdistill.networks.loading import load_network
 from segdistill.recipe import Data, build_methods
 from segdistill.training.device import choose_device
@@ -105,7 +106,7 @@ def _machine(device: str) -> dict[str, str]:
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
     return {
         "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "device": name,
     }

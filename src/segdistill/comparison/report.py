@@ -13,8 +13,7 @@ from rich.progress import track
 
 from segdistill.comparison.latency import latency_ms
 from segdistill.comparison.results import BASELINE, EQUAL_TIME, Comparison, Row, Summary
-from segdistill.comparison.statistics import Difference
-from segdistill.comparison.verdict import closure
+from segdistill.comparison.verdict import as_cell, closure
 from segdistill.datasets import SegmentationDataset
 from segdistill.errors import UserError
 from segdistill.files import write_text
@@ -150,10 +149,8 @@ def _network(row: Row, comparison: Comparison, in_channels: int) -> Network:
     if row.method != "teacher":
         return load_run(row.finished[0].run)
     spec = str(comparison.recipe["teacher"])
-    if Path(spec).is_dir():
-        return load_run(spec)
     weights = comparison.recipe.get("teacher_weights")
-    return load_network(spec, len(comparison.classes), in_channels, weights)
+    return load_network(spec, None if Path(spec).is_dir() else len(comparison.classes), in_channels, weights)
 
 
 def _confusion(rows: Sequence[Row]) -> dict[str, list[Any]]:
@@ -191,10 +188,8 @@ def _methods(comparison: Comparison, seen: _Seen) -> str:
         name = f"{row.method}\n{_MEANINGS.get(row.method, '')}"
         seeds = _DASH if row.method == "teacher" else f"{len(row.finished)} of {len(row.cells)}"
         closed = _DASH if row.gap is None or row.gap.closed is None else closure(row.gap).replace(" (", "\n(")
-        at_time = [_difference(row.difference_at_time)] * timed
-        gains.append(
-            [name, seeds, _mean_and_range(row.miou), _difference(row.difference), *at_time, closed, row.verdict]
-        )
+        at_time = [as_cell(row.difference_at_time)] * timed
+        gains.append([name, seeds, _mean_and_range(row.miou), as_cell(row.difference), *at_time, closed, row.verdict])
         costs.append(
             [
                 name,
@@ -569,12 +564,6 @@ def _intervals(comparison: Comparison) -> str:
     level = f"{100 * found[0].level:g}% " if found else ""
     alone = any(min(len(one.candidate.runs), len(one.baseline.runs)) == 1 for one in found)
     return f"{level}intervals over images{', not over seeds' if alone else ' and seeds'}"
-
-
-def _difference(difference: Difference | None) -> str:
-    if difference is None:
-        return _DASH
-    return f"{difference.difference:+.2f}\n{difference.low:+.2f} to {difference.high:+.2f}"
 
 
 def _count(number: int, thing: str) -> str:

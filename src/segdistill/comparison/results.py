@@ -292,7 +292,6 @@ def load_comparison(folder: str | Path) -> Comparison:
             differences={row.method: row.difference for row in distilled if row.difference is not None},
             at_time={row.method: row.difference_at_time for row in distilled if row.difference_at_time is not None},
             gaps={row.method: row.gap for row in distilled if row.gap is not None},
-            seeds=min((_seeds(row.difference) for row in distilled if row.difference is not None), default=0),
         ),
         warnings=_warnings(rows, len(plan["ids"]), plan["recipe"]),
         versions=plan["versions"],

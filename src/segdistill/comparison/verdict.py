@@ -30,6 +30,18 @@ def points(difference: Difference) -> str:
     )
 
 
+def as_cell(difference: Difference | None) -> str:
+    """A difference in a table's cell, its interval below; a dash where there is none."""
+    if difference is None:
+        return "–"
+    return f"{difference.difference:+.2f}\n{difference.low:+.2f} to {difference.high:+.2f}"
+
+
+def seeds_of(difference: Difference) -> int:
+    """Of how many seeds each mean is taken, of the one that has fewer."""
+    return min(len(difference.candidate.runs), len(difference.baseline.runs))
+
+
 def epochs_told(number: int) -> str:
     """A number of epochs in words.
 
@@ -72,7 +84,6 @@ def headline(
     differences: Mapping[str, Difference],
     at_time: Mapping[str, Difference],
     gaps: Mapping[str, GapClosure],
-    seeds: int,
 ) -> str:
     """The few sentences at the top of a comparison; what speaks against all of it comes first.
 
@@ -83,7 +94,6 @@ def headline(
         differences: mIoU of each distillation method minus the baseline's.
         at_time: the same against the student alone trained for as long in seconds.
         gaps: how much of the gap to the teacher each closed.
-        seeds: of how many seeds each mean is taken.
     """
     sentences = _against_the_teacher(teacher)
     if missing or failed:
@@ -91,12 +101,13 @@ def headline(
         sentences.append(f"Of the cells {' and '.join(what)}; what follows is about the others.")
     if not differences:
         return " ".join([*sentences, "No method can be held against the student alone yet."])
-    first = next(iter(differences.values()))
-    over = f"{seeds} seeds and {first.images} images" if seeds > 1 else f"{first.images} images"
     ordered = sorted(differences, key=lambda method: -differences[method].difference)
     better = [method for method in ordered if differences[method].verdict == "better"]
     worse = [method for method in ordered if differences[method].verdict == "worse"]
     best = (better or ordered)[0]
+    seeds = seeds_of(differences[best])
+    images = differences[best].images
+    over = f"{seeds} seeds and {images} images" if seeds > 1 else f"{images} images"
     told = f"{points(differences[best])} points of mIoU, over {over}"
     if better:
         gap = gaps.get(best)
@@ -143,7 +154,7 @@ def recommendation(
         sentences, whatever speaks against all of it first.
     """
     sentences = _against_the_teacher(teacher)
-    seeds = min(len(difference.candidate.runs), len(difference.baseline.runs))
+    seeds = seeds_of(difference)
     over = f"{seeds} seeds and {difference.images} images" if seeds > 1 else f"{difference.images} images"
     told = f"{points(difference)} points of mIoU, over {over}, after {epochs_told(epochs)} each"
     chosen = "none"

@@ -14,6 +14,8 @@ from segdistill.deployment.deployable import LAYOUTS, OUTPUTS
 from segdistill.errors import UserError
 
 FORMAT = 1
+
+_KEYS = ("format", "segdistill", "network", "classes", "palette", "mean", "std", "images", "outputs", "prediction")
 """Of the metadata; a file with a higher one is not read."""
 
 DTYPES = ("uint8", "float32")
@@ -86,7 +88,8 @@ class About:
         if "segdistill" not in metadata:
             raise UserError(f"model {file} says nothing of its classes; expected a file made by segdistill export")
         try:
-            facts = {key: json.loads(value) for key, value in metadata.items()}
+            # Other programs may have added facts of their own, which need not be JSON.
+            facts = {key: json.loads(metadata[key]) for key in _KEYS if key in metadata}
             format = facts.get("format", 0)
             if isinstance(format, int) and format > FORMAT:
                 raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -26,6 +27,7 @@ from segdistill.deployment.formats import FORMATS
 from segdistill.deployment.timing import ENGINES, Job, Timing, job_line, timing_in
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import check_json_file, write_json
+from segdistill.machine import processor
 from segdistill.networks.loading import load_run
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.networks.weights import WEIGHTS_FILE
@@ -170,11 +172,11 @@ def benchmark(
                         )
                     )
     found = Benchmark(size, _machine(), tuple(rows), tuple(dict.fromkeys(skipped)))
-    if json is not None:
-        write_json(Path(json), asdict(found))
     console.print(benchmark_tables(found))
     for line in found.skipped:
         console.print(f"left out: {line}", highlight=False, soft_wrap=True)
+    if json is not None:
+        write_json(Path(json), asdict(found))
     return found
 
 
@@ -249,7 +251,11 @@ def _quantised(run: Path, engine: str, size: tuple[int, int], skipped: list[str]
             f"{run}: {engine} int8 has no file; segdistill export {run} --format {_FORMAT_OF[engine]} --int8 makes it"
         )
         return
-    facts = _read_report(path)
+    try:
+        facts = _read_report(path)
+    except UserError as error:
+        skipped.append(str(error))
+        return
     wanted = {"size": (None, list(size)), "batch": (None, 1), "layout": ("nchw",), "outputs": ("labels",)}
     unfit = [f"{key} {facts[key]}" for key, values in wanted.items() if facts[key] not in values]
     if unfit:
@@ -299,12 +305,8 @@ def _megabytes(path: Path) -> float:
 
 def _machine() -> dict[str, Any]:
     names = ("torch", "onnxruntime", "openvino")
-    versions = {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
-    return {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform(), **versions}
-
-
-def _processor() -> str:
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # onnxruntime-gpu brings onnxruntime
+            versions[name] = importlib.metadata.version(name)
+    return {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform(), **versions}

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from segdistill.deployment.model_card import model_card
 from segdistill.deployment.predictor import Predictor
 from segdistill.errors import UserError
-from segdistill.files import permissions, write_json, write_text
+from segdistill.files import write_json, write_text
 from segdistill.networks.network import Network
 from segdistill.networks.padding import pad_to_multiple
 
@@ -68,7 +68,6 @@ def write_folder(
                 _name_classes(made / "config.json", predictor.classes)
             write_text(made / "README.md", model_card(run, network, predictor, library))
             check(made)
-            os.chmod(made, 0o111 | permissions())
             os.replace(made, folder)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segdistill.datasets import SegmentationDataset, SyntheticAerial
-from segdistill.datasets.base import Window
 from segdistill.datasets.files import SUFFIXES
 from segdistill.datasets.images import read_rgb
 from segdistill.deployment.agreement import Form
 from segdistill.errors import UserError
 from segdistill.networks.network import Network
 from segdistill.recipe import build_split
+from segdistill.reporting.picture import sample_in_sight
 from segdistill.training.run_folder import RunFolder
 
 COMPARED_IMAGES = 8
@@ -36,11 +36,7 @@ def spread_images(dataset: SegmentationDataset, count: int) -> Iterator[Tensor]:
     """
     count = min(count, len(dataset))
     for number in range(count):
-        sample = dataset.open(number * len(dataset) // count)
-        height, width = sample.size
-        longest = dataset.evaluation_window or max(height, width)
-        rows, columns = min(height, longest), min(width, longest)
-        yield sample.window(Window((height - rows) // 2, (width - columns) // 2, rows, columns))[0]
+        yield sample_in_sight(dataset, number * len(dataset) // count)[0]
 
 
 def images_in(path: Path, count: int) -> list[Tensor]:
@@ -49,7 +45,13 @@ def images_in(path: Path, count: int) -> list[Tensor]:
     Raises:
         UserError: nothing there, no image in it, or a broken one.
     """
-    files = [path] if path.is_file() else sorted(file for file in path.glob("*") if file.suffix.lower() in SUFFIXES)
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(
+            file for file in path.glob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        )
+    )
     if not files:
         raise UserError(f"images {path} is no image and no folder that holds any; expected {' '.join(SUFFIXES)}")
     return [read_rgb(file) for file in files[:count]]

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from segdistill.machine import peak_memory_mb
+
 ENGINES = ("pytorch", "torch.compile", "onnxruntime", "openvino")
 
 _MARK = "segdistill-timing:"
@@ -116,20 +118,6 @@ def summarise(times: list[float], peak_mb: float | None, library_mb: float | Non
         peak_mb=peak_mb,
         library_mb=library_mb,
     )
-
-
-def peak_memory_mb() -> float | None:
-    """The most memory that this process has had so far, in 10^6 bytes; None where the system does not tell."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not getrusage: on Linux its maximum begins with that of the process that started this one.
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
-        return None if found is None else int(found[1]) * 1024 / 1e6
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
 
 
 def _prepare(job: Job, image: np.ndarray) -> tuple[Callable[[], object], float | None]:

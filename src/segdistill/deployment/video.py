@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -66,7 +67,11 @@ class Video:
         self.rate = Fraction(stream.average_rate or 25)
         self.time_base = Fraction(stream.time_base or 1 / self.rate)
         self._decoded = self._decode()
-        first = next(self._decoded, None)
+        try:
+            first = next(self._decoded, None)
+        except UserError:
+            self._container.close()
+            raise
         if first is None:
             self._container.close()
             raise UserError(f"{path} holds no frame")
@@ -113,6 +118,9 @@ class VideoWriter:
         path: ``.mkv`` for class indices, grey levels kept exactly (FFV1); ``.mp4`` for pictures (H.264).
         like: the video that this one is made of: its size, rate and times.
         tags: about the video, by name.
+
+    Raises:
+        UserError: it cannot be written there, or FFmpeg lacks the codec.
     """
 
     def __init__(self, path: Path, like: Video, tags: dict[str, str]) -> None:
@@ -120,10 +128,20 @@ class VideoWriter:
         self._unfinished = path.with_name(f".{path.name}{UNFINISHED}")
         self._is_exact = path.suffix == ".mkv"
         self._av = require_av()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with ExitStack() as undo:
+                self._open(like, tags, undo)
+                undo.pop_all()
+        except (OSError, ValueError, self._av.FFmpegError) as error:
+            raise UserError(f"cannot write {path}: {_reason(error)}") from error
+
+    def _open(self, like: Video, tags: dict[str, str], undo: ExitStack) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         # The path is told in Python's own words where it cannot be written to, not in FFmpeg's.
         self._unfinished.write_bytes(b"")
+        undo.callback(self._unfinished.unlink)
         self._container = self._av.open(str(self._unfinished), "w", format="matroska" if self._is_exact else "mp4")
+        undo.callback(self._container.close)
         self._container.metadata.update(tags)
         options = {} if self._is_exact else {"crf": "18", "preset": "veryfast"}
         stream = self._container.add_stream("ffv1" if self._is_exact else "libx264", rate=like.rate, options=options)

@@ -20,6 +20,7 @@ from torch.nn.functional import avg_pool2d
 
 from segdistill.datasets.base import Window
 from segdistill.errors import UserError
+from segdistill.files import digest
 from segdistill.inspection.findings import Finding, counted
 
 # Measured on CamVid and IDD-Lite. Validation images compressed again at JPEG qualities 30 to 90, or halved in size,
@@ -77,6 +78,7 @@ class FingerprintMaker:
         self._factor = -(-max(size) // _CANVAS)
         self._grey = torch.zeros(-(-size[0] // self._factor), -(-size[1] // self._factor))
         self._content = hashlib.blake2b(repr(size).encode(), digest_size=16)
+        self._own_unit = False
 
     def step(self, side: int) -> int:
         """The distance of windows of at most about ``side`` pixels that fit together on the canvas."""
@@ -86,7 +88,8 @@ class FingerprintMaker:
         """Takes the pixels (C, h, w) of ``window``; all windows of an image, always in one order."""
         pixels = image.contiguous()
         self._content.update(pixels.numpy().data)
-        grey = pixels.float().mean(0)
+        self._own_unit |= pixels.dtype != torch.uint8
+        grey = pixels.float().nan_to_num(0, 0, 0).mean(0)
         small = avg_pool2d(grey[None], self._factor, ceil_mode=True)[0]
         top, left = window.top // self._factor, window.left // self._factor
         self._grey[top : top + small.shape[0], left : left + small.shape[1]] = small
@@ -94,8 +97,9 @@ class FingerprintMaker:
     def finish(self) -> Fingerprint:
         """The fingerprint, once all windows were added."""
         grey = self._grey
-        if float(grey.max()) > 255 or float(grey.min()) < 0:  # an image in a unit of its own
-            grey = (grey - grey.min()) / (grey.max() - grey.min()) * 255
+        if self._own_unit:
+            low, high = grey.aminmax()
+            grey = (grey - low) * (255 / (high - low).clamp_min(1e-12))
         picture = Image.fromarray(grey.numpy())
         # A box filter of the whole image: single bright pixels must not decide a bit.
         small = np.asarray(picture.resize((9, 8), Image.Resampling.BOX))
@@ -115,7 +119,7 @@ def same_images(splits: Mapping[str, Sequence[tuple[str, Fingerprint]]]) -> list
     findings = []
     for first, second in combinations(known, 2):
         equal = _equal_pairs(contents[first], contents[second])
-        alike = [pair for pair in _alike_pairs(known[first], known[second]) if pair not in set(equal)]
+        alike = list(_alike_pairs(known[first], known[second]))
         findings += _shared("same-image", first, second, equal, "the same pixels")
         how = "the same picture, compressed or resized again, or the next frame of a film"
         findings += _shared("re-encoded-image", first, second, alike, how)
@@ -151,7 +155,7 @@ def _contents_of_twins(paths: Sequence[Path]) -> dict[Path, bytes]:
         groups = _grouped(paths, lambda path: path.stat().st_size)
         # Uncompressed images are all of one size; a glance at each spares reading most of them.
         groups = [twins for group in groups for twins in _grouped(group, _middle)]
-        return {path: _content(path) for group in groups for path in group}
+        return {path: bytes.fromhex(digest(path)) for group in groups for path in group}
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
 
@@ -168,11 +172,6 @@ def _middle(path: Path) -> bytes:
     with path.open("rb") as file:
         file.seek(path.stat().st_size // 2)
         return file.read(_GLANCE)
-
-
-def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, hashlib.blake2b).digest()
 
 
 def _shared(kind: str, first: str, second: str, pairs: Sequence[tuple[str, str]], how: str) -> list[Finding]:
@@ -211,18 +210,23 @@ def _repeated(split: str, images: Sequence[tuple[str, bytes]]) -> list[Finding]:
 
 
 def _equal_pairs(ours: Sequence[tuple[str, bytes]], theirs: Sequence[tuple[str, bytes]]) -> list[tuple[str, str]]:
-    by_content = {content: name for name, content in theirs}
-    return [(name, by_content[content]) for name, content in ours if content in by_content]
+    by_content: dict[bytes, list[str]] = {}
+    for name, content in theirs:
+        by_content.setdefault(content, []).append(name)
+    return [(name, other) for name, content in ours for other in by_content.get(content, [])]
 
 
 def _alike_pairs(
     ours: Sequence[tuple[str, Fingerprint]], theirs: Sequence[tuple[str, Fingerprint]]
 ) -> Iterator[tuple[str, str]]:
+    """Those that look alike, and are not the same."""
     hashes = np.array([mark.difference_hash for _, mark in theirs], dtype=np.uint64)
     for name, mark in ours:
         distances = np.bitwise_count(hashes ^ np.uint64(mark.difference_hash))
         for index in np.flatnonzero(distances <= LARGEST_DISTANCE):
             other, candidate = theirs[int(index)]
+            if mark.content == candidate.content:
+                continue
             if _look_alike(mark.thumbnail.astype(np.float64), candidate.thumbnail.astype(np.float64)):
                 yield name, other
 

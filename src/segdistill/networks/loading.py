@@ -88,6 +88,12 @@ def load_network(
     return network.train()
 
 
+def weights_file(network: str | os.PathLike[str], weights: str | os.PathLike[str] | None) -> Path:
+    """The file with the weights of a network that is given as a folder, or as a spec with ``weights``."""
+    path = Path(network if weights is None else weights)
+    return path / WEIGHTS_FILE if path.is_dir() else path
+
+
 def load_run(folder: str | os.PathLike[str]) -> Network:
     """The network of a run folder, or of any folder made by `Network.save`, in eval mode, ready to predict.
 

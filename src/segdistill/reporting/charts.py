@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from xml.etree import ElementTree
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from segdistill.errors import printable
 
 #: Inches; with a font of 10 points, text is some 10 pixels high on a phone and 16 on a desk.
 WIDTH = 4.8
@@ -214,6 +217,7 @@ def shorten(name: str) -> str:
         >>> shorten("a" * 40) == "a" * 25 + "…"
         True
     """
+    name = printable(name)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
@@ -230,7 +234,8 @@ def _legend(axes: Axes) -> None:
 def _chart(title: str, height: float) -> Iterator[tuple[Axes, list[str]]]:
     """Axes to draw on, and a list that holds the chart as SVG once they are left."""
     result: list[str] = []
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page has fonts of its own
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
         yield axes, result

@@ -74,8 +74,11 @@ def mistakes(
     matched = match_components(predicted, reference, num_classes, min_area)
     r_parts, p_parts = matched.reference, matched.predicted
     split, merging = matched.pieces >= 2, matched.members >= 2
-    found[_between(np.where(wrong & merging[p_parts], p_parts, 0), predicted, r_parts, reference)] = Mistake.MERGED
-    found[_between(np.where(wrong & split[r_parts], r_parts, 0), reference, p_parts, predicted)] = Mistake.BROKEN
+    # Specks count for nothing, so they join and break nothing either.
+    r_pieces = np.where(matched.reference_kept[r_parts], r_parts, 0)
+    p_pieces = np.where(matched.predicted_kept[p_parts], p_parts, 0)
+    found[_between(np.where(wrong & merging[p_parts], p_parts, 0), predicted, r_pieces, reference)] = Mistake.MERGED
+    found[_between(np.where(wrong & split[r_parts], r_parts, 0), reference, p_pieces, predicted)] = Mistake.BROKEN
     found[wrong & (matched.predicted_kept & ~matched.true)[p_parts]] = Mistake.ISLAND
     found[wrong & (matched.reference_kept & ~matched.found)[r_parts]] = Mistake.MISSED
     return found
@@ -89,7 +92,7 @@ def _between(
     Args:
         patches: (H, W), above 0 in wrong pixels of the component that is looked at, one number for each component.
         patch_class: (H, W), the class of that component.
-        pieces: (H, W), numbers of the components of the other map.
+        pieces: (H, W), numbers of the components of the other map; 0 for those that do not count.
         piece_class: (H, W), the class of those.
     """
     numbers = np.asarray(cc3d.connected_components(patches, connectivity=8), dtype=np.int64)
@@ -99,7 +102,7 @@ def _between(
         here = (slice(0, height - dy), slice(max(0, -dx), width - max(0, dx)))
         there = (slice(dy, height), slice(max(0, dx), width - max(0, -dx)))
         for one, other in ((here, there), (there, here)):
-            meet = (numbers[one] > 0) & (patch_class[one] == piece_class[other])
+            meet = (numbers[one] > 0) & (pieces[other] > 0) & (patch_class[one] == piece_class[other])
             touching.append(numbers[one][meet] * (pieces.max() + 1) + pieces[other][meet])
     patch = np.unique(np.concatenate(touching)) // (pieces.max() + 1)
     several: NDArray[np.bool_] = (np.bincount(patch, minlength=numbers.max() + 1) >= 2)[numbers]

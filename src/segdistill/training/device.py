@@ -27,6 +27,14 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
+def wait_for(device: torch.device) -> None:
+    """Returns once a device has done all that it was given, so that a clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def _no_such(device: str) -> UserError:
     return UserError(f"device '{device}' is not available here; expected auto, cpu, cuda, cuda:N or mps")
 

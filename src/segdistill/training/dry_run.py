@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from segdistill.distiller import Distiller
+from segdistill.machine import peak_memory_mb
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.recipe import Data
+from segdistill.training.device import wait_for
 from segdistill.training.loop import TrainingLoop
 
 #: Steps that are timed, after a first one that is not: memory is set up in it, and kernels are chosen.
@@ -93,9 +94,9 @@ def dry_run(loop: TrainingLoop, data: Data, config: Mapping[str, Any]) -> DryRun
     rate = f"{loop.config.batch_size / step:.1f} images/s"
     rows.append(("time", "step", f"{step:.3f} s, {rate} ({min(times):.3f} to {max(times):.3f} s)"))
     if preparing:
-        rows.append(("time", "pre-stage", f"about {_duration(preparing)}"))
-    rows.append(("time", "epoch", f"about {_duration(epoch)}, and {_duration(validation)} for a validation"))
-    rows.append(("time", "in all", f"about {_duration(total)} for {epochs} epochs with {validations} validations"))
+        rows.append(("time", "pre-stage", f"about {duration(preparing)}"))
+    rows.append(("time", "epoch", f"about {duration(epoch)}, and {duration(validation)} for a validation"))
+    rows.append(("time", "in all", f"about {duration(total)} for {epochs} epochs with {validations} validations"))
     place = str(device) if device.type == "cuda" else "this process"
     rows.append(("memory", "peak", "not known on this machine" if peak is None else f"{peak / 1e9:.2f} GB, {place}"))
     return DryRun(tuple(rows), terms, step, epoch, total, peak)
@@ -146,7 +147,7 @@ def _endless(loop: TrainingLoop) -> Iterator[Any]:
 def _timed(loop: TrainingLoop, batches: Iterator[Any]) -> float:
     began = time.perf_counter()
     loop._step(batches)
-    _wait(loop.fabric.device)
+    wait_for(loop.fabric.device)
     return time.perf_counter() - began
 
 
@@ -158,7 +159,7 @@ def _time_pre_stage(loop: TrainingLoop, batches: Iterator[Any]) -> float:
     began = time.perf_counter()
     with loop.fabric.autocast():
         learner.prepare([next(batches)])
-    _wait(loop.fabric.device)
+    wait_for(loop.fabric.device)
     return (time.perf_counter() - began) * loop.sampler.batches * loop.config.accumulate
 
 
@@ -174,25 +175,16 @@ def _time_validation(loop: TrainingLoop) -> float:
             images, labels = next(batches)
             device = loop.fabric.device
             loop.counts.update(network(images.to(device)), labels.to(device))
-            _wait(device)
+            wait_for(device)
             seconds = time.perf_counter() - began
     return seconds * len(loader)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _peak_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return None
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    peak = peak_memory_mb()
+    return None if peak is None else int(1e6 * peak)
 
 
 def _hyper_parameters(values: Mapping[str, Any]) -> str:
@@ -203,11 +195,11 @@ def _macs(count: int) -> str:
     return f"{count / 1e9:.2f} G MACs" if count >= 1e7 else f"{count / 1e6:.3f} M MACs"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds as one number of a fitting unit.
 
     Example:
-        >>> [_duration(number) for number in (0.25, 90, 5400, 200_000)]
+        >>> [duration(number) for number in (0.25, 90, 5400, 200_000)]
         ['0.2 s', '90 s', '90 min', '2.3 days']
     """
     for unit, length, most in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):

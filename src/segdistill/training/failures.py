@@ -34,15 +34,15 @@ def told(fabric: Fabric, config: Mapping[str, Any], data: Data, train: TrainConf
     except torch.OutOfMemoryError as error:
         methods = ", ".join(name for one in config.get("method", []) for name in one)
         method = f" with {methods}" if methods else ""
-        crop = " x ".join(str(side) for side in data.augmentation.crop or ())
-        smaller = (
-            f"try train.accumulate {2 * train.accumulate} (the same batch in smaller parts)"
-            if train.batch_size // parts > 1
-            else f"try data.crop of {' x '.join(str(side // 2) for side in data.augmentation.crop or ())}"
-        )
+        together, crop = train.batch_size // parts, data.augmentation.crop
+        what = "images" if crop is None else f"crops of {crop[0]} x {crop[1]}"
+        if together > 1:
+            factor = next(number for number in range(2, together + 1) if together % number == 0)
+            smaller = f"try train.accumulate {factor * train.accumulate} (the same batch in smaller parts)"
+        else:
+            smaller = "try a data.crop" if crop is None else f"try data.crop of {crop[0] // 2} x {crop[1] // 2}"
         raise UserError(
-            f"{fabric.device} has too little memory for batches of {train.batch_size // parts} crops of "
-            f"{crop}{method}: {smaller}"
+            f"{fabric.device} has too little memory for batches of {together} {what}{method}: {smaller}"
         ) from error
     except UserError:
         raise

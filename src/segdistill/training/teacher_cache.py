@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,21 +18,20 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.loading import TrainingSamples
 from segdistill.datasets.base import SegmentationDataset, Window
-from segdistill.datasets.checking import STRIP
+from segdistill.datasets.checking import STRIP, in_threads
 from segdistill.distiller import AbsentTeacher, Distiller
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, write_json
 from segdistill.networks.folder import CARD_FILE
+from segdistill.networks.loading import weights_file
 from segdistill.networks.network import Network
 from segdistill.networks.views import NetworkInfo, Tap, Views
-from segdistill.networks.weights import WEIGHTS_FILE
 from segdistill.training.progress import tracked
 
 #: Changes when an older cache would mean something else: another layout, or other values under a target's name.
@@ -287,7 +285,7 @@ class TeacherCache:
         self._write_manifest({**manifest, "targets": {**manifest["targets"], **fresh}})
 
     def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        for left in self.folder.glob(f".*{UNFINISHED}"):  # by a kill
+        for left in self.folder.glob(f".{MANIFEST_FILE}*{UNFINISHED}"):  # by a kill
             left.unlink(missing_ok=True)
         write_json(self.folder / MANIFEST_FILE, manifest)
 
@@ -505,16 +503,15 @@ def _teacher_hash(teacher: str | Path, teacher_weights: str | None) -> str:
     """Of all that makes a teacher what it is: its weights, how it is built and how it wants its images."""
     folder = Path(teacher)
     digest = hashlib.sha256()
+    cards: list[Path] = []
     if folder.is_dir():
         # A transformers or smp network has the rest of its configuration in config.json.
         cards = [file for file in (folder / CARD_FILE, folder / "config.json") if file.exists()]
-        weights = folder / WEIGHTS_FILE if teacher_weights is None else Path(teacher_weights)
     elif teacher_weights is None:
         raise UserError(f"teacher '{teacher}' is no run folder and has no teacher_weights; expected one of them")
     else:
         digest.update(str(teacher).encode())
-        cards, weights = [], Path(teacher_weights)
-    for file in (*cards, weights / WEIGHTS_FILE if weights.is_dir() else weights):
+    for file in (*cards, weights_file(teacher, teacher_weights)):
         try:
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
@@ -537,14 +534,6 @@ def _data_hash(dataset: SegmentationDataset, progress: bool) -> str:
         return digest.digest()
 
     total = hashlib.blake2b(digest_size=8)
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for digest in track(
-            pool.map(one, range(len(dataset))),
-            description="hashing images",
-            total=len(dataset),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not progress,
-        ):
-            total.update(digest)
+    for digest in in_threads(one, len(dataset), "hashing images", progress):
+        total.update(digest)
     return total.hexdigest()
