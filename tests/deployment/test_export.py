@@ -370,6 +370,7 @@ def test_bad_input(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     fails(capsys, [model, "--outputs", "logits"], "unknown outputs 'logits'")
     fails(capsys, [model, "--size", "512x"], "size is '512x', expected height and width")
     fails(capsys, [model, "--size", "0x32"], "size is '0x32'")
+    fails(capsys, [model, "--size", "100000x100000"], "size is 100000 x 100000, 10000 million pixels at once; expected")
     fails(capsys, [model, "--batch", "0"], "batch is 0")
     fails(capsys, [model, "--calibration", "0"], "calibration is 0")
     fails(capsys, [model, "--output", str(tmp_path / "net.pt")], "net.pt ends in '.pt', expected .onnx")

@@ -16,11 +16,13 @@ from PIL import Image
 import segdistill
 from segdistill.cluster import spread
 from segdistill.datasets.images import read_rgb
+from segdistill.deployment.export import export
 from segdistill.deployment.predict import predict, predict_files
 from segdistill.deployment.prediction import Options, Wanted
 from segdistill.deployment.predictor import Predictor, open_predictor
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
+from segdistill.training.run_folder import RunFolder
 from tests.deployment.pointwise import CLASSES, PALETTE, Counted, labels_of, predictor
 from tests.tiny import tiny_network
 from tests.training.runs import SCENES, STUDENT
@@ -389,7 +391,7 @@ def test_what_is_no_model_is_told(tmp_path: Path, finished: Path, damage: Callab
 
 def test_a_model_of_other_bands_than_rgb_is_told(tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a.png has 3 bands, but the model takes 4; name those to read"):
+    with pytest.raises(UserError, match=r"a.png has 3 bands, but the model takes 4$"):
         predict_files(predictor(in_channels=4), tmp_path / "a.png", tmp_path / "out.png")
 
 
@@ -453,3 +455,20 @@ def test_shares_of_a_cluster(finished: Path, tmp_path: Path, options: dict[str, 
     photo(tmp_path / "a.png")
     with pytest.raises(UserError, match=told):
         predict(model=finished, input=str(tmp_path / "a.png"), output=tmp_path / "out", engine="ray", **options)
+
+
+def test_what_a_user_should_know_of_the_labels(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    config = RunFolder(run).read_config()
+    write_yaml(run / "config.yaml", config | {"data": config["data"] | {"resize": [96, 128]}})
+    photo(tmp_path / "a.png")
+    predict(model=run, input=tmp_path / "a.png", output=tmp_path / "a-labels.png", device="cpu")
+    assert "note: the model was trained on images resized to 96 x 128" in capsys.readouterr().err
+    file = export(run=run, size="64x80", images=tmp_path / "a.png", quiet=True).path
+    predict(model=file, input=tmp_path / "a.png", output=tmp_path / "b-labels.png")
+    assert "note: model.onnx sees 64 x 80 pixels at once" in capsys.readouterr().err
+    predict(model=finished, input=tmp_path / "a.png", output=tmp_path / "c-labels.png", device="cpu")
+    assert "note:" not in capsys.readouterr().err

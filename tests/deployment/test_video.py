@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from segdistill.deployment.predict import predict_files
 from segdistill.deployment.prediction import Wanted
@@ -20,6 +21,7 @@ av = pytest.importorskip("av")
 
 def film(path: Path, count: int = 5, size: tuple[int, int] = (21, 33), rate: int = 25) -> np.ndarray:
     """A video of noise, kept exactly; its frames (N, H, W, 3). Every second frame is shown twice as long."""
+    path.parent.mkdir(exist_ok=True)
     frames = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
     with av.open(str(path), "w", format="matroska") as container:
         stream = container.add_stream("ffv1", rate=Fraction(rate))
@@ -53,6 +55,14 @@ def test_a_video_becomes_one_of_class_indices(tmp_path: Path, size: tuple[int, i
     with av.open(str(found)) as container:
         assert container.metadata["CLASSES"] == ", ".join(CLASSES)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"street.mkv", "street-overlay.mp4"}
+
+
+def test_a_folder_of_photos_and_videos(tmp_path: Path) -> None:
+    film(tmp_path / "in" / "a.mkv", count=2)
+    Image.new("RGB", (33, 21)).save(tmp_path / "in" / "b.png")
+    found = predict_files(predictor(), tmp_path / "in", tmp_path / "out")
+    assert found == [tmp_path / "out" / "a.mkv", tmp_path / "out" / "b.png"]
+    assert all(path.is_file() for path in found)
 
 
 def test_the_overlay_is_half_colour_half_frame(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from segdistill.deployment.predict import predict
 EXAMPLES = """\
   segdistill predict runs/brd photo.jpg -o photo-labels.png
   segdistill predict runs/brd photos -o labels --overlay
-  segdistill predict runs/brd 'photos/**/*.jpg' -o labels --flips horizontal
+  segdistill predict runs/brd a.jpg b.tif 'photos/**/*.jpg' -o labels --flips horizontal
   segdistill predict runs/aerial city.tif -o city-labels.tif --probabilities --vector
   segdistill predict runs/brd drive.mp4 -o drive-labels.mkv --overlay
   segdistill predict runs/aerial maps -o labels --engine ray --cpus-per-image 4
@@ -22,7 +22,7 @@ The same command goes on where it was stopped."""
 
 def run(argv: Sequence[str]) -> None:
     """Predicts label maps."""
-    call(predict, _options(argv), name="predict MODEL INPUT -o OUTPUT", first=None, examples=EXAMPLES)
+    call(predict, _options(argv), name="predict MODEL INPUT... -o OUTPUT", first=None, examples=EXAMPLES)
 
 
 def _options(argv: Sequence[str]) -> list[str]:

@@ -93,8 +93,8 @@ class About:
             format = facts.get("format", 0)
             if isinstance(format, int) and format > FORMAT:
                 raise UserError(
-                    f"model {file} was made by segdistill {facts['segdistill']}, which is newer than this one "
-                    f"({__version__}); update segdistill, or export it again with this one"
+                    f"model {file} has format {format} of segdistill {facts['segdistill']}, newer than {FORMAT}, which "
+                    f"this one ({__version__}) reads; update segdistill, or export it again with this one"
                 )
             return cls._from_facts(facts)
         except UserError:

@@ -231,6 +231,10 @@ def parse_size(size: str | Sequence[int], argument: str) -> tuple[int, int]:
     raise UserError(f"{argument} is {size!r}, expected height and width in pixels, such as 512x512")
 
 
+MOST_PIXELS = 2**26
+"""Of one batch that a file may be made for; it is run to be compared, and takes memory in proportion."""
+
+
 def _checked(
     format: str, layout: str, outputs: str, size: str | list[int] | None, batch: int | None
 ) -> tuple[Format, Form]:
@@ -242,6 +246,11 @@ def _checked(
     if batch is not None and batch < 1:
         raise UserError(f"batch is {batch}, expected at least 1")
     shape = None if size is None else parse_size(size, "size")
+    if shape is not None and (pixels := shape[0] * shape[1] * (batch or 1)) > MOST_PIXELS:
+        raise UserError(
+            f"size is {shape[0]} x {shape[1]}, {pixels / 1e6:.0f} million pixels at once; expected at most "
+            f"{MOST_PIXELS / 1e6:.0f} million: larger images are for any size, in windows"
+        )
     return FORMATS[format], Form(cast(Any, layout), cast(Any, outputs), shape, batch)
 
 

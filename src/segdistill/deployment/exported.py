@@ -84,10 +84,14 @@ def _lengthened(images: Tensor, axis: int, length: int) -> Tensor:
 
 
 def _opened(path: Path, kind: Format) -> File:
+    if path.suffix.lower() == ".xml" and not path.with_suffix(".bin").is_file():
+        raise UserError(f"model {path} lacks its weights: {path.with_suffix('.bin').name} is not beside it")
     try:
         return kind.open(path)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # each library has its own errors
         lines = (str(error).strip() or type(error).__name__).splitlines()
-        raise UserError(f"model {path} cannot be read, it is damaged or no {path.suffix} model: {lines[0]}") from None
+        # OpenVINO begins with the places in its own source.
+        reason = next((line for line in lines if not line.startswith(("Exception from ", "Check '"))), lines[0])
+        raise UserError(f"model {path} cannot be read, it is damaged or no {path.suffix} model: {reason}") from None

@@ -147,9 +147,10 @@ class Raster:
             self._read = plain
             self._colors = _color_table(file, plain[0])
         else:
+            advice = f"; name those to read, such as --bands '{list(range(1, in_channels + 1))}'"
             raise UnreadableError(
-                f"{path} has {len(plain)} band{'s' * (len(plain) > 1)}, but the model takes {in_channels}; name those "
-                f"to read, such as --bands '{list(range(1, in_channels + 1))}'"
+                f"{path} has {len(plain)} band{'s' * (len(plain) > 1)}, but the model takes {in_channels}"
+                f"{advice * (len(plain) > in_channels)}"
             )
 
     @contextmanager

@@ -63,7 +63,10 @@ def write_folder(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".exporting-", dir=folder.parent) as temporary:
             made = Path(temporary) / folder.name
-            network.save(made)
+            try:
+                network.save(made)
+            except UserError as error:  # it speaks of the temporary folder
+                raise UserError(str(error).replace(str(made), str(folder))) from None
             if library == "transformers":
                 _name_classes(made / "config.json", predictor.classes)
             write_text(made / "README.md", model_card(run, network, predictor, library))

@@ -24,6 +24,9 @@ RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 PICTURES = tuple(suffix for suffix in SUFFIXES if suffix not in RASTERS)
 """Files that are read whole and become PNGs."""
 
+IN_FOLDERS = (*dict.fromkeys([*SUFFIXES, *(suffix for suffix in RASTERS if suffix != ".vrt"), *VIDEOS]),)
+"""What is taken of a folder: all but files that are made of others there."""
+
 _TARGETS = {"raster": (".tif", ".tiff"), "picture": (".png",), "video": (".mkv",)}
 """What the label map of each kind may end in; the first where the user does not say."""
 
@@ -57,7 +60,7 @@ def find_items(given: str | Path | Sequence[str | Path], output: Path) -> list[I
     """The files that are meant, and where their label maps go.
 
     Args:
-        given: a file, a folder (all images in it and in its folders), a pattern such as ``photos/*.jpg`` or
+        given: a file, a folder (all images and videos in it and in its folders), a pattern such as ``photos/*.jpg`` or
             ``photos/**/*.jpg``, or a list of these.
         output: for one file a file of the same kind or a folder, else a folder; the folders in a folder are kept.
 
@@ -122,13 +125,13 @@ def _files(entry: str, output: Path) -> list[tuple[Path, Path]]:
         found = [
             (file, file.relative_to(path))
             for file in sorted(path.rglob("*"))
-            if file.suffix.lower() in SUFFIXES
+            if file.suffix.lower() in IN_FOLDERS
             # A leading dot marks droppings of file systems, and folders of unfinished work.
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
             and (inside is None or inside not in file.resolve().parents)
         ]
         if not found:
-            raise UserError(f"{path} holds no image; expected files ending in {' '.join(SUFFIXES)}")
+            raise UserError(f"{path} holds no image; expected files ending in {' '.join(IN_FOLDERS)}")
         return found
     if path.exists():
         return [(_checked_kind(path), Path(path.name))]

@@ -141,6 +141,8 @@ def _run(job: Prediction, items: Sequence[Item], elsewhere: Elsewhere | None = N
     _check_wanted(job, items)
     job.keys = {item.target: _key(job, item) for item in items}
     todo = [item for item in items if not _is_done(job, item)]
+    for line in job.predictor.notes:
+        job.note(f"note: {line}")
     started = time.perf_counter()
     with _progress(job) as bar:
         files = bar.add_task("", total=len(todo), visible=len(todo) > 1)

@@ -17,8 +17,9 @@ from segdistill.deployment.predictor import Predictor
 from segdistill.deployment.windows import Flips, Grid, Piece, blended, flipped, label_map
 from segdistill.errors import UserError
 
-OVERLAP = 1 / 8
-"""Share of a window's side that it has in common with its neighbour."""
+OVERLAP = 1 / 16
+"""Share of a window's side that it has in common with its neighbour. Twice as much changed mIoU by less than 0.3 points
+either way, and costs an eighth of the speed (docs/deployment.md)."""
 
 WINDOWS_AT_ONCE = 8
 """Windows per batch on a device that is the faster for it."""

@@ -44,6 +44,7 @@ class Predictor:
         only_8_bits: whether it was trained on images of 8 bits alone.
         batch: number of windows that it computes at once, however few it is given; None: any.
         device: where it computes.
+        notes: what a user should know of its labels, a line each.
 
     Raises:
         UserError: for more than 255 classes.
@@ -60,6 +61,7 @@ class Predictor:
     only_8_bits: bool = False
     batch: int | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) > IGNORE_INDEX:
@@ -98,6 +100,7 @@ def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
         bands=None if bands is None else tuple(bands),
         only_8_bits=bool(data) and bands is None,
         device=chosen,
+        notes=_notes_of(data),
     )
 
 
@@ -123,7 +126,20 @@ def _open_file(path: Path, device: str) -> Predictor:
         bands=about.bands,
         only_8_bits=about.dtype == "uint8",
         batch=about.form.batch,
+        notes=()
+        if size is None
+        else (
+            f"{path.name} sees {size[0]} x {size[1]} pixels at once; of larger images its labels differ from those of "
+            "a file of any size, which sees more",
+        ),
     )
+
+
+def _notes_of(data: Mapping[str, Any]) -> tuple[str, ...]:
+    if data.get("resize") is None:
+        return ()
+    size = " x ".join(str(side) for side in data["resize"])
+    return (f"the model was trained on images resized to {size}; these are taken at the size that they have",)
 
 
 def _stride(network: Network) -> int:
