@@ -3,7 +3,6 @@ from __future__ import annotations
 import multiprocessing
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -114,13 +113,12 @@ def test_a_file_that_breaks_while_training_is_told_in_one_sentence(tmp_path: Pat
     broken = tmp_path / "images/train/train1.png"
     broken.write_bytes(broken.read_bytes()[:100])
     sentence = rf"^{broken} cannot be read, it is truncated or no image: [^\n]*$"
-    loaders: list[Callable[[], object]] = [
-        lambda: list(training_loader(dataset, AUGMENTATION, batch_size=2, seed=0, workers=workers)),
-        lambda: list(evaluation_loader(dataset, batch_size=2, workers=workers)),
-    ]
-    for load in loaders:
-        with pytest.raises(UserError, match=sentence):
-            load()
+    for loader in (
+        training_loader(dataset, AUGMENTATION, batch_size=2, seed=0, workers=workers),
+        evaluation_loader(dataset, batch_size=2, workers=workers),
+    ):
+        with reading(loader), pytest.raises(UserError, match=sentence):
+            list(loader)
 
 
 def test_the_processes_end_with_the_reading() -> None:

@@ -107,13 +107,13 @@ def test_fine_tuned_with_rounding_and_a_teacher(
     run: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "net.onnx"
-    options = ["--int8", "--calibration", "8", "--finetune", "2", "--teacher", str(teacher), "--output", str(file)]
+    options = ["--int8", "--calibration", "8", "--finetune", "1", "--teacher", str(teacher), "--output", str(file)]
     before = fingerprint(run)
     assert main(["export", str(run), *options]) == 0
     assert fingerprint(run) == before  # the run keeps its own weights
     report = json.loads((tmp_path / "net-int8.onnx.json").read_text())
     cost = report["cost"]
-    assert report["finetune"] == {"epochs": 2, "teacher": str(teacher)}
+    assert report["finetune"] == {"epochs": 1, "teacher": str(teacher)}
     printed = capsys.readouterr().out
     assert "int8 fine-tuned" in printed
     for stage in ("before", "post_training", "after"):

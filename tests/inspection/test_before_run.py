@@ -118,8 +118,8 @@ def test_few_files_are_read_for_finding_equal_ones(tmp_path: Path, monkeypatch: 
     files["f"].write_bytes(almost)
     (tmp_path / "other-size").write_bytes(files["c"].read_bytes() + b"x")
     read: list[Path] = []
-    whole = duplicates._content
-    monkeypatch.setattr(duplicates, "_content", lambda path: (read.append(path), whole(path))[1])
+    whole = duplicates.digest
+    monkeypatch.setattr(duplicates, "digest", lambda path: (read.append(path), whole(path))[1])
     train = [files[name] for name in "abcd"]
     (finding,) = same_files({"train": train, "val": [files["e"], files["f"], tmp_path / "other-size"]})
     assert finding.files == (f"{files['a']} = {files['e']}",)

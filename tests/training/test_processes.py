@@ -123,7 +123,7 @@ def test_accumulated_batches_make_the_same_run(tmp_path: Path, teacher: Path) ->
 
 def test_sigterm_ends_all_and_loses_nothing(tmp_path: Path, teacher: Path) -> None:
     """The scheduler's way: SIGTERM to every process. With weights shared out, so that a checkpoint gathers them all."""
-    train = TRAIN | {"epochs": 30}
+    train = TRAIN | {"epochs": 14}
     recipe = write_recipe(tmp_path / "recipe.yaml", teacher, train=train, method=["brd", "drd"], weights="auto")
     first = start(recipe, tmp_path / "run", "--devices", "2", "--strategy", "fsdp")
     deadline = time.monotonic() + 120
@@ -140,5 +140,5 @@ def test_sigterm_ends_all_and_loses_nothing(tmp_path: Path, teacher: Path) -> No
     _, errors = again.communicate(timeout=200)
     assert again.returncode == 0, errors
     run = RunFolder(tmp_path / "run")
-    assert len(run.read_history()) == 30
+    assert len(run.read_history()) == 14
     assert set(run.read_config()["weights"]) == {"brd.boundary", "brd.relation", "brd.kd", "drd.spatial", "drd.channel"}
