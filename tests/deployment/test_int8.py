@@ -26,6 +26,7 @@ from segdistill.deployment.predictor import open_predictor
 from segdistill.deployment.sample_images import at_size, spread_images
 from segdistill.deployment.to_onnx import OnnxFile
 from segdistill.deployment.to_openvino import OpenVinoFile
+from segdistill.errors import UserError
 from segdistill.metrics.scores import scores_from_confusion
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
@@ -182,6 +183,17 @@ def test_rounding_has_256_levels_and_a_gradient(run: Path) -> None:
     first = rounded.get_parameter("model.stem.0.weight").grad
     assert first is not None
     assert first.abs().max() > 0
+
+
+def test_without_a_compiler(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise RuntimeError("Error checking compiler version for c++")
+
+    monkeypatch.setattr("nncf.torch.force_build_cpu_extensions", fails)
+    with pytest.raises(
+        UserError, match=rf"the network of {run} cannot be fine-tuned in 8 bits: Error checking compiler"
+    ):
+        rounding(load_run(run), [torch.rand(1, 3, 64, 64)], run)
 
 
 def test_bad_fine_tuning(run: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

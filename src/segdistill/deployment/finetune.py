@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import io
 from dataclasses import replace
 from itertools import islice
@@ -128,6 +129,9 @@ def rounding(network: Network, batches: list[torch.Tensor], run: Path) -> Networ
     nncf = quiet_nncf()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
+            # It compiles a few lines of C++ the first time: here, where a missing compiler is told of, without the
+            # minute that it allows itself later.
+            importlib.import_module("nncf.torch").force_build_cpu_extensions()
             found = nncf.quantize(
                 copy.deepcopy(network).eval(),
                 nncf.Dataset(batches),
