@@ -100,6 +100,8 @@ def test_wrong_arguments_are_told_apart() -> None:
         Distiller(teacher, student, ["kd"])  # type: ignore[list-item]
     with pytest.raises(UserError, match="expected segdistill methods"):
         Distiller(teacher, student, KD)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="method is 'kd', expected segdistill methods"):
+        Distiller(teacher, student, "kd")  # type: ignore[arg-type]
     twice = KD()
     with pytest.raises(UserError, match="the same kd stands twice"):
         Distiller(teacher, student, [twice, twice])

@@ -112,7 +112,7 @@ class Distiller(nn.Module):
             )
         if ignored not in ("skip", "distil"):
             raise UserError(f"ignored is '{ignored}', expected 'skip' or 'distil'")
-        methods = list(method) if isinstance(method, Sequence) else [method]
+        methods: list[Any] = list(method) if isinstance(method, list | tuple) else [method]
         self.student = student
         self.methods = nn.ModuleDict()
         for one in methods:

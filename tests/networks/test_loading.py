@@ -60,7 +60,7 @@ SEGFORMER = (
             "transformers:upernet?backbone_config={model_type: swin, dephts: [1]}",
             "unknown option .* 'dephts': did you mean 'depths'",
         ),
-        ("transformers:segfomer", "unknown transformers network, nor .* 'segfomer': did you mean 'segformer'"),
+        ("transformers:segfomer", "unknown transformers network or folder 'segfomer': did you mean 'segformer'"),
         ("smp:DeepLabV3Plus:resnet18?output_stride=8", "did you mean 'encoder_output_stride'"),
         ("python:tests.networks.tiny", "cannot be read: expected python:module:function"),
         (

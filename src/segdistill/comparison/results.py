@@ -474,8 +474,7 @@ def row_difference(row: Row, other: Row) -> Difference | None:
 
 
 def _seeds(difference: Difference | None) -> int:
-    """Of how many seeds the smaller side of a difference is."""
-    return 0 if difference is None else min(len(difference.candidate.runs), len(difference.baseline.runs))
+    return 0 if difference is None else verdict.seeds_of(difference)
 
 
 def _warnings(rows: Sequence[Row], images: int, recipe: Mapping[str, Any]) -> tuple[str, ...]:

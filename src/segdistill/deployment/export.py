@@ -249,7 +249,7 @@ def _checked(
     if shape is not None and (pixels := shape[0] * shape[1] * (batch or 1)) > MOST_PIXELS:
         raise UserError(
             f"size is {shape[0]} x {shape[1]}, {pixels / 1e6:.0f} million pixels at once; expected at most "
-            f"{MOST_PIXELS / 1e6:.0f} million: larger images are for any size, in windows"
+            f"{MOST_PIXELS / 1e6:.0f} million; without size the file takes any"
         )
     return FORMATS[format], Form(cast(Any, layout), cast(Any, outputs), shape, batch)
 

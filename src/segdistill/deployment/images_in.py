@@ -24,7 +24,7 @@ RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 PICTURES = tuple(suffix for suffix in SUFFIXES if suffix not in RASTERS)
 """Files that are read whole and become PNGs."""
 
-IN_FOLDERS = (*dict.fromkeys([*SUFFIXES, *(suffix for suffix in RASTERS if suffix != ".vrt"), *VIDEOS]),)
+IN_FOLDERS = (*PICTURES, *(suffix for suffix in RASTERS if suffix != ".vrt"), *VIDEOS)
 """What is taken of a folder: all but files that are made of others there."""
 
 _TARGETS = {"raster": (".tif", ".tiff"), "picture": (".png",), "video": (".mkv",)}

@@ -110,11 +110,14 @@ def _open_file(path: Path, device: str) -> Predictor:
     model = ExportedModel(path)
     about, size = model.about, model.about.form.size
     window, stride = about.window, about.stride
+    notes: tuple[str, ...] = ()
     if size is not None:
         window = min(size)
         # Four strides to a window at least, see `predict`; scores near its edges then differ a little from those of
         # the whole image.
         stride = min(stride, max(1, window // 4))
+        told = "of larger images its labels differ from those of a file of any size, which sees more"
+        notes = (f"{path.name} sees {size[0]} x {size[1]} pixels at once; {told}",)
     return Predictor(
         scores=model,
         in_channels=about.channels,
@@ -126,12 +129,7 @@ def _open_file(path: Path, device: str) -> Predictor:
         bands=about.bands,
         only_8_bits=about.dtype == "uint8",
         batch=about.form.batch,
-        notes=()
-        if size is None
-        else (
-            f"{path.name} sees {size[0]} x {size[1]} pixels at once; of larger images its labels differ from those of "
-            "a file of any size, which sees more",
-        ),
+        notes=notes,
     )
 
 

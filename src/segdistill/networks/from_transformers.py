@@ -202,7 +202,7 @@ def _pretrained(request: Request) -> Any:
 
     folder = Path(request.name)
     if not folder.is_dir() and "/" not in request.name:
-        raise unknown_name("transformers network, nor a folder here:", request.name, FAMILIES)
+        raise unknown_name("transformers network or folder", request.name, FAMILIES)
     if not folder.is_dir() and (folder.is_absolute() or request.name.startswith(".") or request.name.count("/") != 1):
         raise UserError(
             f"network '{request.spec}': '{request.name}' is neither a folder, nor a name on the hub "

@@ -360,7 +360,7 @@ class TrainingLoop:
         self._check_finite()
         # A part of a shared-out tensor may be empty, which has a sum and no maximum.
         values = [value for value in self.learner.state_dict().values() if value.is_floating_point()]
-        sums = [value.cpu() for value in gathered([value.abs().sum() for value in values])]
+        sums = [value.to(self.fabric.device) for value in gathered([value.abs().sum() for value in values])]
         if not bool(torch.isfinite(torch.stack(sums)).all()):
             done = self.batch == self.sampler.batches
             raise _not_finite("the weights", self.epoch, "at its end" if done else f"by batch {self.batch}")

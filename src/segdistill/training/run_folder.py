@@ -134,7 +134,8 @@ class RunFolder:
 
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes in order: the recipe's, the finished run's, or the data set's; None where none says."""
-        data = (self.read_config().get("data") or {}) if self.config_file.exists() else {}
+        data = self.read_config().get("data") if self.config_file.exists() else None
+        data = data if isinstance(data, Mapping) else {}
         kind = DATASETS.get(str(data.get("dataset")))
         metrics = self.read_metrics() or {}
         known = (data.get("classes"), metrics.get("iou"), getattr(kind, "CLASSES", None))

@@ -75,8 +75,8 @@ def whole_network(network: nn.Module) -> Iterator[None]:
     finally:
         for part in parts:
             part.reshard()
-            # As `fully_shard` sets it: the outermost part stays until the backward pass, which begins with it.
-            part.set_reshard_after_forward(part is not network, recurse=False)
+            # A network's outermost part stays until the backward pass, which begins with it.
+            part.set_reshard_after_forward(not isinstance(part, Network), recurse=False)
             part.set_reshard_after_backward(True, recurse=False)
 
 
