@@ -1,8 +1,9 @@
-"""What a distillation step costs once the teacher's targets are kept, as a ratio to the student's own step.
+"""What a distillation step costs once the teacher's teacher_outputs are kept, as a ratio to the student's own step.
 
 The floor is what the student pays alone: forward pass, cross-entropy, backward pass, optimiser step. A method's cached
-step is that, its targets brought to float32 on the device as in training, and everything the method does; the live one
-asks the teacher instead. Reading the kept targets is the loader's work and stands beside it: MB and ms of one image.
+step is that, its teacher outputs brought to float32 on the device as in training, and everything the method does; the
+live one asks the teacher instead. Reading the kept outputs is the loader's work and stands beside it: MB and ms of one
+image.
 
     python benchmarks/cache.py                      # the shipped recipe's pair, 256 x 256, batch 8
     python benchmarks/cache.py --device cuda --size 512 512
@@ -30,13 +31,13 @@ from segdistill import Distiller, Network, Supervised, load_network
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.loading import TrainingSamples, training_loader
 from segdistill.datasets import SyntheticAerial
+from segdistill.device import choose_device, choose_precision
 from segdistill.distiller import AbsentTeacher
 from segdistill.methods import METHODS
 from segdistill.training.config import TrainConfig
-from segdistill.training.device import choose_device, choose_precision
-from segdistill.training.engine import Machines, launch
 from segdistill.training.loop import Kept
-from segdistill.training.teacher_cache import TeacherCache, target_names
+from segdistill.training.strategies import Machines, launch
+from segdistill.training.teacher_cache import TeacherCache, teacher_output_names
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "idd-lite"
 CLASSES = 7
@@ -117,7 +118,7 @@ def _filled(
     """A cache of one view of every image, with what ``method`` needs."""
     distiller = Distiller(teacher, copy.deepcopy(student), METHODS[method]()).to(fabric.device)
     cache = TeacherCache(folder, {}, images=len(dataset), views=1)
-    cache.want(target_names(distiller))
+    cache.want(teacher_output_names(distiller))
     samples = TrainingSamples(dataset, augmentation, seed=0, views=1)
     cache.fill(distiller, samples, batch_size=8, workers=0, fabric=fabric, console=Console(quiet=True), progress=False)
     return cache
@@ -136,7 +137,7 @@ def _milliseconds_per_record(cache: TeacherCache, images: int) -> float:
 
 
 def _step(learner: torch.nn.Module, batch: list[Any], fabric: Fabric) -> Callable[[], None]:
-    """One training step on ``batch``: images, labels and, where the teacher is absent, its targets."""
+    """One training step on ``batch``: images, labels and, where the teacher is absent, its teacher_outputs."""
     device = fabric.device
     learner.to(device).to(memory_format=torch.channels_last).train()
     optimizer = TrainConfig().build_optimizer(learner.named_parameters())
@@ -144,7 +145,7 @@ def _step(learner: torch.nn.Module, batch: list[Any], fabric: Fabric) -> Callabl
     labels = batch[1].to(device)
 
     def step() -> None:
-        kept = [Kept(targets, device).targets for targets in batch[2:]]
+        kept = [Kept(teacher_outputs, device).teacher_outputs for teacher_outputs in batch[2:]]
         with fabric.autocast():
             loss = learner(images, labels, *kept).loss
         optimizer.zero_grad()

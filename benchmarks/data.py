@@ -30,9 +30,9 @@ from rich.table import Table
 from segdistill import Supervised, load_network
 from segdistill.data import TrainingSamples
 from segdistill.data.loading import padded_batch
+from segdistill.device import choose_device, choose_precision
 from segdistill.recipe import Data, build_data, keep_decoded
 from segdistill.training.config import TrainConfig
-from segdistill.training.device import choose_device, choose_precision
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "idd-lite" / "alone.yaml"
 BATCH = 16
@@ -62,7 +62,7 @@ def main() -> None:
         table.title = f"images / s of one core: {size} pixels as read, crops of {crop}, batches of {BATCH}"
         table.caption = f"the student trains on {eaten:.1f} images / s ({place})"
         for label, keep in (("nowhere", None), ("ram", "ram"), ("disk", str(Path(name) / "kept"))):
-            data = keep_decoded(build_data(values | {"keep": keep}), Console(quiet=True))
+            data = keep_decoded(build_data(values | {"decoded_cache": keep}), Console(quiet=True))
             rates = [rate(work, options.seconds) for work in works(data)]
             table.add_row(label, *(f"{one:.0f}" for one in rates), f"{rates[-1] / eaten:.1f} x")
         Console(width=110).print(table)

@@ -21,9 +21,9 @@ from rich.table import Table
 from torch import Tensor
 
 from segdistill import Network, load_network
-from segdistill.comparison.evaluate import measure
 from segdistill.data.loading import evaluation_loader
 from segdistill.datasets import SegmentationDataset, SyntheticAerial
+from segdistill.evaluation.evaluate import measure
 
 
 class InMemory(SegmentationDataset):

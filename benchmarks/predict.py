@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from segdistill import load_network
-from segdistill.deployment.predict import predict_files
-from segdistill.deployment.prediction import OVERLAP, WINDOWS_AT_ONCE, Options, Wanted, window_and_overlap
-from segdistill.deployment.predictor import WINDOW, open_predictor
-from segdistill.deployment.windows import Grid
+from segdistill.prediction.predict import predict_files
+from segdistill.prediction.prediction import OVERLAP, WINDOWS_AT_ONCE, Options, Wanted, window_and_overlap
+from segdistill.prediction.predictor import WINDOW, open_predictor
+from segdistill.prediction.windows import Grid
 
 CLASSES = 6
 ROWS = 512

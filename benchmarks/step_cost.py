@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from segdistill import Distiller, Supervised, load_network
+from segdistill.device import choose_device, choose_precision
 from segdistill.methods import METHODS
 from segdistill.training.config import TrainConfig
-from segdistill.training.device import choose_device, choose_precision
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "idd-lite"
 

@@ -33,12 +33,12 @@ from segdistill import Distiller, RunFolder, TrainConfig, load_network
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.loading import EpochSampler, training_loader
 from segdistill.datasets import SyntheticAerial
+from segdistill.device import choose_device, choose_precision
 from segdistill.methods import KD
+from segdistill.progress import Bar
 from segdistill.training.balance import Balance
-from segdistill.training.device import choose_device, choose_precision
-from segdistill.training.engine import Machines, StopSignals, launch
 from segdistill.training.loop import Loaders, TrainingLoop
-from segdistill.training.progress import Bar
+from segdistill.training.strategies import Machines, StopSignals, launch
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "idd-lite"
 

@@ -28,7 +28,7 @@ from rich.table import Table
 from segdistill.data import Augmentation, TrainingSamples
 from segdistill.datasets import Folder
 from segdistill.datasets.base import Window
-from segdistill.datasets.rasters import TiledWriter, read_raster
+from segdistill.datasets.reading.rasters import TiledWriter, read_raster
 
 CLASSES = ("impervious surfaces", "building", "low vegetation", "tree", "car", "clutter")
 PALETTE = ((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0))
@@ -53,9 +53,9 @@ def main() -> None:
         arguments = {"palette": PALETTE, "bands": range(1, options.bands + 1)}
         # In processes of their own, whose memory does not count.
         in_another_process(write_tile, folder, options.size, options.bands, options.dtype)
-        in_another_process(Folder, folder, CLASSES, cache=folder / "cache", **arguments)
+        in_another_process(Folder, folder, CLASSES, tiled_copy=folder / "cache", **arguments)
         dataset = Folder(folder, CLASSES, **arguments)
-        converted = Folder(folder, CLASSES, cache=folder / "cache", **arguments)
+        converted = Folder(folder, CLASSES, tiled_copy=folder / "cache", **arguments)
         image = folder / "images" / "train" / "tile.tif"
         bands = tuple(range(1, options.bands + 1))
         chance = np.random.default_rng(0)

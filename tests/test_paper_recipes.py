@@ -144,10 +144,10 @@ def test_recipes_of_a_family_run(family: Path, tmp_path: Path) -> None:
         run = tmp_path / name
         recipe = [str(family / f"{name}.yaml"), "--output", str(run), *small]
         if name == "distill":
-            networks = ["--teacher", str(tmp_path / "teacher"), "--student", TINY, "--student-weights", "null"]
+            networks = ["--teacher", str(tmp_path / "teacher"), "--student", TINY, "--init-weights", "null"]
             assert main(["distill", *recipe, *networks]) == 0
         else:
-            assert main(["train", *recipe, "--network", TINY, "--weights", "null"]) == 0
+            assert main(["train", *recipe, "--network", TINY, "--init_weights", "null"]) == 0
         assert (run / "metrics.json").exists()
     steps = {"vaihingen": 16 // 8, "potsdam": 24 // 8}.get(data["dataset"], 4 // 2)
     assert torch.load(tmp_path / "distill/checkpoints/last.ckpt", weights_only=True)["step"] == steps
@@ -158,8 +158,8 @@ def test_the_three_recipes_of_a_family_agree(family: Path) -> None:
     teacher, alone, distill = (read(family / f"{name}.yaml") for name in ("teacher", "alone", "distill"))
     assert teacher["data"] == alone["data"] == distill["data"]
     assert alone["train"] == distill["train"]
-    assert (alone["network"], alone["weights"]) == (distill["student"], distill["student_weights"])
-    assert teacher["weights"] == "imagenet"
+    assert (alone["network"], alone["init_weights"]) == (distill["student"], distill["init_weights"])
+    assert teacher["init_weights"] == "imagenet"
     assert distill["teacher"] == f"runs/{name_of(family)}/teacher"
     assert name_of(family).split("/")[0] in str(build_methods(distill["method"])[0].name)
     for name, recipe in (("teacher", teacher), ("alone", alone), ("distill", distill)):

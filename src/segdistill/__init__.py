@@ -10,24 +10,24 @@ if TYPE_CHECKING:
     from segdistill.comparison.advice import Advice
     from segdistill.comparison.advise import advise
     from segdistill.comparison.compare import compare
-    from segdistill.comparison.demo import demo
-    from segdistill.comparison.evaluate import evaluate
     from segdistill.comparison.results import Comparison, load_comparison
-    from segdistill.deployment.benchmark import benchmark
-    from segdistill.deployment.export import export
-    from segdistill.deployment.play import play
-    from segdistill.deployment.predict import predict
+    from segdistill.demonstration import demo
     from segdistill.distiller import Distiller, LearnerOutput, Supervised
     from segdistill.errors import UserError
+    from segdistill.evaluation.evaluate import evaluate
+    from segdistill.exporting.benchmark import benchmark
+    from segdistill.exporting.export import export
     from segdistill.inspection.bands import data_statistics
     from segdistill.inspection.check import check_data
     from segdistill.inspection.preview import preview_data
+    from segdistill.networks.features import Features, NetworkInfo, Tap
     from segdistill.networks.loading import load_network, load_run
     from segdistill.networks.network import Network
-    from segdistill.networks.views import NetworkInfo, Tap, Views
+    from segdistill.playground.play import play
+    from segdistill.prediction.predict import predict
+    from segdistill.run_folder import RunFolder
     from segdistill.training.config import TrainConfig
     from segdistill.training.distill import distill
-    from segdistill.training.run_folder import RunFolder
     from segdistill.training.train import train
 
 __version__ = "0.1.0"
@@ -43,12 +43,12 @@ _HOMES = {
     "compare": "segdistill.comparison.compare",
     "Comparison": "segdistill.comparison.results",
     "load_comparison": "segdistill.comparison.results",
-    "demo": "segdistill.comparison.demo",
-    "evaluate": "segdistill.comparison.evaluate",
-    "benchmark": "segdistill.deployment.benchmark",
-    "export": "segdistill.deployment.export",
-    "play": "segdistill.deployment.play",
-    "predict": "segdistill.deployment.predict",
+    "demo": "segdistill.demonstration",
+    "evaluate": "segdistill.evaluation.evaluate",
+    "benchmark": "segdistill.exporting.benchmark",
+    "export": "segdistill.exporting.export",
+    "play": "segdistill.playground.play",
+    "predict": "segdistill.prediction.predict",
     "Distiller": "segdistill.distiller",
     "LearnerOutput": "segdistill.distiller",
     "Supervised": "segdistill.distiller",
@@ -59,12 +59,12 @@ _HOMES = {
     "load_network": "segdistill.networks.loading",
     "load_run": "segdistill.networks.loading",
     "Network": "segdistill.networks.network",
-    "NetworkInfo": "segdistill.networks.views",
-    "Tap": "segdistill.networks.views",
-    "Views": "segdistill.networks.views",
+    "NetworkInfo": "segdistill.networks.features",
+    "Tap": "segdistill.networks.features",
+    "Features": "segdistill.networks.features",
     "TrainConfig": "segdistill.training.config",
     "distill": "segdistill.training.distill",
-    "RunFolder": "segdistill.training.run_folder",
+    "RunFolder": "segdistill.run_folder",
     "train": "segdistill.training.train",
 }
 
@@ -72,6 +72,7 @@ __all__ = [
     "Advice",
     "Comparison",
     "Distiller",
+    "Features",
     "LearnerOutput",
     "Network",
     "NetworkInfo",
@@ -80,7 +81,6 @@ __all__ = [
     "Tap",
     "TrainConfig",
     "UserError",
-    "Views",
     "advise",
     "benchmark",
     "check_data",

@@ -43,7 +43,7 @@ def spread(
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
-        raise UserError("engine ray needs the ray library: pip install 'segdistill[ray]'") from error
+        raise UserError("executor ray needs the ray library: pip install 'segdistill[ray]'") from error
     started = not ray.is_initialized()
     if started:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody unasked

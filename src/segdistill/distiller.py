@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from segdistill.errors import UserError
 from segdistill.losses import cross_entropy
 from segdistill.methods import Method
-from segdistill.methods.method import Targets
+from segdistill.methods.method import TeacherOutputs
+from segdistill.networks.features import Features, NetworkInfo
 from segdistill.networks.network import Network
 from segdistill.networks.padding import pad_to_multiple
-from segdistill.networks.views import NetworkInfo, Views
 
 #: A loss on labels: (logits (B, K, H, W), labels (B, H, W), ignore_index) -> scalar, by keyword.
 TaskLoss = Callable[..., Tensor]
@@ -31,18 +31,18 @@ class LearnerOutput:
         loss: the sum of all terms; call ``backward()`` on it.
         terms: every weighted term by name, e.g. ``task`` and ``brd.boundary``; scalars.
         logits: the student's class scores at image size, (B, K, H, W).
-        views: what the student's inside showed; None from `Supervised`, which does not look.
+        features: what the student's inside showed; None from `Supervised`, which does not look.
     """
 
     loss: Tensor
     terms: dict[str, Tensor]
     logits: Tensor
-    views: Views | None = None
+    features: Features | None = None
 
 
 @dataclass(frozen=True)
 class AbsentTeacher:
-    """Stands in for a teacher whose targets were all kept: what must be known of it without its weights.
+    """Stands in for a teacher whose teacher_outputs were all kept: what must be known of it without its weights.
 
     Attributes:
         info: channels and strides of its taps.
@@ -61,7 +61,7 @@ class Distiller(nn.Module):
     ``to()`` moves the teacher along.
 
     Args:
-        teacher: a trained `Network`, or an `AbsentTeacher` where every batch brings its targets along.
+        teacher: a trained `Network`, or an `AbsentTeacher` where every batch brings its teacher_outputs along.
         student: the `Network` to train.
         method: a method or a list of them; their terms are added up.
         task_loss: loss on labels; cross-entropy, mean over valid pixels, by default. Not used without labels.
@@ -147,44 +147,46 @@ class Distiller(nn.Module):
 
         Args:
             batches: one pass over the training images, each a tensor (B, C, H, W) or a tuple that begins with one; its
-                third item, if any, are the `targets` of those images.
+                third item, if any, are the `teacher_outputs` of those images.
                 Read once for every method with a pre-stage, so a generator serves only one, and not at all without.
         """
         for method in self._methods():
             if type(method).prepare is not Method.prepare:
-                method.prepare(self._targets_of(batches))
+                method.prepare(self._teacher_outputs_of(batches))
 
-    def targets(self, images: Tensor) -> Targets:
+    def teacher_outputs(self, images: Tensor) -> TeacherOutputs:
         """All that the methods need of what the teacher shows of ``images``, by name; without gradients.
 
         Args:
             images: as in `forward`.
         """
         if not isinstance(self.teacher, Network):
-            raise UserError("the teacher is absent: batches must bring its targets along")
+            raise UserError("the teacher is absent: batches must bring its teacher_outputs along")
         # Whatever was done to it since: a teacher in train mode spoils itself silently.
         self.teacher.eval()
         with torch.no_grad():
-            views = self.teacher.views(pad_to_multiple(images, self.multiple))
-            targets: Targets = {}
+            features = self.teacher.features(pad_to_multiple(images, self.multiple))
+            teacher_outputs: TeacherOutputs = {}
             for method in self._methods():
-                targets |= method.targets(views)
-        return targets
+                teacher_outputs |= method.teacher_outputs(features)
+        return teacher_outputs
 
-    def forward(self, images: Tensor, labels: Tensor | None = None, targets: Targets | None = None) -> LearnerOutput:
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, teacher_outputs: TeacherOutputs | None = None
+    ) -> LearnerOutput:
         """The loss of one batch.
 
         Args:
             images: float (B, C, H, W) in 0..1, or uint8; any size.
             labels: class indices, integer (B, H, W), ``ignore_index`` where nothing is known; None without labels.
-            targets: what `targets` gave for these very images before, to spare the teacher its work.
+            teacher_outputs: what `teacher_outputs` gave for these very images before, to spare the teacher its work.
 
         Raises:
             UserError: where labels and images differ in size, or a method needs labels and there are none.
         """
         _check_batch(images, labels, self.student.num_classes, self.ignore_index)
         height, width = images.shape[-2:]
-        # Both networks see the same padded image, so that their views cover the same extent.
+        # Both networks see the same padded image, so that their features cover the same extent.
         images = pad_to_multiple(images, self.multiple)
         padding = (0, images.shape[-1] - width, 0, images.shape[-2] - height)
         inside = torch.ones((len(images), height, width), dtype=torch.bool, device=images.device)
@@ -193,9 +195,9 @@ class Distiller(nn.Module):
         padded = None if labels is None else F.pad(labels, padding, value=self.ignore_index)
 
         # The teacher first: its passing activations are gone before the student's, kept for backward, come.
-        if targets is None:
-            targets = self.targets(images)
-        logits, student = self.student.forward_with_views(images)
+        if teacher_outputs is None:
+            teacher_outputs = self.teacher_outputs(images)
+        logits, student = self.student.forward_with_features(images)
         logits = logits[..., :height, :width]
 
         terms: dict[str, Tensor] = {}
@@ -204,21 +206,21 @@ class Distiller(nn.Module):
         for name, method in self.methods.items():
             if labels is None and method.needs_labels:
                 raise UserError(f"method {name} needs labels, and this batch has none")
-            parts = method(student=student, teacher=targets, labels=padded, valid=valid)
+            parts = method(student=student, teacher=teacher_outputs, labels=padded, valid=valid)
             if len(parts) == 1:
                 terms[name] = next(iter(parts.values()))
             else:
                 terms |= {f"{name}.{part}": value for part, value in parts.items()}
-        return LearnerOutput(loss=_total(terms, logits), terms=terms, logits=logits, views=student)
+        return LearnerOutput(loss=_total(terms, logits), terms=terms, logits=logits, features=student)
 
-    def _targets_of(self, batches: Iterable[Any]) -> Iterator[Targets]:
+    def _teacher_outputs_of(self, batches: Iterable[Any]) -> Iterator[TeacherOutputs]:
         device = next(self.student.parameters()).device
         for batch in batches:
             if isinstance(batch, list | tuple) and len(batch) == 3:
                 yield {name: value.to(device, non_blocking=True).float() for name, value in batch[2].items()}
             else:
                 images = batch if isinstance(batch, Tensor) else batch[0]
-                yield self.targets(images.to(device, non_blocking=True))
+                yield self.teacher_outputs(images.to(device, non_blocking=True))
 
     def _methods(self) -> list[Method]:
         return [method for method in self.methods.values() if isinstance(method, Method)]

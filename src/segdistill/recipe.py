@@ -17,19 +17,19 @@ from segdistill.data.augmentation import Augmentation
 from segdistill.data.statistics import BandStatistics
 from segdistill.datasets import DATASETS, SegmentationDataset
 from segdistill.datasets.base import Window
-from segdistill.datasets.first import FirstSamples
-from segdistill.datasets.kept import Kept
+from segdistill.datasets.reading.decoded_cache import DecodedCache
+from segdistill.datasets.reading.first import FirstSamples
 from segdistill.errors import UserError, unknown_name
 from segdistill.methods import METHODS, Method
 
 #: A method as a recipe writes it: a name, a list, or a mapping from names to hyper-parameters.
 MethodSpec = str | list[Any] | dict[str, Any]
 
-#: As ``keep`` in a recipe's data: decoded images stay in memory. Anything else is a folder.
+#: As ``decoded_cache`` in a recipe's data: decoded images stay in memory. Anything else is a folder.
 KEEP_IN_MEMORY = "ram"
 
 #: Arguments of data sets that say where files lie and what is read of an image at once, not what is in it.
-_NOT_OF_CONTENT = ("root", "sbd", "cache", "crops_per_image", "evaluation_window", "split")
+_NOT_OF_CONTENT = ("root", "sbd", "tiled_copy", "crops_per_image", "evaluation_window", "split")
 
 #: Longest side of a training crop where the recipe names none.
 LARGEST_DEFAULT_CROP = 512
@@ -46,7 +46,7 @@ class Data:
         val: validation split.
         augmentation: how training images are changed.
         values: the recipe's ``data`` made complete, with what was chosen where it was silent.
-        keep: where decoded images are to be kept, see `keep_decoded`: "ram", a folder, or None for nowhere.
+        decoded_cache: where decoded images are to be kept, see `keep_decoded`: "ram", a folder, or None for nowhere.
         statistics: by which images are normalised; None: by what their kind asks for.
     """
 
@@ -54,7 +54,7 @@ class Data:
     val: SegmentationDataset
     augmentation: Augmentation
     values: dict[str, Any]
-    keep: str | None = None
+    decoded_cache: str | None = None
     statistics: BandStatistics | None = None
 
 
@@ -63,10 +63,10 @@ def build_data(values: Mapping[str, Any], overfit: int | None = None, *, convert
 
     Args:
         values: ``dataset`` (a name in `DATASETS`), the arguments of that data set's class but ``split``, those of
-            `Augmentation`, ``keep``, and ``statistics``, a file that `data stats` wrote, side by side. Without ``crop``
-            the size of the first training image is taken, at most `LARGEST_DEFAULT_CROP` on a side.
+            `Augmentation`, ``decoded_cache``, and ``statistics``, a file that `data stats` wrote, side by side. Without
+            ``crop`` the size of the first training image is taken, at most `LARGEST_DEFAULT_CROP` on a side.
         overfit: only the first so many training images, not augmented, for training and validation alike.
-        converting: whether data sets may convert their files into a folder named ``cache``; if not, they do without.
+        converting: whether data sets may convert their files into the folder ``tiled_copy``; if not, they do without.
 
     Raises:
         UserError: for an unknown data set, an unknown or wrong-typed key, or data that cannot be read.
@@ -75,13 +75,13 @@ def build_data(values: Mapping[str, Any], overfit: int | None = None, *, convert
     augmenting = [name for name in inspect.signature(Augmentation).parameters if name != "ignore_index"]
     reading = [name for name in inspect.signature(kind).parameters if name != "split"]
     for key in values:
-        if key not in ("dataset", "keep", "statistics") and key not in augmenting and key not in reading:
-            raise unknown_name("key in data:", key, ["dataset", *augmenting, *reading, "keep", "statistics"])
-    keep = values.get("keep")
-    if keep is not None and not (isinstance(keep, str | Path) and str(keep)):
-        raise UserError(f"data: keep is {keep!r}, expected ram, or a folder for decoded images")
-    keep = None if keep is None else str(keep)
-    read = values if converting else {key: value for key, value in values.items() if key != "cache"}
+        if key not in ("dataset", "decoded_cache", "statistics") and key not in augmenting and key not in reading:
+            raise unknown_name("key in data:", key, ["dataset", *augmenting, *reading, "decoded_cache", "statistics"])
+    decoded_cache = values.get("decoded_cache")
+    if decoded_cache is not None and not (isinstance(decoded_cache, str | Path) and str(decoded_cache)):
+        raise UserError(f"data: decoded_cache is {decoded_cache!r}, expected ram, or a folder for decoded images")
+    decoded_cache = None if decoded_cache is None else str(decoded_cache)
+    read = values if converting else {key: value for key, value in values.items() if key != "tiled_copy"}
     train = build_split(read, "train")
     statistics = None if values.get("statistics") is None else _statistics(values["statistics"], train)
     chosen = dict(values)
@@ -96,12 +96,12 @@ def build_data(values: Mapping[str, Any], overfit: int | None = None, *, convert
     if overfit is not None:
         few = FirstSamples(train, overfit)
         # A few are soon read, and a file of them would be in the way of that of all.
-        return Data(few, few, augmentation, chosen, keep and KEEP_IN_MEMORY, statistics)
-    return Data(train, build_split(read, "val"), augmentation, chosen, keep, statistics)
+        return Data(few, few, augmentation, chosen, decoded_cache and KEEP_IN_MEMORY, statistics)
+    return Data(train, build_split(read, "val"), augmentation, chosen, decoded_cache, statistics)
 
 
 def keep_decoded(data: Data, console: Console, *, progress: bool = False, rank: int = 0, world: int = 1) -> Data:
-    """``data`` with all images decoded once and kept where it says, see `Kept`; the same samples, sooner.
+    """``data`` with all images decoded once and kept where it says, see `DecodedCache`; the same samples, sooner.
 
     Args:
         data: what `build_data` gave.
@@ -112,16 +112,18 @@ def keep_decoded(data: Data, console: Console, *, progress: bool = False, rank: 
     Raises:
         UserError: an image that cannot be read, too little memory or disk, a folder that keeps other data.
     """
-    if data.keep is None:
+    if data.decoded_cache is None:
         return data
 
-    def kept(dataset: SegmentationDataset, split: str) -> Kept:
-        file = None if data.keep == KEEP_IN_MEMORY else Path(str(data.keep)) / split
+    def kept(dataset: SegmentationDataset, split: str) -> DecodedCache:
+        file = None if data.decoded_cache == KEEP_IN_MEMORY else Path(str(data.decoded_cache)) / split
         made_for = _reading(data.values) | {"split": split}
-        return Kept(dataset, file, made_for, console=console, progress=progress, rank=rank, world=world)
+        return DecodedCache(dataset, file, made_for, console=console, progress=progress, rank=rank, world=world)
 
     train = kept(data.train, "train")
-    return replace(data, train=train, val=train if data.val is data.train else kept(data.val, "val"), keep=None)
+    return replace(
+        data, train=train, val=train if data.val is data.train else kept(data.val, "val"), decoded_cache=None
+    )
 
 
 def build_split(values: Mapping[str, Any], split: str) -> SegmentationDataset:

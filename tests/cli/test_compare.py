@@ -58,7 +58,7 @@ def test_lists_of_methods_and_seeds(recipe: Path, tmp_path: Path) -> None:
         (["--methods", "none,kdd"], "unknown method 'kdd': did you mean 'kd'?"),
         (["--seeds", "0"], "seeds is 0, expected at least 1"),
         (["--seeds", "many"], "seeds"),
-        (["--engine", "dask"], "engine"),
+        (["--executor", "dask"], "executor"),
         (["--method", "{kd: {tau: 1}}"], "unknown key in method kd: 'tau'"),
         (["--teachers", "x"], "unknown key 'teachers': did you mean 'teacher'?"),
         (["--teacher", "nowhere"], "teacher folder 'nowhere' does not exist"),

@@ -108,7 +108,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 INTERRUPTED = """
 import os, signal, sys
-import segdistill.deployment.windows as windows
+import segdistill.prediction.windows as windows
 from segdistill.cli.main import main
 ordinary, seen = windows.piece_labels, []
 def labels(piece):

@@ -261,7 +261,7 @@ def killed_advice(output: Path, teacher: Path) -> None:
 
 def test_goes_on_after_a_kill(tmp_path: Path, teacher: Path, finished: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "segdistill.training.fit", "torch.utils.tensorboard"])
+    context.set_forkserver_preload([__name__, "segdistill.training.run", "torch.utils.tensorboard"])
     output = tmp_path / "out"
     process = context.Process(target=killed_advice, args=(output, teacher))
     process.start()

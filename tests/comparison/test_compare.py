@@ -19,14 +19,14 @@ from segdistill.comparison import cells
 from segdistill.comparison import compare as module
 from segdistill.comparison.cells import parse_methods, per_image
 from segdistill.comparison.compare import compare
-from segdistill.comparison.evaluate import measure
 from segdistill.comparison.results import Comparison, Row, load_comparison
-from segdistill.data.windows import EvaluationTiles
+from segdistill.data.tiling import EvaluationTiles
 from segdistill.datasets import SegmentationDataset
+from segdistill.evaluation.evaluate import measure
 from segdistill.metrics.scores import scores_from_confusion
 from segdistill.networks.loading import load_network
 from segdistill.recipe import build_split
-from segdistill.training.engine import Stopped
+from segdistill.training.strategies import Stopped
 from tests.datasets.trees import folder_tree
 from tests.tiny import tiny_network
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, contents, distill_tiny, fingerprint, train_tiny
@@ -260,7 +260,7 @@ def killed_comparison(output: Path, teacher: Path) -> None:
 
 def test_goes_on_after_a_kill(tmp_path: Path, teacher: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "segdistill.training.fit", "torch.utils.tensorboard"])
+    context.set_forkserver_preload([__name__, "segdistill.training.run", "torch.utils.tensorboard"])
     output = tmp_path / "out"
     process = context.Process(target=killed_comparison, args=(output, teacher))
     process.start()
@@ -398,9 +398,9 @@ def test_methods_as_a_list() -> None:
         ({"method": {"kd": {"temperature": -1}}}, "kd: temperature is -1"),
         ({"method": {"kd": {"tau": 1}}}, "unknown key in method kd: 'tau'"),
         ({"teacher_cache": "cache"}, "teacher_cache needs views"),
-        ({"teacher_cache": "cache", "views": 2, "engine": "ray"}, "teacher_cache does not go with engine ray"),
-        ({"engine": "ray", "cpus_per_cell": 0}, "cpus_per_cell is 0, expected at least 1"),
-        ({"engine": "ray", "gpus_per_cell": -1.0}, "gpus_per_cell is -1.0, expected 0 or more"),
+        ({"teacher_cache": "cache", "views": 2, "executor": "ray"}, "teacher_cache does not go with executor ray"),
+        ({"executor": "ray", "cpus_per_cell": 0}, "cpus_per_cell is 0, expected at least 1"),
+        ({"executor": "ray", "gpus_per_cell": -1.0}, "gpus_per_cell is -1.0, expected 0 or more"),
         ({"device": "cuda:77"}, "device 'cuda:77' is not available here"),
         ({"data": {"dataset": "folder"}}, "the key 'root' is missing"),
     ],
@@ -414,8 +414,8 @@ def test_bad_input_writes_nothing(tmp_path: Path, teacher: Path, change: dict[st
 
 def test_ray_that_is_not_installed(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"engine ray needs the ray library: pip install 'segdistill\[ray\]'"):
-        compare_tiny(tmp_path / "out", teacher, engine="ray")
+    with pytest.raises(UserError, match=r"executor ray needs the ray library: pip install 'segdistill\[ray\]'"):
+        compare_tiny(tmp_path / "out", teacher, executor="ray")
 
 
 def test_a_teacher_whose_training_has_not_ended(tmp_path: Path, teacher: Path) -> None:
@@ -511,9 +511,9 @@ def test_on_ray(tmp_path: Path, teacher: Path, finished: Path, monkeypatch: pyte
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
-        found = compare_tiny(tmp_path / "out", teacher, seeds=2, engine="ray")
+        found = compare_tiny(tmp_path / "out", teacher, seeds=2, executor="ray")
         with pytest.raises(UserError, match="one cell takes 3 CPUs, but the Ray cluster has 2 in all"):
-            compare_tiny(tmp_path / "other", teacher, seeds=2, engine="ray", cpus_per_cell=3)
+            compare_tiny(tmp_path / "other", teacher, seeds=2, executor="ray", cpus_per_cell=3)
     finally:
         ray.shutdown()
     assert found.finished

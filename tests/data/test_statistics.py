@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from segdistill import Network
 from segdistill.data import statistics
 from segdistill.data.statistics import BandStatistics, band_statistics
-from segdistill.datasets import Folder, SegmentationDataset, checking
+from segdistill.datasets import Folder, SegmentationDataset
+from segdistill.datasets.reading import checking
 from segdistill.errors import UserError
 
 

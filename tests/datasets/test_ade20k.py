@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from segdistill.datasets.ade20k import ADE20K
-from segdistill.datasets.checking import check_dataset
+from segdistill.datasets.reading.checking import check_dataset
 from segdistill.errors import UserError
 from tests.datasets.official_trees import ade20k_tree, codes_mask
 

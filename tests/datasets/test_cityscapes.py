@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from segdistill.datasets.checking import check_dataset
 from segdistill.datasets.cityscapes import Cityscapes
+from segdistill.datasets.reading.checking import check_dataset
 from segdistill.errors import UserError
 from tests.datasets.official_trees import cityscapes_tree, codes_mask
 from tests.datasets.trees import write_mask

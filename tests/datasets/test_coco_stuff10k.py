@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segdistill.datasets.checking import check_dataset
 from segdistill.datasets.coco_stuff10k import COCOStuff10K
+from segdistill.datasets.reading.checking import check_dataset
 from segdistill.errors import UserError
 from tests.datasets.official_trees import coco_stuff_tree, codes_mask, write_matlab
 from tests.datasets.trees import write_mask

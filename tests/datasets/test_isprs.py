@@ -116,16 +116,16 @@ def test_normalised_heights_are_one_more_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cached", [False, True])
 def test_potsdam_reads_the_bands_asked_for(tmp_path: Path, cached: bool) -> None:
     potsdam_tree(tmp_path, "train")
-    cache = tmp_path / "cache" if cached else None
+    tiled_copy = tmp_path / "cache" if cached else None
     for bands, expected in (("RGB", pixels(0)), ("IRRG", pixels(100)), ("RGBIR", pixels(0, 4))):
-        dataset = Potsdam(tmp_path, bands=bands, cache=cache)  # type: ignore[arg-type]
+        dataset = Potsdam(tmp_path, bands=bands, tiled_copy=tiled_copy)  # type: ignore[arg-type]
         image, labels = dataset[0]
         assert image.shape[0] == dataset.in_channels == expected.shape[2]
         assert image.permute(1, 2, 0).equal(torch.from_numpy(expected))
         assert labels.equal(torch.from_numpy(indices(0)).long())
     eroded = torch.from_numpy(indices(0, 7)).long()
-    assert Potsdam(tmp_path, eroded=True, cache=cache)[0][1].equal(torch.where(eroded == 6, 255, eroded))
-    without = Potsdam(tmp_path, eroded=True, clutter=False, cache=cache)[0][1]
+    assert Potsdam(tmp_path, eroded=True, tiled_copy=tiled_copy)[0][1].equal(torch.where(eroded == 6, 255, eroded))
+    without = Potsdam(tmp_path, eroded=True, clutter=False, tiled_copy=tiled_copy)[0][1]
     assert without.equal(torch.where(eroded >= 5, 255, eroded))
 
 
@@ -136,7 +136,7 @@ def test_the_column_that_one_height_map_lacks_is_its_last_repeated(tmp_path: Pat
     path = tmp_path / "1_DSM_normalisation" / "dsm_potsdam_03_13_normalized_lastools.jpg"
     heights = np.asarray(Image.open(path))
     assert heights.shape == (HEIGHT, WIDTH - 1)
-    dataset = Potsdam(tmp_path, "test", ndsm=True, cache=tmp_path / "cache" if cached else None)
+    dataset = Potsdam(tmp_path, "test", ndsm=True, tiled_copy=tmp_path / "cache" if cached else None)
     channel = dataset[number][0][3]
     assert channel[:, :-1].equal(torch.from_numpy(heights.copy()))
     assert channel[:, -1].equal(channel[:, -2])

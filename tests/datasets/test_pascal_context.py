@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from segdistill.datasets.checking import check_dataset
 from segdistill.datasets.pascal_context import PascalContext
+from segdistill.datasets.reading.checking import check_dataset
 from segdistill.errors import UserError
 from tests.datasets.official_trees import codes_mask, context_tree, write_matlab
 from tests.datasets.trees import write_mask

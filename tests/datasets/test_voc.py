@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from segdistill.datasets.checking import check_dataset
+from segdistill.datasets.reading.checking import check_dataset
 from segdistill.datasets.voc import VOC, voc_colors
 from segdistill.errors import UserError
 from segdistill.recipe import build_split

@@ -14,7 +14,7 @@ from segdistill import RunFolder, UserError, load_run
 from segdistill.data.statistics import BandStatistics
 from segdistill.inspection.bands import data_statistics
 from segdistill.recipe import build_data
-from segdistill.training import fit
+from segdistill.training import run as fit
 from tests.inspection.trees import folder_data, sound_tree
 from tests.training.runs import train_tiny
 
@@ -34,7 +34,9 @@ def test_numbers_of_the_train_split_alone(root: Path, tmp_path: Path) -> None:
 
 
 def test_converted_files_are_not_asked_for(root: Path, tmp_path: Path) -> None:
-    data_statistics(data=folder_data(root, cache=str(tmp_path / "cache")), output=tmp_path / "bands.json", quiet=True)
+    data_statistics(
+        data=folder_data(root, tiled_copy=str(tmp_path / "cache")), output=tmp_path / "bands.json", quiet=True
+    )
     assert not (tmp_path / "cache").exists()
 
 

@@ -44,17 +44,17 @@ def test_nothing_is_said_of_sound_data(root: Path) -> None:
     assert told(folder_data(root)) == []
 
 
-@pytest.mark.parametrize("how", [{}, {"keep": "ram"}, {"keep": "disk"}, {"resize": [24, 32]}])
+@pytest.mark.parametrize("how", [{}, {"decoded_cache": "ram"}, {"decoded_cache": "disk"}, {"resize": [24, 32]}])
 def test_files_are_looked_at_however_they_are_read(how: dict[str, Any], root: Path, tmp_path: Path) -> None:
     if "disk" in how.values():
-        how = {"keep": str(tmp_path / "kept")}
+        how = {"decoded_cache": str(tmp_path / "kept")}
     shutil.copy(root / "images/train/train0.png", root / "images/val/val1.png")
     (line,) = told(folder_data(root, **how))
     assert line.startswith("warning: 1 image of train is also in val: the same file: ")
     save(np.full((HEIGHT, WIDTH), 1, np.uint8), root / "masks/train/train1.jpg")
     (root / "masks/train/train1.png").unlink()
     with pytest.raises(UserError, match=r"train: 1 mask saved with lossy compression .*train1.jpg; save them again"):
-        told(folder_data(root, **how) | {"keep": how.get("keep") and "ram"})
+        told(folder_data(root, **how) | {"decoded_cache": how.get("decoded_cache") and "ram"})
 
 
 def test_one_split_twice_shares_no_images_with_itself(root: Path) -> None:

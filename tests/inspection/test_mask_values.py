@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from segdistill.datasets.checking import edges, slopes
-from segdistill.datasets.masks import MaskReader
+from segdistill.datasets.reading.checking import edges, slopes
+from segdistill.datasets.reading.masks import MaskReader
 from segdistill.inspection.check import check_data
 from segdistill.inspection.mask_values import alone, examine
 from tests.inspection.trees import areas, folder_data, save, sound_tree

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from segdistill import UserError
-from segdistill.datasets import Folder, checking
+from segdistill.datasets import Folder
 from segdistill.datasets.base import LoadedSample
+from segdistill.datasets.reading import checking
 from segdistill.inspection import preview
 from segdistill.inspection.preview import CAPTION, CELL, OPACITY, contact_sheet, preview_data
 from segdistill.reporting.picture import GAP

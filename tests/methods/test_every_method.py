@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from segdistill import Distiller, Network, Tap, UserError, Views, load_network
+from segdistill import Distiller, Features, Network, Tap, UserError, load_network
 from segdistill.methods import METHODS, Method
 from tests.tiny import tiny_network
 
@@ -119,7 +119,7 @@ def test_bf16_autocast_is_close(method: Method) -> None:
     assert half.item() == pytest.approx(full, rel=0.1)
 
 
-def random_views(network: Network, generator: torch.Generator, size: int) -> Views:
+def random_views(network: Network, generator: torch.Generator, size: int) -> Features:
     """Every position near one of six prototypes, as in an image of few classes: nobody is only like himself."""
 
     def maps(tap: Tap) -> torch.Tensor:
@@ -129,14 +129,14 @@ def random_views(network: Network, generator: torch.Generator, size: int) -> Vie
         return members + 0.1 * torch.randn(2, tap.channels, side, side, generator=generator)
 
     info = network.info
-    return Views(tuple(maps(tap) for tap in info.stages), maps(info.embedding), maps(info.logits))
+    return Features(tuple(maps(tap) for tap in info.stages), maps(info.embedding), maps(info.logits))
 
 
-def tiled(views: Views) -> Views:
-    return Views(
-        tuple(stage.repeat(1, 1, 2, 2) for stage in views.stages),
-        views.embedding.repeat(1, 1, 2, 2),
-        views.logits.repeat(1, 1, 2, 2),
+def tiled(features: Features) -> Features:
+    return Features(
+        tuple(stage.repeat(1, 1, 2, 2) for stage in features.stages),
+        features.embedding.repeat(1, 1, 2, 2),
+        features.logits.repeat(1, 1, 2, 2),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segdistill import Views
+from segdistill import Features
 from segdistill.methods import BRD, CWD, DRD, KA, KD
 from tests.tiny import tiny_network
 
@@ -20,14 +20,14 @@ def networks() -> tuple[object, object]:
     return student.info, teacher.info
 
 
-def views(info: object, seed: int) -> Views:
+def features(info: object, seed: int) -> Features:
     generator = torch.Generator().manual_seed(seed)
 
     def maps(tap: object) -> Tensor:
         side = 72 // tap.stride  # type: ignore[attr-defined]
         return torch.randn(2, tap.channels, side, side, generator=generator, dtype=torch.float64)  # type: ignore[attr-defined]
 
-    return Views(
+    return Features(
         tuple(maps(tap) for tap in info.stages),  # type: ignore[attr-defined]
         maps(info.embedding),  # type: ignore[attr-defined]
         maps(info.logits),  # type: ignore[attr-defined]
@@ -39,7 +39,7 @@ def case() -> dict[str, object]:
     student, teacher = networks()
     valid = torch.ones(2, 72, 72, dtype=torch.bool)
     valid[0, :24] = False  # whole positions of every stride
-    return {"student": views(student, 1), "teacher": views(teacher, 2), "labels": None, "valid": valid}
+    return {"student": features(student, 1), "teacher": features(teacher, 2), "labels": None, "valid": valid}
 
 
 def built(method: object) -> object:
@@ -186,7 +186,7 @@ def test_ka_code_has_the_students_stride(student_stride: int, teacher_stride: in
     student, teacher = tiny_network(4, stride=student_stride), tiny_network(8, stride=teacher_stride)
     method = KA()
     method.build(student.info, teacher.info)
-    embedding = teacher.eval().views(torch.rand(1, 3, 64, 64)).embedding
+    embedding = teacher.eval().features(torch.rand(1, 3, 64, 64)).embedding
     pooled = F.avg_pool2d(embedding, 2) if teacher_stride == 4 else embedding
     assert method.encoder(pooled).shape[-2:] == (side, side)
     assert method.decoder(method.encoder(pooled)).shape == pooled.shape
@@ -200,13 +200,13 @@ def test_ka_pre_stage_learns_to_restore_the_teachers_features() -> None:
     images = [torch.rand(4, 3, 64, 64) for _ in range(30)]
 
     def error() -> float:
-        features = teacher.views(images[0]).embedding / method.rms
+        features = teacher.features(images[0]).embedding / method.rms
         method.eval()
         return F.mse_loss(method.decoder(method.encoder(features)), features).item()
 
-    method.rms = teacher.views(images[0]).embedding.square().mean().sqrt().detach()
+    method.rms = teacher.features(images[0]).embedding.square().mean().sqrt().detach()
     before = error()
-    method.prepare([method.targets(teacher.views(batch)) for batch in images])
+    method.prepare([method.teacher_outputs(teacher.features(batch)) for batch in images])
     assert error() < 0.5 * before
 
 

@@ -106,9 +106,9 @@ def native_logits(network: Network, model: nn.Module, batch: Tensor) -> Tensor:
 
 @torch.no_grad()
 def test_info_says_what_the_views_are(network: Network) -> None:
-    logits, views = network.forward_with_views(images(64, 128))
+    logits, features = network.forward_with_features(images(64, 128))
     taps = [*network.info.stages, network.info.embedding, network.info.logits]
-    for tap, view in zip(taps, [*views.stages, views.embedding, views.logits], strict=True):
+    for tap, view in zip(taps, [*features.stages, features.embedding, features.logits], strict=True):
         assert view.shape == (1, tap.channels, 64 // tap.stride, 128 // tap.stride), tap
     assert network.num_classes == network.info.logits.channels == logits.shape[1] == CLASSES
     assert network.info.in_channels == 3
@@ -128,15 +128,15 @@ def test_odd_sizes(network: Network) -> None:
 
 @torch.no_grad()
 def test_views_of_an_odd_size_are_those_of_the_padded_images(network: Network) -> None:
-    padded = network.views(pad_to_multiple(images(97, 131), network.multiple))
-    torch.testing.assert_close(network.views(images(97, 131)).logits, padded.logits, rtol=0, atol=0)
+    padded = network.features(pad_to_multiple(images(97, 131), network.multiple))
+    torch.testing.assert_close(network.features(images(97, 131)).logits, padded.logits, rtol=0, atol=0)
 
 
 @torch.no_grad()
 def test_forward_is_the_plain_models_forward(network: Network) -> None:
     expected = native_logits(network, network.model, images())
     assert_same(network(images()), expected)
-    assert_same(network.forward_with_views(images())[0], expected)
+    assert_same(network.forward_with_features(images())[0], expected)
 
 
 @torch.no_grad()
@@ -153,20 +153,20 @@ def test_every_parameter_that_trains_gets_a_gradient(trainee: Network) -> None:
 
 
 def test_every_view_carries_a_gradient_to_the_backbone(trainee: Network) -> None:
-    views = trainee.views(images(batch=2))
+    features = trainee.features(images(batch=2))
     first = next(trainee.parameters())
-    for view in [*views.stages, views.embedding, views.logits]:
+    for view in [*features.stages, features.embedding, features.logits]:
         (gradient,) = torch.autograd.grad(view.square().sum(), first, retain_graph=True)
         assert gradient.abs().sum() > 0
 
 
 def test_hooks_live_only_during_the_call(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     before = hooks(network)
-    network.views(images())
+    network.features(images())
     assert hooks(network) == before
     monkeypatch.setattr(network, "forward", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        network.views(images())
+        network.features(images())
     assert hooks(network) == before
 
 
@@ -277,10 +277,10 @@ def test_training_under_bf16_autocast(spec: str) -> None:
     torch.manual_seed(0)
     network = load_network(spec, num_classes=CLASSES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits, views = network.forward_with_views(images(batch=2))
+        logits, features = network.forward_with_features(images(batch=2))
     assert logits.shape == (2, CLASSES, 64, 64)
-    assert views.logits.dtype == torch.bfloat16
-    (logits.float().square().mean() + views.embedding.float().square().mean()).backward()
+    assert features.logits.dtype == torch.bfloat16
+    (logits.float().square().mean() + features.embedding.float().square().mean()).backward()
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     assert gradients
     assert all(gradient.isfinite().all() for gradient in gradients)
@@ -320,9 +320,9 @@ def test_dilation_survives_saving(tmp_path: Path) -> None:
 def test_dropout_before_the_classifier_does_not_touch_the_embedding(spec: str, dropout: str) -> None:
     network = load_network(spec, num_classes=CLASSES)
     network.model.get_submodule(dropout).p = 1.0
-    views = network.views(images(batch=2))
-    assert views.embedding.abs().sum() > 0
-    assert views.logits.std(dim=(2, 3)).max() == 0  # the classifier itself sees nothing but zeros
+    features = network.features(images(batch=2))
+    assert features.embedding.abs().sum() > 0
+    assert features.logits.std(dim=(2, 3)).max() == 0  # the classifier itself sees nothing but zeros
 
 
 @pytest.mark.parametrize("arch", ["UnetPlusPlus", "MAnet", "Linknet", "PAN"])
@@ -330,7 +330,7 @@ def test_dropout_before_the_classifier_does_not_touch_the_embedding(spec: str, d
 def test_the_other_smp_architectures(arch: str) -> None:
     network = load_network(f"smp:{arch}:resnet18", num_classes=CLASSES).eval()
     assert network(images(128, 160)).shape == (1, CLASSES, 128, 160)
-    assert len(network.views(images(128, 160)).stages) == 4
+    assert len(network.features(images(128, 160)).stages) == 4
 
 
 @torch.no_grad()

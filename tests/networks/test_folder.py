@@ -138,7 +138,7 @@ def test_what_was_asked_for_and_what_the_folder_holds_disagree(saved: Path) -> N
     with pytest.raises(UserError, match=r"has 3 channels, expected in_channels=4"):
         load_network(saved, in_channels=4)
     with pytest.raises(UserError, match=r"a saved network has its own weights"):
-        load_network(saved, weights="imagenet")
+        load_network(saved, init_weights="imagenet")
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_folder_says_its_own_classes(checkpoint: Path) -> None:
     assert network.mean.flatten().tolist() == pytest.approx(IMAGENET_MEAN)
     plain = transformers.SegformerForSemanticSegmentation.from_pretrained(checkpoint).eval()
     images = torch.rand(1, 3, 64, 64)
-    torch.testing.assert_close(network.views(images).logits, plain((images - network.mean) / network.std).logits)
+    torch.testing.assert_close(network.features(images).logits, plain((images - network.mean) / network.std).logits)
 
 
 def test_the_weights_do_not_hang_on_the_file(checkpoint: Path) -> None:
@@ -56,9 +56,9 @@ def test_a_file_of_the_library_is_a_file_of_weights(checkpoint: Path) -> None:
 
 
 def test_another_number_of_classes_needs_a_new_head(checkpoint: Path) -> None:
-    with pytest.raises(UserError, match=r"has 5 classes, expected num_classes=4; weights='imagenet' keeps"):
+    with pytest.raises(UserError, match=r"has 5 classes, expected num_classes=4; init_weights='imagenet' keeps"):
         load_network(f"transformers:{checkpoint}", num_classes=4)
-    network = load_network(f"transformers:{checkpoint}", num_classes=4, weights="imagenet")
+    network = load_network(f"transformers:{checkpoint}", num_classes=4, init_weights="imagenet")
     full = load_network(f"transformers:{checkpoint}").model.state_dict()
     assert network.num_classes == 4
     for name, value in network.model.state_dict().items():
@@ -72,11 +72,11 @@ def test_a_classifiers_weights_are_a_backbone(tmp_path: Path) -> None:
     classifier.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"does not fit this network: [0-9]+ missing \(decode_head"):
         load_network(f"transformers:{tmp_path}")
-    network = load_network(f"transformers:{tmp_path}", num_classes=4, weights="imagenet")
+    network = load_network(f"transformers:{tmp_path}", num_classes=4, init_weights="imagenet")
     body = classifier.segformer.state_dict()
     assert all(torch.equal(network.model.segformer.state_dict()[key], body[key]) for key in body)
     with pytest.raises(UserError, match=r"has no ImageNet weights: name a checkpoint"):
-        load_network("transformers:segformer", num_classes=4, weights="imagenet")
+        load_network("transformers:segformer", num_classes=4, init_weights="imagenet")
 
 
 def test_how_the_checkpoint_wants_its_images(checkpoint: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_function_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match=r"cannot build network 'python:my_own_networks:fails': 'the reason'"):
         load_network("python:my_own_networks:fails", num_classes=4)
     with pytest.raises(UserError, match=r"the function itself can load them"):
-        load_network("python:my_own_networks:make", num_classes=4, weights="imagenet")
+        load_network("python:my_own_networks:make", num_classes=4, init_weights="imagenet")
 
 
 def test_options_reach_the_constructor() -> None:
@@ -151,7 +151,7 @@ def test_imagenet_weights_that_cannot_be_fetched(spec: str, monkeypatch: pytest.
     monkeypatch.setattr("timm.models._builder.load_pretrained", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(UserError, match=f"cannot get ImageNet weights for '{spec}' .no route to host.: they"):
-        load_network(spec, num_classes=4, weights="imagenet")
+        load_network(spec, num_classes=4, init_weights="imagenet")
 
 
 def test_mean_and_std_of_the_encoders_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:

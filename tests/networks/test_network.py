@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.errors import UserError
+from segdistill.networks.features import NetworkInfo, Tap
 from segdistill.networks.network import Network
 from segdistill.networks.padding import pad_to_multiple
-from segdistill.networks.views import NetworkInfo, Tap
 from tests.networks.tiny import TinyModel, tiny_network
 
 
@@ -59,7 +59,7 @@ def test_other_sizes_are_padded_for_the_model_and_cropped_back() -> None:
     network = tiny_network(multiple=32).eval()
     network.model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     images = torch.rand(1, 3, 33, 50)
-    logits, views = network.forward_with_views(images)
+    logits, views = network.forward_with_features(images)
     assert logits.shape == (1, 5, 33, 50)
     assert seen[0].shape == (1, 3, 64, 64)
     assert torch.equal(seen[0], pad_to_multiple(images, 32))

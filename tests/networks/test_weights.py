@@ -79,4 +79,4 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"e.pth holds a list, expected a state dict"):
         load_network(SPEC, num_classes=5, weights=tmp_path / "e.pth")
     with pytest.raises(UserError, match=r"weights file imagnet does not exist"):
-        load_network(SPEC, num_classes=5, weights="imagnet")
+        load_network(SPEC, num_classes=5, init_weights="imagnet")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from segdistill.comparison.latency import latency_ms
 from segdistill.datasets import SyntheticAerial
+from segdistill.evaluation.latency import latency_ms
 from segdistill.reporting.page import report_page
 from segdistill.reporting.picture import colourise, side_by_side
 from tests.tiny import tiny_network

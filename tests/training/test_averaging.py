@@ -13,7 +13,7 @@ from torch import Tensor
 
 import segdistill
 from segdistill import RunFolder
-from segdistill.comparison.evaluate import measure
+from segdistill.evaluation.evaluate import measure
 from segdistill.metrics.scores import Scores
 from segdistill.recipe import build_split
 from segdistill.training.loop import TrainingLoop

@@ -46,7 +46,7 @@ def measured(distiller: Distiller, count: int = MEASURED_STEPS) -> Balance:
     balance = Balance()
     for images, labels in batches(count):
         out = distiller(images, labels)
-        balance(out.terms, out.views)
+        balance(out.terms, out.features)
         balance.close_step(lambda value: value)
     return balance
 
@@ -54,8 +54,8 @@ def measured(distiller: Distiller, count: int = MEASURED_STEPS) -> Balance:
 def gradient_norm(distiller: Distiller, images: Tensor, labels: Tensor, term: str, place: str) -> float:
     """Of one term alone at one place: its own forward pass, and what backward() leaves there."""
     out = distiller(images, labels)
-    assert out.views is not None
-    where = out.views.embedding if place == "embedding" else out.views.stages[-1]
+    assert out.features is not None
+    where = out.features.embedding if place == "embedding" else out.features.stages[-1]
     where.retain_grad()
     out.terms[term].backward()
     assert where.grad is not None
@@ -86,8 +86,8 @@ def test_a_term_gets_its_share_of_the_gradient() -> None:
     for images, labels in batches(MEASURED_STEPS):
         for name in pulls:
             out = distiller(images, labels)
-            assert out.views is not None
-            (slope,) = torch.autograd.grad(balance(out.terms, out.views)[name], out.views.embedding)
+            assert out.features is not None
+            (slope,) = torch.autograd.grad(balance(out.terms, out.features)[name], out.features.embedding)
             pulls[name] += float(slope.norm())
     assert pulls["kd"] / pulls["task"] == pytest.approx(0.3, rel=1e-3)
 
@@ -98,7 +98,7 @@ def test_a_term_that_reaches_nothing_keeps_its_weight() -> None:
     assert balance.factors is not None
     assert set(balance.factors) == {"kd"}
     out = distiller(*batches(1)[0])
-    assert balance(out.terms, out.views)["aside"] is out.terms["aside"]
+    assert balance(out.terms, out.features)["aside"] is out.terms["aside"]
 
 
 def test_a_task_without_a_gradient_silences_nothing() -> None:
@@ -107,7 +107,7 @@ def test_a_task_without_a_gradient_silences_nothing() -> None:
     distiller.ignored = "distil"
     for images, labels in batches(MEASURED_STEPS):
         out = distiller(images, torch.full_like(labels, 255))
-        balance(out.terms, out.views)
+        balance(out.terms, out.features)
         balance.close_step(lambda value: value)
     assert balance.factors == {}
 
@@ -118,7 +118,7 @@ def test_frozen_once_measured() -> None:
     ratios, closed = [], []
     for images, labels in batches(MEASURED_STEPS + 5):
         out = distiller(images, labels)
-        weighted = balance(out.terms, out.views)
+        weighted = balance(out.terms, out.features)
         assert weighted["task"] is out.terms["task"]
         ratios.append(float(weighted["kd"].detach() / out.terms["kd"].detach()))
         closed.append(balance.close_step(lambda value: value))
@@ -135,7 +135,7 @@ def test_measuring_leaves_the_gradients_alone() -> None:
     for balance in (Balance(), Balance({})):
         distiller.zero_grad()
         out = distiller(*batches(1)[0])
-        torch.stack(list(balance(out.terms, out.views).values())).sum().backward()
+        torch.stack(list(balance(out.terms, out.features).values())).sum().backward()
         found.append([p.grad.clone() for p in distiller.parameters() if p.grad is not None])
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))
 
@@ -148,7 +148,7 @@ def test_the_state_comes_back_in_the_midst() -> None:
     for balance in (half, again):
         for images, labels in batches(MEASURED_STEPS)[7:]:
             out = distiller(images, labels)
-            balance(out.terms, out.views)
+            balance(out.terms, out.features)
             balance.close_step(lambda value: value)
     assert half.factors == again.factors == measured(distiller).factors
 
@@ -159,8 +159,8 @@ def rows(run: RunFolder) -> list[dict[str, str]]:
 
 def test_what_was_found_is_written_down_and_is_a_recipe(tmp_path: Path, teacher: Path) -> None:
     """Two steps an epoch: eleven epochs measure and go on; the written recipe trains by the same weights at once."""
-    run = distill_tiny(tmp_path / "run", teacher, method=["brd", "kd"], epochs=11, weights="auto")
-    found = run.read_config()["weights"]
+    run = distill_tiny(tmp_path / "run", teacher, method=["brd", "kd"], epochs=11, loss_weights="auto")
+    found = run.read_config()["loss_weights"]
     assert set(found) == {"brd.boundary", "brd.relation", "brd.kd", "kd"}
     assert all(isinstance(value, float) and value > 0 for value in found.values())
     again = tmp_path / "again"
@@ -180,12 +180,12 @@ def test_a_run_goes_on_with_the_weights_in_its_own_config(
 
     After 9 epochs the checkpoint is from before the end of the measurement, and the file from after it.
     """
-    whole = distill_tiny(tmp_path / "whole", teacher, epochs=12, weights="auto")
+    whole = distill_tiny(tmp_path / "whole", teacher, epochs=12, loss_weights="auto")
     run = RunFolder(tmp_path / "run")
     with monkeypatch.context() as patch:
         kill_after(patch, epoch)
         with pytest.raises(Killed):
-            distill_tiny(run.path, teacher, epochs=12, weights="auto")
+            distill_tiny(run.path, teacher, epochs=12, loss_weights="auto")
     write_yaml(run.config_file, whole.read_config())
     arguments = ["distill", str(run.config_file), "--output", str(run.path), "--device", "cpu", "--quiet", "--resume"]
     assert main(arguments) == 0
@@ -196,33 +196,35 @@ def test_a_run_goes_on_with_the_weights_in_its_own_config(
 def test_weights_by_hand(tmp_path: Path, teacher: Path) -> None:
     """KD's weight given by the method, and by ``weights`` on top of it, is the same run."""
     by_method = distill_tiny(tmp_path / "a", teacher, method={"kd": {"weight": 6.0}})
-    on_top = distill_tiny(tmp_path / "b", teacher, method={"kd": {"weight": 3.0}}, weights={"kd": 2.0})
+    on_top = distill_tiny(tmp_path / "b", teacher, method={"kd": {"weight": 3.0}}, loss_weights={"kd": 2.0})
     for ours, theirs in zip(rows(on_top), rows(by_method), strict=True):
         assert {key: float(value) for key, value in ours.items()} == pytest.approx(
             {key: float(value) for key, value in theirs.items()}, rel=1e-4
         )
-    assert on_top.read_config()["weights"] == {"kd": 2.0}
+    assert on_top.read_config()["loss_weights"] == {"kd": 2.0}
 
 
 def test_a_term_that_does_not_exist(tmp_path: Path, teacher: Path) -> None:
     with pytest.raises(UserError) as error:
-        distill_tiny(tmp_path / "run", teacher, method="brd", weights={"brd.relatoin": 2.0})
+        distill_tiny(tmp_path / "run", teacher, method="brd", loss_weights={"brd.relatoin": 2.0})
     assert str(error.value) == (
-        "unknown loss term in weights: 'brd.relatoin': did you mean 'brd.relation'? "
+        "unknown loss term in loss_weights: 'brd.relatoin': did you mean 'brd.relation'? "
         "Known: brd.boundary, brd.kd, brd.relation, task"
     )
 
 
 @pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf"), "much"])
 def test_impossible_factors(tmp_path: Path, teacher: Path, factor: Any) -> None:
-    with pytest.raises(UserError, match=rf"^weights: kd is {factor!r}, expected a number, 0 or more"):
-        distill_tiny(tmp_path / "run", teacher, weights={"kd": factor})
+    with pytest.raises(UserError, match=rf"^loss_weights: kd is {factor!r}, expected a number, 0 or more"):
+        distill_tiny(tmp_path / "run", teacher, loss_weights={"kd": factor})
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_word(tmp_path: Path, teacher: Path) -> None:
-    with pytest.raises(UserError, match=r"^weights is 'atuo', expected fixed, auto, or a factor for each loss term"):
-        distill_tiny(tmp_path / "run", teacher, weights="atuo")
+    with pytest.raises(
+        UserError, match=r"^loss_weights is 'atuo', expected fixed, auto, or a factor for each loss term"
+    ):
+        distill_tiny(tmp_path / "run", teacher, loss_weights="atuo")
     assert not (tmp_path / "run").exists()
 
 
@@ -231,10 +233,10 @@ def test_a_run_too_short_to_measure_says_so(tmp_path: Path, teacher: Path, capsy
         "--data": "{dataset: synthetic-aerial, size: [32, 32], count: 4, crop: [32, 32]}",
         "--teacher": str(teacher),
         "--student": "python:tests.training.runs:build_student",
-        "--weights": "auto",
+        "--loss_weights": "auto",
         "--train": "{epochs: 1, batch_size: 2, workers: 0}",
         "--output": str(tmp_path / "run"),
         "--device": "cpu",
     }
     assert main(["distill", *(word for pair in options.items() for word in pair)]) == 0
-    assert "weights: auto measures over 20 steps, the run had 2: no term was scaled" in capsys.readouterr().out
+    assert "loss_weights: auto measures over 20 steps, the run had 2: no term was scaled" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from segdistill.cli.main import main
 from segdistill.errors import UserError
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.training import dry_run as module
-from segdistill.training import fit
+from segdistill.training import run as fit
 from segdistill.training.dry_run import DryRun
 from segdistill.training.loop import TrainingLoop
 from tests.datasets.trees import folder_tree
@@ -138,7 +138,7 @@ def test_peak_memory_is_that_of_the_process(tmp_path: Path, seen: list[DryRun]) 
 
 
 def test_weights_found_by_measuring(tmp_path: Path, teacher: Path, seen: list[DryRun]) -> None:
-    dry(tmp_path / "run", teacher=teacher, method="kd", weights="auto")
+    dry(tmp_path / "run", teacher=teacher, method="kd", loss_weights="auto")
     assert set(seen[0].terms) == {"task", "kd"}
     assert not everything(tmp_path)
 
@@ -153,10 +153,10 @@ def test_folders_that_a_run_would_fill_stay_away(tmp_path: Path, teacher: Path, 
     root = folder_tree(tmp_path / "data", {"train": 4, "val": 2}, classes=6)
     data = {"dataset": "folder", "root": str(root), "classes": list("abcdef"), "crop": [16, 16]}
     before = everything(tmp_path)
-    folders = {"keep": str(tmp_path / "kept"), "cache": str(tmp_path / "tiles")}
+    folders = {"decoded_cache": str(tmp_path / "kept"), "tiled_copy": str(tmp_path / "tiles")}
     dry(tmp_path / "run", data=data | folders)
     dry(tmp_path / "run", data=data | folders, teacher=teacher, views=2, teacher_cache=tmp_path / "said")
-    dry(tmp_path / "run", data=data | {"keep": "ram"})
+    dry(tmp_path / "run", data=data | {"decoded_cache": "ram"})
     assert len(seen) == 3
     assert everything(tmp_path) == before
 

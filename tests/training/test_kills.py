@@ -29,7 +29,7 @@ def one_run(output: Path, teacher: Path, precision: str, **options: Any) -> RunF
         accumulate=2,
         data=SCENES | {"count": 12},
         precision=precision,
-        weights="auto",
+        loss_weights="auto",
         **options,
     )
 
@@ -45,7 +45,7 @@ def test_killed_at_random_moments(tmp_path: Path, teacher: Path, precision: str)
     run, chance = tmp_path / "run", random.Random(precision)
     # A server that has imported torch already: a fresh interpreter would spend all its life on that.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "segdistill.training.fit", "torch.utils.tensorboard"])
+    context.set_forkserver_preload([__name__, "segdistill.training.run", "torch.utils.tensorboard"])
     kills = 0
     while RunFolder(run).read_metrics() is None:
         process = context.Process(target=resumed_run, args=(run, teacher, precision))
@@ -60,8 +60,8 @@ def test_killed_at_random_moments(tmp_path: Path, teacher: Path, precision: str)
     assert kills >= min(KILLS, 3)
     whole = one_run(tmp_path / "whole", teacher, precision)
     assert fingerprint(run) == fingerprint(whole)
-    assert RunFolder(run).read_config()["weights"] == whole.read_config()["weights"]
-    assert set(whole.read_config()["weights"]) >= {"ka.adapt", "brd.relation", "brd.boundary"}
+    assert RunFolder(run).read_config()["loss_weights"] == whole.read_config()["loss_weights"]
+    assert set(whole.read_config()["loss_weights"]) >= {"ka.adapt", "brd.relation", "brd.boundary"}
     ours, theirs = (
         [{key: value for key, value in row.items() if key != "seconds"} for row in folder.read_history()]
         for folder in (RunFolder(run), whole)

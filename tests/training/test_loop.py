@@ -223,9 +223,9 @@ class Looks(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("weights", ["fixed", "auto"])
+@pytest.mark.parametrize("loss_weights", ["fixed", "auto"])
 def test_a_step_looks_at_no_value(
-    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, method: str, weights: Any
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, method: str, loss_weights: Any
 ) -> None:
     """Forward, backward, clipping, optimiser, average, sums: nothing that a GPU would have to be waited for."""
     # On a GPU labels are not looked at.
@@ -240,7 +240,9 @@ def test_a_step_looks_at_no_value(
             return step(self, iter([batch]))
 
     monkeypatch.setattr(TrainingLoop, "_step", counted)
-    distil(tmp_path / "run", teacher, replace(FAST, epochs=1), "build_student", method=method, weights=weights)
+    distil(
+        tmp_path / "run", teacher, replace(FAST, epochs=1), "build_student", method=method, loss_weights=loss_weights
+    )
     assert looks.found == []
 
 

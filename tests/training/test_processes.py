@@ -124,7 +124,7 @@ def test_accumulated_batches_make_the_same_run(tmp_path: Path, teacher: Path) ->
 def test_sigterm_ends_all_and_loses_nothing(tmp_path: Path, teacher: Path) -> None:
     """The scheduler's way: SIGTERM to every process. With weights shared out, so that a checkpoint gathers them all."""
     train = TRAIN | {"epochs": 14}
-    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, train=train, method=["brd", "drd"], weights="auto")
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, train=train, method=["brd", "drd"], loss_weights="auto")
     first = start(recipe, tmp_path / "run", "--devices", "2", "--strategy", "fsdp")
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
@@ -141,4 +141,10 @@ def test_sigterm_ends_all_and_loses_nothing(tmp_path: Path, teacher: Path) -> No
     assert again.returncode == 0, errors
     run = RunFolder(tmp_path / "run")
     assert len(run.read_history()) == 14
-    assert set(run.read_config()["weights"]) == {"brd.boundary", "brd.relation", "brd.kd", "drd.spatial", "drd.channel"}
+    assert set(run.read_config()["loss_weights"]) == {
+        "brd.boundary",
+        "brd.relation",
+        "brd.kd",
+        "drd.spatial",
+        "drd.channel",
+    }

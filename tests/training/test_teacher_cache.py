@@ -30,12 +30,12 @@ from segdistill.data.loading import TrainingSamples
 from segdistill.datasets import SyntheticAerial
 from segdistill.distiller import AbsentTeacher
 from segdistill.methods import KD, METHODS, Method
-from segdistill.networks.views import Views
+from segdistill.networks.features import Features
 from segdistill.training import distill as distilling
 from segdistill.training import teacher_cache
-from segdistill.training.engine import Machines, launch
 from segdistill.training.loop import Kept
-from segdistill.training.teacher_cache import TeacherCache, describe, target_names
+from segdistill.training.strategies import Machines, launch
+from segdistill.training.teacher_cache import TeacherCache, describe, teacher_output_names
 from tests.tiny import tiny_network
 from tests.training.runs import TEACHER, contents, distill_tiny, fingerprint, train_tiny
 from tests.training.test_processes import TRAIN, start, write_recipe
@@ -56,7 +56,7 @@ AUGMENTATION: dict[str, Any] = {
 class WholeViews(Method):
     """A method of somebody else's that does not say what it needs."""
 
-    def forward(self, *, student: Views, teacher: Views, labels: Any, valid: Any) -> dict[str, torch.Tensor]:
+    def forward(self, *, student: Features, teacher: Features, labels: Any, valid: Any) -> dict[str, torch.Tensor]:
         return {"stages": student.stages[0].mean() - teacher.stages[0].mean() * teacher.embedding.mean()}
 
 
@@ -85,7 +85,7 @@ class Filling:
         self.distiller = Distiller(self.teacher, tiny_network(width=4, stride=16, classes=6), methods)
         self.fabric: Fabric = launch(Machines("cpu"), precision)
         self.cache = TeacherCache(folder, {"precision": precision}, images, views)
-        self.names = target_names(self.distiller)
+        self.names = teacher_output_names(self.distiller)
 
     def fill(self, *, batch_size: int = 2, console: Console = QUIET, progress: bool = False) -> TeacherCache:
         self.cache.want(self.names)
@@ -107,8 +107,8 @@ class Filling:
 
     def live(self, view: int, image: int) -> dict[str, torch.Tensor]:
         with self.fabric.autocast():
-            targets = self.distiller.targets(self.shown(view, image))
-        return {name: value[0] for name, value in targets.items()}
+            teacher_outputs = self.distiller.teacher_outputs(self.shown(view, image))
+        return {name: value[0] for name, value in teacher_outputs.items()}
 
     def all_keys(self) -> list[tuple[int, int]]:
         return [(view, image) for view in range(self.views) for image in range(self.images)]
@@ -172,11 +172,11 @@ def test_step_from_kept_targets_is_the_live_step(tmp_path: Path, name: str) -> N
     batch = [(0, 0), (0, 2)]
     images = torch.cat([filling.shown(*key) for key in batch])
     labels = torch.randint(0, 6, (2, 32, 40), generator=torch.Generator().manual_seed(0))
-    targets = torch.utils.data.default_collate([cache.read(*key) for key in batch])
+    teacher_outputs = torch.utils.data.default_collate([cache.read(*key) for key in batch])
     filling.distiller.prepare([images])
     live = filling.distiller(images, labels)
     object.__setattr__(filling.distiller, "teacher", TeacherCache.known_teacher(tmp_path / "cache"))
-    cached = filling.distiller(images, labels, Kept(targets, torch.device("cpu")).targets)
+    cached = filling.distiller(images, labels, Kept(teacher_outputs, torch.device("cpu")).teacher_outputs)
     assert cached.terms.keys() == live.terms.keys()
     for term, value in cached.terms.items():
         assert value.item() == pytest.approx(live.terms[term].item(), rel=2e-3), term
@@ -279,9 +279,9 @@ def test_targets_belong_to_their_images(tmp_path: Path) -> None:
     filling = Filling(tmp_path / "cache", [KD()])
     samples = TrainingSamples(filling.scenes, filling.augmentation, SEED, 2, filling.fill().read)
     for epoch in range(4):
-        image, _, targets = samples[epoch, 1]
+        image, _, teacher_outputs = samples[epoch, 1]
         assert torch.equal(image[None], filling.shown(epoch % 2, 1))
-        assert agree(targets["logits"], filling.live(epoch % 2, 1)["logits"], 11)
+        assert agree(teacher_outputs["logits"], filling.live(epoch % 2, 1)["logits"], 11)
 
 
 def test_another_method_adds_what_is_missing(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,7 +442,9 @@ def test_killed_at_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 break
         Filling(folder, [METHODS["ka"](), KD()], images=2).fill()
         assert same_records(folder, whole), at
-    assert at == 2 + 2 * 2 * 2 + 2 * 2 + 1  # manifests; files of targets and views, with flags; batches of targets
+    assert (
+        at == 2 + 2 * 2 * 2 + 2 * 2 + 1
+    )  # manifests; files of teacher_outputs and views, with flags; batches of teacher_outputs
 
 
 # Refused
@@ -622,9 +624,9 @@ def test_no_cache(tmp_path: Path, teacher: Path, foreign: str) -> None:
         "7",
         '"cache"',
         "{}",
-        '{"made_for": 3, "targets": {}, "teacher": {}}',
+        '{"made_for": 3, "teacher_outputs": {}, "teacher": {}}',
         '{"made_for": {"format": 1}}',
-        '{"made_for": {"format": 1}, "targets": {}, "teacher": {"info": 3}}',
+        '{"made_for": {"format": 1}, "teacher_outputs": {}, "teacher": {"info": 3}}',
         "\x00\xff",
     ],
 )
@@ -637,7 +639,7 @@ def test_damaged_manifest(copy: Path, tmp_path: Path, teacher: Path, text: str) 
 @pytest.mark.parametrize("target", [{}, {"dtype": "float16"}, {"dtype": "float99", "shape": [1]}, 5])
 def test_damaged_target(copy: Path, tmp_path: Path, teacher: Path, target: Any) -> None:
     file = copy / "cache" / "manifest.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"targets": {"logits": target}}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"teacher_outputs": {"logits": target}}))
     with pytest.raises(UserError, match=r"cannot read .*manifest\.json: .*; remove the teacher cache"):
         run_from(copy, tmp_path, teacher)
 

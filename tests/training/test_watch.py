@@ -30,8 +30,8 @@ def watch(said: list[str]) -> Watch:
 def test_terms_that_drown_the_task_or_do_nothing(watch: Watch, said: list[str]) -> None:
     watch.terms({"task": 0.5, "kd": 25.0, "brd.boundary": 0.001, "brd.relation": 0.3})
     assert said == [
-        "warning: kd is 50 times the task loss; lower its weight, or set weights: auto",
-        "warning: brd.boundary is 0.2 % of the task loss; raise its weight, or set weights: auto",
+        "warning: kd is 50 times the task loss; lower its weight, or set loss_weights: auto",
+        "warning: brd.boundary is 0.2 % of the task loss; raise its weight, or set loss_weights: auto",
     ]
 
 
@@ -140,7 +140,7 @@ def test_a_term_a_hundred_times_the_task_loss(
 
 def test_no_advice_to_do_what_is_done(tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With measured weights gradients are balanced; what the values are then is nobody's mistake."""
-    options: dict[str, Any] = {"method": {"kd": {"weight": 1e4}}, "weights": "auto"}
+    options: dict[str, Any] = {"method": {"kd": {"weight": 1e4}}, "loss_weights": "auto"}
     assert not [line for line in warnings_of(tmp_path / "run", teacher, capsys, **options) if " kd is " in line]
 
 

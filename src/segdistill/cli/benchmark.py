@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from segdistill.cli.parsing import call
-from segdistill.deployment.benchmark import benchmark
+from segdistill.exporting.benchmark import benchmark
 
 EXAMPLES = """\
   segdistill benchmark runs/teacher runs/alone runs/brd --input 512x512 --threads 1,2
-  segdistill benchmark runs/brd --engines onnxruntime,openvino --json speed.json"""
+  segdistill benchmark runs/brd --runtimes onnxruntime,openvino --json speed.json"""
 
 
-LISTS = ("--threads", "--engines")
+LISTS = ("--threads", "--runtimes")
 
 
 def run(argv: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segdistill.cli.parsing import call
-from segdistill.comparison.demo import demo
+from segdistill.demonstration import demo
 
 EXAMPLES = """\
   segdistill demo

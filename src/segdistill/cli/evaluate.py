@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segdistill.cli.parsing import call
-from segdistill.comparison.evaluate import evaluate
+from segdistill.evaluation.evaluate import evaluate
 
 EXAMPLES = """\
   segdistill evaluate runs/brd

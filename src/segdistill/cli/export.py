@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segdistill.cli.parsing import call
-from segdistill.deployment.export import export
+from segdistill.exporting.export import export
 
 EXAMPLES = """\
   segdistill export runs/brd

@@ -16,7 +16,7 @@ COMMANDS = {
     "predict": "label maps of images, GeoTIFFs of any size and videos",
     "play": "try runs on images of your own, in a page on this machine",
     "export": "a run as an ONNX, OpenVINO or torch.export file, compared with PyTorch; int8",
-    "benchmark": "latency, memory, size and mIoU of runs, engine by engine",
+    "benchmark": "latency, memory, size and mIoU of runs, runtime by runtime",
     "compare": "hold methods against the student alone: same recipe, several seeds, intervals",
     "advise": "which method to train with? short runs of all, longer ones of the best, one recommended",
     "data": "look at a data set before a run: check it, draw its labels, measure its bands",

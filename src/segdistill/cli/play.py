@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from segdistill.cli.parsing import call
-from segdistill.deployment.play import play
+from segdistill.playground.play import play
 
 EXAMPLES = """\
   segdistill play runs/teacher runs/alone runs/brd

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from segdistill.cli.parsing import call
-from segdistill.deployment.predict import predict
+from segdistill.prediction.predict import predict
 
 EXAMPLES = """\
   segdistill predict runs/brd photo.jpg -o photo-labels.png
@@ -15,7 +15,7 @@ EXAMPLES = """\
   segdistill predict runs/brd a.jpg b.tif 'photos/**/*.jpg' -o labels --flips horizontal
   segdistill predict runs/aerial city.tif -o city-labels.tif --probabilities --vector
   segdistill predict runs/brd drive.mp4 -o drive-labels.mkv --overlay
-  segdistill predict runs/aerial maps -o labels --engine ray --cpus-per-image 4
+  segdistill predict runs/aerial maps -o labels --executor ray --cpus-per-image 4
 
 The same command goes on where it was stopped."""
 

@@ -43,14 +43,14 @@ def advise(
     method: MethodSpec | None = None,
     train: TrainConfig = TrainConfig(),
     teacher_weights: str | None = None,
-    student_weights: str | None = None,
-    weights: dict[str, float] | Literal["fixed", "auto"] = "fixed",
+    init_weights: str | None = None,
+    loss_weights: dict[str, float] | Literal["fixed", "auto"] = "fixed",
     views: int | None = None,
     ignored: Literal["skip", "distil"] = "skip",
     seed: int = 0,
     device: str = "auto",
     teacher_cache: str | Path | None = None,
-    engine: Literal["local", "ray"] = "local",
+    executor: Literal["local", "ray"] = "local",
     cpus_per_cell: int = 1,
     gpus_per_cell: float | None = None,
     dry_run: bool = False,
@@ -78,14 +78,14 @@ def advise(
         method: hyper-parameters of methods that shall not have their defaults, {brd: {boundary: 2.0}}.
         train: how to train; its epochs are those of the last rung.
         teacher_weights: a .safetensors or .pth file with the weights of a teacher that is given as a spec.
-        student_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
-        weights: factors of the loss terms by name, see segdistill distill.
+        init_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
+        loss_weights: factors of the loss terms by name, see segdistill distill.
         views: how many views of each image the augmentation gives, shown in turn; null for a new one every epoch.
         ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
         seed: the first seed.
         device: auto, cpu, cuda, cuda:N or mps.
         teacher_cache: folder for what the teacher says of every view, kept for each seed; needs views.
-        engine: local or ray, as in segdistill compare.
+        executor: local or ray, as in segdistill compare.
         cpus_per_cell: cores of a run, with ray.
         gpus_per_cell: GPUs of a run, with ray.
         dry_run: only say what rungs there are and about how long they will take.
@@ -107,7 +107,7 @@ def advise(
     asked = _asked(methods)
     candidates, timed = tuple(name for name in asked if name != EQUAL_TIME), EQUAL_TIME in asked
     chosen = choose_seeds(seeds, seed)
-    Share(engine, device, cpus_per_cell, gpus_per_cell).check_cache(teacher_cache, views)
+    Share(executor, device, cpus_per_cell, gpus_per_cell).check_cache(teacher_cache, views)
     folder = Path(output)
     _check_folder(folder)
     sets = build_data(data, converting=not dry_run)
@@ -118,8 +118,8 @@ def advise(
         train=train,
         method=hyper_parameters(method),
         teacher_weights=teacher_weights,
-        student_weights=student_weights,
-        weights=weights,
+        init_weights=init_weights,
+        loss_weights=loss_weights,
         views=views,
         ignored=ignored,
         teacher_cache=None if teacher_cache is None else str(teacher_cache),
@@ -163,7 +163,7 @@ def advise(
                 "methods": names,
                 "seeds": list(chosen),
                 "device": device,
-                "engine": engine,
+                "executor": executor,
                 "cpus_per_cell": cpus_per_cell,
                 "gpus_per_cell": gpus_per_cell,
                 "resume": resume,

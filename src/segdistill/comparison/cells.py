@@ -12,31 +12,24 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from segdistill.comparison.evaluate import measure
-from segdistill.comparison.results import (
-    BASELINE,
-    CONFUSION_FILE,
-    EQUAL_TIME,
-    EVALUATION_FILE,
-    cell_folder,
-    error_file,
-)
-from segdistill.data.windows import EvaluationTiles
+from segdistill.comparison.results import BASELINE, CONFUSION_FILE, EQUAL_TIME, EVALUATION_FILE, cell_folder, error_file
+from segdistill.data.tiling import EvaluationTiles
 from segdistill.datasets.base import SegmentationDataset
+from segdistill.device import choose_device
 from segdistill.distiller import AbsentTeacher, Supervised
 from segdistill.errors import UserError, unknown_name
+from segdistill.evaluation.evaluate import measure
 from segdistill.files import write_atomically, write_json, write_text
 from segdistill.methods import METHODS
 from segdistill.networks.loading import load_network, weights_file
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.recipe import Data, MethodSpec, build_data, build_methods, plain
+from segdistill.run_folder import RunFolder, recipe_differences
 from segdistill.training.config import TrainConfig
-from segdistill.training.device import choose_device
 from segdistill.training.distill import distill
-from segdistill.training.engine import Machines
-from segdistill.training.fit import RunOptions, fit
-from segdistill.training.run_folder import RunFolder, recipe_differences
+from segdistill.training.run import RunOptions, fit
+from segdistill.training.strategies import Machines
 
 
 @dataclass(frozen=True)
@@ -54,8 +47,8 @@ class SharedRecipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     method: dict[str, dict[str, Any]] = field(default_factory=dict)
     teacher_weights: str | None = None
-    student_weights: str | None = None
-    weights: dict[str, float] | Literal["fixed", "auto"] = "fixed"
+    init_weights: str | None = None
+    loss_weights: dict[str, float] | Literal["fixed", "auto"] = "fixed"
     views: int | None = None
     ignored: Literal["skip", "distil"] = "skip"
     teacher_cache: str | None = None
@@ -74,14 +67,14 @@ class SharedRecipe:
         shared = {"data": self.data, "train": asdict(self.train), "overfit": None, "seed": seed}
         if is_alone(method):
             views = {} if self.views is None else {"views": self.views}
-            return plain(shared | {"network": self.student, "weights": self.student_weights} | views, "")  # type: ignore[no-any-return]
+            return plain(shared | {"network": self.student, "init_weights": self.init_weights} | views, "")  # type: ignore[no-any-return]
         own = {
             "teacher": self.teacher,
             "teacher_weights": self.teacher_weights,
             "student": self.student,
-            "student_weights": self.student_weights,
+            "init_weights": self.init_weights,
             "method": build_methods(self.spec(method)),
-            "weights": self.weights,
+            "loss_weights": self.loss_weights,
             "views": self.views,
             "ignored": self.ignored,
         }
@@ -162,8 +155,8 @@ def train_cell(recipe: SharedRecipe, folder: Path, method: str, seed: int, *, de
         method=recipe.spec(method),
         train=recipe.train,
         teacher_weights=recipe.teacher_weights,
-        student_weights=recipe.student_weights,
-        weights=recipe.weights,
+        init_weights=recipe.init_weights,
+        loss_weights=recipe.loss_weights,
         views=recipe.views,
         ignored=recipe.ignored,
         teacher_cache=cache,
@@ -179,7 +172,7 @@ def _train_alone(recipe: SharedRecipe, seed: int, options: RunOptions, method: s
     sets = build_data(recipe.data)
 
     def make(_: AbsentTeacher | None) -> Supervised:
-        student = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels, recipe.student_weights)
+        student = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels, recipe.init_weights)
         return Supervised(student, ignore_index=sets.train.ignore_index)
 
     return fit(

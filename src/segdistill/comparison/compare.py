@@ -35,14 +35,14 @@ from segdistill.comparison.results import (
     load_comparison,
     read_cell,
 )
+from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
 from segdistill.metrics.scores import percent
 from segdistill.recipe import MethodSpec, build_data
+from segdistill.run_folder import RunFolder
 from segdistill.training.config import TrainConfig
-from segdistill.training.device import choose_device
 from segdistill.training.dry_run import duration
-from segdistill.training.run_folder import RunFolder
 
 #: Columns of the table, where the output is no terminal that has a width of its own.
 WIDTH = 140
@@ -59,14 +59,14 @@ def compare(
     method: MethodSpec | None = None,
     train: TrainConfig = TrainConfig(),
     teacher_weights: str | None = None,
-    student_weights: str | None = None,
-    weights: dict[str, float] | Literal["fixed", "auto"] = "fixed",
+    init_weights: str | None = None,
+    loss_weights: dict[str, float] | Literal["fixed", "auto"] = "fixed",
     views: int | None = None,
     ignored: Literal["skip", "distil"] = "skip",
     seed: int = 0,
     device: str = "auto",
     teacher_cache: str | Path | None = None,
-    engine: Literal["local", "ray"] = "local",
+    executor: Literal["local", "ray"] = "local",
     cpus_per_cell: int = 1,
     gpus_per_cell: float | None = None,
     dry_run: bool = False,
@@ -92,14 +92,14 @@ def compare(
             of a single run says here is understood.
         train: how to train.
         teacher_weights: a .safetensors or .pth file with the weights of a teacher that is given as a spec.
-        student_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
-        weights: factors of the loss terms by name, see segdistill distill.
+        init_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
+        loss_weights: factors of the loss terms by name, see segdistill distill.
         views: how many views of each image the augmentation gives, shown in turn; null for a new one every epoch.
         ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
         seed: the first seed.
         device: auto, cpu, cuda, cuda:N or mps.
         teacher_cache: folder for what the teacher says of every view, kept for each seed; needs views.
-        engine: local trains one cell after another; ray (needs segdistill[ray]) as many at once as a Ray cluster, or
+        executor: local trains one cell after another; ray (needs segdistill[ray]) as many at once as a Ray cluster, or
             this machine where RAY_ADDRESS names none, has room for.
         cpus_per_cell: cores of a cell, with ray.
         gpus_per_cell: GPUs of a cell, with ray; 1 by default on cuda; 0.5 lets two share one.
@@ -116,7 +116,7 @@ def compare(
     """
     names = parse_methods(methods)
     chosen = choose_seeds(seeds, seed)
-    share = Share(engine, device, cpus_per_cell, gpus_per_cell)
+    share = Share(executor, device, cpus_per_cell, gpus_per_cell)
     share.check_cache(teacher_cache, views)
     sets = build_data(data, converting=not dry_run)
     recipe = SharedRecipe(
@@ -126,8 +126,8 @@ def compare(
         train=train,
         method=hyper_parameters(method),
         teacher_weights=teacher_weights,
-        student_weights=student_weights,
-        weights=weights,
+        init_weights=init_weights,
+        loss_weights=loss_weights,
         views=views,
         ignored=ignored,
         teacher_cache=None if teacher_cache is None else str(teacher_cache),
@@ -174,7 +174,7 @@ class Share:
         UserError: for a number that cannot be, a device that is not there, or ray where it is not installed.
     """
 
-    engine: Literal["local", "ray"]
+    executor: Literal["local", "ray"]
     device: str
     cpus: int
     gpus: float | None
@@ -184,8 +184,8 @@ class Share:
             raise UserError(f"cpus_per_cell is {self.cpus}, expected at least 1")
         if self.gpus is not None and self.gpus < 0:
             raise UserError(f"gpus_per_cell is {self.gpus}, expected 0 or more")
-        if self.engine == "ray" and find_spec("ray") is None:
-            raise UserError("engine ray needs the ray library: pip install 'segdistill[ray]'")
+        if self.executor == "ray" and find_spec("ray") is None:
+            raise UserError("executor ray needs the ray library: pip install 'segdistill[ray]'")
         choose_device(self.device)
 
     def check_cache(self, teacher_cache: str | Path | None, views: int | None) -> None:
@@ -198,8 +198,10 @@ class Share:
             raise UserError(
                 "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views 4"
             )
-        if teacher_cache is not None and self.engine == "ray":
-            raise UserError("teacher_cache does not go with engine ray: cells of one seed would fill its cache at once")
+        if teacher_cache is not None and self.executor == "ray":
+            raise UserError(
+                "teacher_cache does not go with executor ray: cells of one seed would fill its cache at once"
+            )
 
 
 def _run_cells(
@@ -217,10 +219,10 @@ def _run_cells(
         cell = read_cell(folder, name, seed, plan)
         if cell.error is not None:
             console.out(f"{name}, seed {seed} failed: {cell.error}", highlight=False)
-        elif share.engine == "ray" and cell.evaluation is not None:
+        elif share.executor == "ray" and cell.evaluation is not None:
             console.out(f"{name}, seed {seed}  val mIoU {cell.evaluation['miou']:.2f}", highlight=False)
 
-    if share.engine == "ray":
+    if share.executor == "ray":
         gpus = float(choose_device(share.device).type == "cuda") if share.gpus is None else share.gpus
         run_on_ray(recipe, folder, left, device=share.device, cpus=share.cpus, gpus=gpus, done=tell)
         return

@@ -12,10 +12,10 @@ import torch
 
 from segdistill.comparison.cells import SharedRecipe, is_alone, load_teacher
 from segdistill.data.loading import training_loader
+from segdistill.device import choose_device, choose_precision, wait_for
 from segdistill.distiller import Distiller, Supervised
 from segdistill.networks.loading import load_network
 from segdistill.recipe import build_data, build_methods
-from segdistill.training.device import choose_device, choose_precision, wait_for
 
 #: Steps that are timed, after one that is not: the first is slower than all others.
 TIMED_STEPS = 3

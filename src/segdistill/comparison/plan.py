@@ -14,12 +14,11 @@ import torch
 import segdistill
 from segdistill.comparison.cells import SharedRecipe, cell_differences, is_alone, load_teacher, teacher_hash
 from segdistill.comparison.results import EVALUATION_FILE, cell_folder, read_plan
+from segdistill.device import choose_device, processor
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
-from segdistill.machine import processor
 from segdistill.networks.loading import load_network
 from segdistill.recipe import Data, build_methods
-from segdistill.training.device import choose_device
 
 LIBRARIES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "transformers", "numpy")
 
@@ -184,7 +183,7 @@ def _check_pairs(recipe: SharedRecipe, sets: Data, names: tuple[str, ...]) -> No
         raise UserError(f"the splits disagree on classes: train {sets.train.classes}, val {sets.val.classes}")
     with torch.random.fork_rng(devices=[]):
         big = load_teacher(recipe, sets)
-        small = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels, recipe.student_weights)
+        small = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels, recipe.init_weights)
         for name in names:
             if not is_alone(name):
                 Distiller(big, small, build_methods(recipe.spec(name)))

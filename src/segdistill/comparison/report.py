@@ -11,11 +11,12 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 
-from segdistill.comparison.latency import latency_ms
 from segdistill.comparison.results import BASELINE, EQUAL_TIME, Comparison, Row, Summary
 from segdistill.comparison.verdict import as_cell, closure
 from segdistill.datasets import SegmentationDataset
+from segdistill.device import choose_device
 from segdistill.errors import UserError
+from segdistill.evaluation.latency import latency_ms
 from segdistill.files import write_text
 from segdistill.metrics.scores import percent
 from segdistill.networks.loading import load_network, load_run
@@ -24,8 +25,7 @@ from segdistill.recipe import build_split
 from segdistill.reporting import charts, gallery, markup
 from segdistill.reporting.charts import Curve, Point, Style
 from segdistill.reporting.picture import predict
-from segdistill.training.device import choose_device
-from segdistill.training.run_folder import RunFolder
+from segdistill.run_folder import RunFolder
 
 #: Images in the gallery.
 IMAGES = 8

@@ -18,7 +18,7 @@ from segdistill.comparison import verdict
 from segdistill.comparison.statistics import Difference, GapClosure, Overlaps, compare_miou, gap_closure
 from segdistill.datasets.base import Color
 from segdistill.errors import UserError
-from segdistill.training.run_folder import RunFolder
+from segdistill.run_folder import RunFolder
 
 #: The student alone, by the recipe of all the others.
 BASELINE = "none"

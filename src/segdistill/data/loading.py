@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from segdistill.data.augmentation import Augmentation, padding_color
 from segdistill.data.seeding import keyed_generator
-from segdistill.data.windows import EvaluationTiles
+from segdistill.data.tiling import EvaluationTiles
 from segdistill.datasets.base import SegmentationDataset
 
 Batch = tuple[Tensor, Tensor]

@@ -15,7 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from segdistill.datasets.base import SegmentationDataset
-from segdistill.datasets.checking import pieces
+from segdistill.datasets.reading.checking import pieces
 from segdistill.errors import UserError
 from segdistill.files import write_json
 

@@ -3,13 +3,13 @@
 from segdistill.datasets.ade20k import ADE20K
 from segdistill.datasets.base import SegmentationDataset
 from segdistill.datasets.camvid import CamVid
-from segdistill.datasets.checking import LabelCounts, check_dataset
 from segdistill.datasets.cityscapes import Cityscapes
 from segdistill.datasets.coco_stuff10k import COCOStuff10K
 from segdistill.datasets.folder import Folder
 from segdistill.datasets.isprs import Potsdam, Vaihingen
 from segdistill.datasets.loveda import LoveDA
 from segdistill.datasets.pascal_context import PascalContext
+from segdistill.datasets.reading.checking import LabelCounts, check_dataset
 from segdistill.datasets.synthetic_aerial import SyntheticAerial
 from segdistill.datasets.voc import VOC
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.coded_masks import CodedDataset, CodedMaskReader
-from segdistill.datasets.files import Pair, missing_split, pair_folders
-from segdistill.datasets.layouts import find_root
+from segdistill.datasets.reading.coded_masks import CodedDataset, CodedMaskReader
+from segdistill.datasets.reading.files import Pair, missing_split, pair_folders
+from segdistill.datasets.reading.layouts import find_root
 
 _LEVELS = ("ADEChallengeData2016", ".")
 _FOLDERS = {"train": "training", "val": "validation"}

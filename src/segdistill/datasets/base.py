@@ -81,7 +81,7 @@ class LoadedSample(Sample):
         return self.image.shape[-2], self.image.shape[-1]
 
     def window(self, window: Window) -> tuple[Tensor, Tensor]:
-        """Views of the tensors, not copies."""
+        """Features of the tensors, not copies."""
         return window.cut(self.image), window.cut(self.labels)
 
 

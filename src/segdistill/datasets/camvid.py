@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdistill.datasets.files import (
+from segdistill.datasets.reading.files import (
     FileDataset,
     Pair,
     existing_folder,
@@ -14,7 +14,7 @@ from segdistill.datasets.files import (
     read_lines,
     refuse_missing,
 )
-from segdistill.datasets.masks import MaskReader
+from segdistill.datasets.reading.masks import MaskReader
 from segdistill.errors import UserError
 
 _VOID = 11

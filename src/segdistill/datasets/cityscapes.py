@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.coded_masks import CodedDataset, CodedMaskReader
-from segdistill.datasets.files import existing_folder, missing_split, refuse_missing
-from segdistill.datasets.layouts import files_ending
+from segdistill.datasets.reading.coded_masks import CodedDataset, CodedMaskReader
+from segdistill.datasets.reading.files import existing_folder, missing_split, refuse_missing
+from segdistill.datasets.reading.layouts import files_ending
 from segdistill.errors import UserError
 
 _SPLITS = ("train", "val", "test")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.coded_masks import MATLAB_SUFFIX, CodedDataset, CodedMaskReader
-from segdistill.datasets.files import existing_folder, missing_split, read_lines
-from segdistill.datasets.layouts import files_ending, listed_pairs
+from segdistill.datasets.reading.coded_masks import MATLAB_SUFFIX, CodedDataset, CodedMaskReader
+from segdistill.datasets.reading.files import existing_folder, missing_split, read_lines
+from segdistill.datasets.reading.layouts import files_ending, listed_pairs
 from segdistill.datasets.voc import voc_colors
 from segdistill.errors import UserError
 

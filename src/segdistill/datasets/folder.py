@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdistill.datasets.base import IGNORE_INDEX, hex_color, parse_color, parse_palette
-from segdistill.datasets.files import (
+from segdistill.datasets.reading.files import (
     Pair,
     existing_folder,
     files_by_stem,
@@ -15,7 +15,7 @@ from segdistill.datasets.files import (
     read_lines,
     refuse_missing,
 )
-from segdistill.datasets.tiles import TileDataset, WindowMaskReader
+from segdistill.datasets.reading.tiles import TileDataset, WindowMaskReader
 from segdistill.errors import UserError
 
 
@@ -36,8 +36,9 @@ class Folder(TileDataset):
         ignore_color: the colour of ignored pixels in RGB masks; without it every colour must be a class's.
         resize: (height, width) on reading, see :class:`FileDataset`.
         bands: numbers of the bands to read, the first being 1, from images of any type and any format that GDAL knows;
-            without it images are RGB pictures of 8 bits. This and ``cache`` need rasterio. See :class:`TileDataset`.
-        cache: a folder for images and masks converted into tiles, for large images, see :class:`TileDataset`.
+            without it images are RGB pictures of 8 bits. This and ``tiled_copy`` need rasterio, see
+            :class:`TileDataset`.
+        tiled_copy: a folder for images and masks converted into tiles, for large images, see :class:`TileDataset`.
         crops_per_image: training samples that an epoch takes from each image, for few large images.
         evaluation_window: longest side, in pixels, of what goes through a network at once in evaluation.
 
@@ -57,7 +58,7 @@ class Folder(TileDataset):
         ignore_color: str | Sequence[int] | None = None,
         resize: Sequence[int] | None = None,
         bands: Sequence[int] | None = None,
-        cache: str | Path | None = None,
+        tiled_copy: str | Path | None = None,
         crops_per_image: int = 1,
         evaluation_window: int | None = None,
     ) -> None:
@@ -74,7 +75,7 @@ class Folder(TileDataset):
             palette=colors,
             resize=resize,
             bands=bands,
-            cache=cache,
+            tiled_copy=tiled_copy,
             crops_per_image=crops_per_image,
             evaluation_window=evaluation_window,
         )

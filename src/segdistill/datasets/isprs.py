@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.files import existing_folder, missing_split, refuse_missing
-from segdistill.datasets.tiles import TileDataset, WindowMaskReader
+from segdistill.datasets.reading.files import existing_folder, missing_split, refuse_missing
+from segdistill.datasets.reading.tiles import TileDataset, WindowMaskReader
 
 _CLASSES = ("impervious surfaces", "building", "low vegetation", "tree", "car", "clutter")
 _PALETTE = ((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0))
@@ -42,7 +42,7 @@ class _IsprsTiles(TileDataset):
         bands: Sequence[int] | None,
         *,
         clutter: bool,
-        cache: str | Path | None,
+        tiled_copy: str | Path | None,
         crops_per_image: int,
         evaluation_window: int,
     ) -> None:
@@ -57,7 +57,7 @@ class _IsprsTiles(TileDataset):
             palette=_PALETTE[:classes],
             bands=bands,
             heights=heights,
-            cache=cache,
+            tiled_copy=tiled_copy,
             crops_per_image=crops_per_image,
             evaluation_window=evaluation_window,
         )
@@ -85,7 +85,7 @@ class Vaihingen(_IsprsTiles):
         ndsm: normalised heights as a fourth channel.
         eroded: the reference without the pixels within 3 of a boundary, which the contest scores by; they are ignored.
         clutter: count the class clutter; if not, its pixels are ignored and there are five classes.
-        cache, crops_per_image, evaluation_window: see :class:`TileDataset`.
+        tiled_copy, crops_per_image, evaluation_window: see :class:`TileDataset`.
 
     Raises:
         UserError: missing folder, unknown split, a tile of the split without image, mask or heights, or rasterio not
@@ -104,7 +104,7 @@ class Vaihingen(_IsprsTiles):
         ndsm: bool = False,
         eroded: bool = False,
         clutter: bool = True,
-        cache: str | Path | None = None,
+        tiled_copy: str | Path | None = None,
         crops_per_image: int = 21,
         evaluation_window: int = 1024,
     ) -> None:
@@ -127,7 +127,7 @@ class Vaihingen(_IsprsTiles):
             [_vaihingen_heights(_folder(root, "ndsm", f"{download}/ndsm"), tile) for tile in tiles] if ndsm else None,
             (1, 2, 3),
             clutter=clutter,
-            cache=cache,
+            tiled_copy=tiled_copy,
             crops_per_image=crops_per_image,
             evaluation_window=evaluation_window,
         )
@@ -156,7 +156,7 @@ class Potsdam(_IsprsTiles):
         ndsm: normalised heights as one more channel.
         eroded: the reference without the pixels within 3 of a boundary, which the contest scores by; they are ignored.
         clutter: count the class clutter; if not, its pixels are ignored and there are five classes.
-        cache, crops_per_image, evaluation_window: see :class:`TileDataset`.
+        tiled_copy, crops_per_image, evaluation_window: see :class:`TileDataset`.
 
     Raises:
         UserError: missing folder, unknown split, a tile of the split without image, mask or heights, or rasterio not
@@ -183,7 +183,7 @@ class Potsdam(_IsprsTiles):
         ndsm: bool = False,
         eroded: bool = False,
         clutter: bool = True,
-        cache: str | Path | None = None,
+        tiled_copy: str | Path | None = None,
         crops_per_image: int = 144,
         evaluation_window: int = 1024,
     ) -> None:
@@ -210,7 +210,7 @@ class Potsdam(_IsprsTiles):
             heights,
             (1, 2, 3, 4) if bands == "RGBIR" else (1, 2, 3),
             clutter=clutter,
-            cache=cache,
+            tiled_copy=tiled_copy,
             crops_per_image=crops_per_image,
             evaluation_window=evaluation_window,
         )

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.coded_masks import CodedMaskReader
-from segdistill.datasets.files import FileDataset, existing_folder, missing_split, pair_folders
+from segdistill.datasets.reading.coded_masks import CodedMaskReader
+from segdistill.datasets.reading.files import FileDataset, existing_folder, missing_split, pair_folders
 
 _SPLITS = {"train": "Train", "val": "Val"}
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segdistill.datasets.aerial_scene import draw_scene
 from segdistill.datasets.base import SegmentationDataset
+from segdistill.datasets.synthetic.scene import draw_scene
 from segdistill.errors import UserError, unknown_name
 
 _COUNTS = {"train": 400, "val": 80, "test": 80}

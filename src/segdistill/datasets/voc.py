@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from segdistill.datasets.base import IGNORE_INDEX, Color
-from segdistill.datasets.coded_masks import MATLAB_SUFFIX, CodedDataset, CodedMaskReader
-from segdistill.datasets.files import Pair, missing_split, read_lines
-from segdistill.datasets.layouts import files_ending, find_root, listed_pairs
+from segdistill.datasets.reading.coded_masks import MATLAB_SUFFIX, CodedDataset, CodedMaskReader
+from segdistill.datasets.reading.files import Pair, missing_split, read_lines
+from segdistill.datasets.reading.layouts import files_ending, find_root, listed_pairs
 from segdistill.errors import UserError
 
 _LEVELS = ("VOCdevkit/VOC2012", "VOC2012", ".")

@@ -33,7 +33,7 @@ def data_statistics(*, data: dict[str, Any], output: str | Path = "bands.json", 
     check_keys(data)
     console = Console(quiet=quiet)
     # Converted files would hold the same pixels.
-    dataset = build_split({key: value for key, value in data.items() if key != "cache"}, "train")
+    dataset = build_split({key: value for key, value in data.items() if key != "tiled_copy"}, "train")
     statistics = band_statistics(dataset, progress=not quiet and console.is_terminal)
     statistics.save(output)
     console.print(_table(statistics))

@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from segdistill.datasets import LabelCounts, SegmentationDataset
-from segdistill.datasets.checking import SampleContent, read_contents
-from segdistill.datasets.files import FileDataset, Pair
-from segdistill.datasets.first import FirstSamples
-from segdistill.datasets.kept import Kept
+from segdistill.datasets.reading.checking import SampleContent, read_contents
+from segdistill.datasets.reading.decoded_cache import DecodedCache
+from segdistill.datasets.reading.files import FileDataset, Pair
+from segdistill.datasets.reading.first import FirstSamples
 from segdistill.errors import UserError
 from segdistill.inspection.diagnosis import in_order, label_findings, sample_findings, summary
 from segdistill.inspection.duplicates import same_files
@@ -89,6 +89,6 @@ def _contents(dataset: SegmentationDataset, progress: bool) -> Iterator[SampleCo
 
 def _pairs(dataset: SegmentationDataset) -> tuple[Pair, ...] | None:
     """The files of a data set's samples, if it is made of files."""
-    while isinstance(dataset, Kept | FirstSamples):
+    while isinstance(dataset, DecodedCache | FirstSamples):
         dataset = dataset.dataset
     return dataset.pairs if isinstance(dataset, FileDataset) else None

@@ -102,7 +102,7 @@ def check_keys(data: Mapping[str, Any]) -> None:
         raise unknown_name("data set", name, DATASETS)
     known = {
         "dataset",
-        "keep",
+        "decoded_cache",
         "statistics",
         *inspect.signature(DATASETS[name]).parameters,
         *inspect.signature(Augmentation).parameters,
@@ -122,7 +122,7 @@ def _open(data: Mapping[str, Any]) -> tuple[dict[str, SegmentationDataset], list
         for split in ("train", "val", "test"):
             try:
                 # At full size, and without writing converted files.
-                whole = {key: value for key, value in data.items() if key not in ("resize", "cache")}
+                whole = {key: value for key, value in data.items() if key not in ("resize", "tiled_copy")}
                 datasets[split] = build_split(whole, split)
             except UserError as error:
                 findings.append(_unopened(split, error))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from segdistill.datasets import SegmentationDataset
-from segdistill.datasets.checking import count_all
+from segdistill.datasets.reading.checking import count_all
 from segdistill.inspection.findings import SEVERITIES, Finding, Severity, SplitSummary, ignored_share, percent
 from segdistill.inspection.samples import SampleFacts
 

@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 
 from segdistill.datasets.base import hex_color
-from segdistill.datasets.checking import slopes
-from segdistill.datasets.images import decoded
-from segdistill.datasets.masks import MaskReader
+from segdistill.datasets.reading.checking import slopes
+from segdistill.datasets.reading.images import decoded
+from segdistill.datasets.reading.masks import MaskReader
 from segdistill.inspection.findings import Finding, counted, percent
 
 # Measured on CamVid and IDD-Lite. Under another numbering of the classes at most 0.3 % of a mask's unknown pixels lie

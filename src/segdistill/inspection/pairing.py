@@ -15,11 +15,11 @@ from torch import Tensor
 
 from segdistill.datasets import CamVid
 from segdistill.datasets.base import IGNORE_INDEX, Window, parse_color, parse_palette
-from segdistill.datasets.files import SUFFIXES, FileDataset, Pair, existing_folder, read_lines
-from segdistill.datasets.images import read_rgb
-from segdistill.datasets.masks import MaskReader
-from segdistill.datasets.rasters import read_header
-from segdistill.datasets.tiles import TileDataset, WindowMaskReader
+from segdistill.datasets.reading.files import SUFFIXES, FileDataset, Pair, existing_folder, read_lines
+from segdistill.datasets.reading.images import read_rgb
+from segdistill.datasets.reading.masks import MaskReader
+from segdistill.datasets.reading.rasters import read_header
+from segdistill.datasets.reading.tiles import TileDataset, WindowMaskReader
 from segdistill.errors import UserError
 from segdistill.inspection.findings import Finding, Severity, counted
 from segdistill.recipe import construct
@@ -68,7 +68,7 @@ class TolerantFiles(FileDataset, ABC):
 class TolerantFolder(TileDataset, TolerantFiles):
     """`segdistill.datasets.Folder` with its arguments and layouts, which opens broken trees too.
 
-    Every pixel is looked at and nothing is written, so ``resize`` and ``cache`` change nothing here.
+    Every pixel is looked at and nothing is written, so ``resize`` and ``tiled_copy`` change nothing here.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TolerantFolder(TileDataset, TolerantFiles):
         ignore_color: str | Sequence[int] | None = None,
         resize: Sequence[int] | None = None,
         bands: Sequence[int] | None = None,
-        cache: str | Path | None = None,
+        tiled_copy: str | Path | None = None,
         crops_per_image: int = 1,
         evaluation_window: int | None = None,
     ) -> None:

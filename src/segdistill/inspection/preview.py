@@ -15,7 +15,7 @@ from torch import Tensor
 from segdistill.data.loading import TrainingSamples
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Sample, Window
-from segdistill.datasets.checking import pieces
+from segdistill.datasets.reading.checking import pieces
 from segdistill.errors import UserError, printable
 from segdistill.files import write_atomically
 from segdistill.inspection.check import check_keys

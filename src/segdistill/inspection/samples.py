@@ -11,10 +11,10 @@ from PIL import Image
 
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Color, Sample, Window
-from segdistill.datasets.checking import LabelTally, SampleContent, in_threads
-from segdistill.datasets.files import FileDataset, Pair
-from segdistill.datasets.images import decoded
-from segdistill.datasets.rasters import has_rasterio, read_header
+from segdistill.datasets.reading.checking import LabelTally, SampleContent, in_threads
+from segdistill.datasets.reading.files import FileDataset, Pair
+from segdistill.datasets.reading.images import decoded
+from segdistill.datasets.reading.rasters import has_rasterio, read_header
 from segdistill.errors import UserError
 from segdistill.inspection.duplicates import Fingerprint, FingerprintMaker
 from segdistill.inspection.mask_values import RefusedMask, examine

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segdistill.errors import UserError
-from segdistill.networks.views import NetworkInfo, Tap
+from segdistill.networks.features import NetworkInfo, Tap
 
 #: Relations and adapters work at this stride where a map is finer: a stride-4 decoder would otherwise make the
 #: method dearer than the student, and an affinity over 16 times the positions says little more.

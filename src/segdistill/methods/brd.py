@@ -10,8 +10,8 @@ from torch import Tensor
 from segdistill.errors import UserError
 from segdistill.losses import boundary_map, boundary_mse, pixel_kl, relation_kl, shrink_valid
 from segdistill.methods.alignment import bounded, check_same_classes, match_stages, resize, size_of
-from segdistill.methods.method import Method, Targets, check_not_negative, check_positive
-from segdistill.networks.views import NetworkInfo, Views
+from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive
+from segdistill.networks.features import Features, NetworkInfo
 
 
 class BRD(Method):
@@ -69,21 +69,23 @@ class BRD(Method):
         self._pairs = match_stages(student.stages, teacher.stages)
         self._strides = (student.embedding.stride, teacher.embedding.stride)
 
-    def targets(self, teacher: Views) -> Targets:
-        targets: Targets = {}
+    def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
+        teacher_outputs: TeacherOutputs = {}
         if self.boundary:
             for stage in sorted({stage for _, stage in self._pairs}):
                 energy = boundary_map(teacher.stages[stage], operator=self.operator)[:, None]
                 # Its scale means nothing to the loss, and could be too small for half precision.
                 largest = energy.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
-                targets[self._boundary_name(stage)] = energy / largest
+                teacher_outputs[self._boundary_name(stage)] = energy / largest
         if self.relation:
-            targets["embedding.pooled"] = bounded(teacher.embedding, self._strides[1])
+            teacher_outputs["embedding.pooled"] = bounded(teacher.embedding, self._strides[1])
         if self.kd:
-            targets["logits"] = teacher.logits
-        return targets
+            teacher_outputs["logits"] = teacher.logits
+        return teacher_outputs
 
-    def forward(self, *, student: Views, teacher: Targets, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
+    ) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         if self.boundary:
             terms["boundary"] = self.boundary * self._boundary_term(student, teacher, valid)
@@ -107,7 +109,7 @@ class BRD(Method):
     def _boundary_name(self, stage: int) -> str:
         return f"boundary.{self.operator}.{stage}"
 
-    def _boundary_term(self, student: Views, teacher: Targets, valid: Tensor) -> Tensor:
+    def _boundary_term(self, student: Features, teacher: TeacherOutputs, valid: Tensor) -> Tensor:
         losses = []
         for i, j in self._pairs:
             energy = boundary_map(student.stages[i], operator=self.operator)[:, None]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from segdistill.errors import UserError
 from segdistill.losses import affinity_mse, channel_relation_mse, relation_mse, shrink_valid
 from segdistill.methods.alignment import bounded, match_stages, resize, size_of
-from segdistill.methods.method import Method, Targets, check_not_negative
-from segdistill.networks.views import NetworkInfo, Tap, Views
+from segdistill.methods.method import Method, TeacherOutputs, check_not_negative
+from segdistill.networks.features import Features, NetworkInfo, Tap
 
 
 class DRD(Method):
@@ -63,13 +63,15 @@ class DRD(Method):
         if self.channel:
             self.adapters.extend(nn.Conv2d(s.channels, t.channels, 1) for s, t in taps)
 
-    def targets(self, teacher: Views) -> Targets:
-        targets = {"embedding.pooled": bounded(teacher.embedding, self._strides[0][1])}
+    def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
+        teacher_outputs = {"embedding.pooled": bounded(teacher.embedding, self._strides[0][1])}
         for (_, stage), (_, stride) in zip(self._pairs, self._strides[1:], strict=True):
-            targets[f"stages.{stage}.pooled"] = bounded(teacher.stages[stage], stride)
-        return targets
+            teacher_outputs[f"stages.{stage}.pooled"] = bounded(teacher.stages[stage], stride)
+        return teacher_outputs
 
-    def forward(self, *, student: Views, teacher: Targets, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
+    ) -> dict[str, Tensor]:
         places = [(student.embedding, teacher["embedding.pooled"])]
         places += [(student.stages[i], teacher[f"stages.{j}.pooled"]) for i, j in self._pairs]
         terms: dict[str, Tensor] = {}

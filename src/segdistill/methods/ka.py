@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from segdistill.errors import UserError
 from segdistill.losses import affinity_mse, latent_distance, shrink_valid
 from segdistill.methods.alignment import bounded, bounded_stride, resize, size_of
-from segdistill.methods.method import Method, Targets, check_not_negative, check_positive
-from segdistill.networks.views import NetworkInfo, Views
+from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive
+from segdistill.networks.features import Features, NetworkInfo
 
 
 class KA(Method):
@@ -87,10 +87,10 @@ class KA(Method):
         self.adapt_adapter = _conv(student.embedding.channels, latent) if self.adapt else None
         self.affinity_adapter = _conv(student.embedding.channels, latent) if self.affinity else None
 
-    def targets(self, teacher: Views) -> Targets:
+    def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
         return {"embedding.pooled": bounded(teacher.embedding, self._strides[1])}
 
-    def prepare(self, batches: Iterable[Targets]) -> None:
+    def prepare(self, batches: Iterable[TeacherOutputs]) -> None:
         """Trains the auto-encoder by one pass of SGD over the ``batches``; nothing else is changed."""
         autoencoder = nn.ModuleList([self.encoder, self.decoder]).requires_grad_(True).train()
         parameters = list(autoencoder.parameters())
@@ -126,7 +126,9 @@ class KA(Method):
             self.decoder.eval()
         return self
 
-    def forward(self, *, student: Views, teacher: Targets, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
+    ) -> dict[str, Tensor]:
         # The buffer may have come from a checkpoint; it is read once, since reading it on a GPU waits for all work.
         self._ready = self._ready or bool(self.prepared)
         if not self._ready:

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from segdistill.losses import pixel_kl, shrink_valid
 from segdistill.methods.alignment import check_same_classes, resize, size_of
-from segdistill.methods.method import Method, Targets, check_not_negative, check_positive
-from segdistill.networks.views import NetworkInfo, Views
+from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive
+from segdistill.networks.features import Features, NetworkInfo
 
 
 class KD(Method):
@@ -31,10 +31,12 @@ class KD(Method):
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         check_same_classes("KD", student, teacher)
 
-    def targets(self, teacher: Views) -> Targets:
+    def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
         return {"logits": teacher.logits}
 
-    def forward(self, *, student: Views, teacher: Targets, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
+    ) -> dict[str, Tensor]:
         size = size_of(student.logits)
         loss = pixel_kl(
             student=student.logits,

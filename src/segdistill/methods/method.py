@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from segdistill.errors import UserError
-from segdistill.networks.views import NetworkInfo, Views
+from segdistill.networks.features import Features, NetworkInfo
 
 #: What a method takes from a teacher's views, by name; each (B, ...), constant.
-Targets = dict[str, Tensor]
+TeacherOutputs = dict[str, Tensor]
 
 
 def check_not_negative(method: str, **values: float) -> None:
@@ -39,8 +39,8 @@ class Method(nn.Module, ABC):
     `build` once, `prepare` where a pre-stage is wanted, and the method itself on every batch. Whatever is trainable
     here is trained with the student and saved beside it, never inside it.
 
-    A method that overrides `targets` says what it needs of the teacher, as small as can be, and its `forward` gets
-    just that: it is what a teacher cache keeps. One that does not is given the teacher's whole `Views`.
+    A method that overrides `teacher_outputs` says what it needs of the teacher, as small as can be, and its `forward`
+    gets just that: it is what a teacher cache keeps. One that does not is given the teacher's whole `Features`.
     """
 
     #: Whether the method can do nothing without labels.
@@ -72,7 +72,7 @@ class Method(nn.Module, ABC):
             UserError: where the two networks cannot be paired by this method.
         """
 
-    def targets(self, teacher: Views) -> Targets:
+    def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
         """What `forward` needs of what the teacher shows, by name.
 
         Methods share what bears the same name in a teacher cache, so a name says all that the tensor depends on: not
@@ -84,34 +84,34 @@ class Method(nn.Module, ABC):
         stages = {f"stages.{index}": stage for index, stage in enumerate(teacher.stages)}
         return {"logits": teacher.logits, "embedding": teacher.embedding, **stages}
 
-    def prepare(self, batches: Iterable[Targets]) -> None:
+    def prepare(self, batches: Iterable[TeacherOutputs]) -> None:
         """Runs the method's pre-stage, if it has one, before the student's training.
 
         Args:
-            batches: what `targets` gives for one pass over the training images.
+            batches: what `teacher_outputs` gives for one pass over the training images.
         """
 
     def __call__(
-        self, *, student: Views, teacher: Views | Targets, labels: Tensor | None, valid: Tensor
+        self, *, student: Features, teacher: Features | TeacherOutputs, labels: Tensor | None, valid: Tensor
     ) -> dict[str, Tensor]:
-        """See `forward`; ``teacher`` may be the teacher's views or what `targets` has made of them."""
-        whole = type(self).targets is Method.targets
-        if isinstance(teacher, Views) and not whole:
+        """See `forward`; ``teacher`` may be the teacher's views or what `teacher_outputs` has made of them."""
+        whole = type(self).teacher_outputs is Method.teacher_outputs
+        if isinstance(teacher, Features) and not whole:
             with torch.no_grad():
-                teacher = self.targets(teacher)
-        elif not isinstance(teacher, Views) and whole:
+                teacher = self.teacher_outputs(teacher)
+        elif not isinstance(teacher, Features) and whole:
             stages = tuple(teacher[name] for name in map("stages.{}".format, range(len(teacher))) if name in teacher)
-            teacher = Views(stages=stages, embedding=teacher["embedding"], logits=teacher["logits"])
+            teacher = Features(stages=stages, embedding=teacher["embedding"], logits=teacher["logits"])
         terms: dict[str, Tensor] = super().__call__(student=student, teacher=teacher, labels=labels, valid=valid)
         return terms
 
     @abstractmethod
-    def forward(self, *, student: Views, teacher: Any, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
+    def forward(self, *, student: Features, teacher: Any, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:
         """The method's loss terms for one batch, each weighted, by name.
 
         Args:
             student: what the student shows; gradients flow into it.
-            teacher: what `targets` gave, or the teacher's `Views` where it is not overridden; constant.
+            teacher: what `teacher_outputs` gave, or the teacher's `Features` where it is not overridden; constant.
             labels: class of every pixel, int64 (B, H, W), or None for images without labels.
             valid: pixels that count, bool (B, H, W), at the images' size.
 

@@ -27,7 +27,7 @@ def load_network(
     spec: str | os.PathLike[str],
     num_classes: int | None = None,
     in_channels: int = 3,
-    weights: str | os.PathLike[str] | None = None,
+    init_weights: str | os.PathLike[str] | None = None,
 ) -> Network:
     """Build a network from its ``spec``, or load one from the folder it was saved to.
 
@@ -44,7 +44,7 @@ def load_network(
             options for the constructor follow as ``?key=value&key=value``, each value in YAML.
         num_classes: the number of classes; None where the weights say it (a folder, a checkpoint).
         in_channels: channels of the images; a folder knows its own.
-        weights: None for random ones (or the folder's own), ``"imagenet"`` for those of the encoder from its
+        init_weights: None for random ones (or the folder's own), ``"imagenet"`` for those of the encoder from its
             own library, or a .safetensors or .pth file of the whole network.
 
     Returns:
@@ -67,15 +67,15 @@ def load_network(
     source, colon, rest = text.partition(":")
     if colon and source in SOURCES:
         name, _, query = rest.partition("?")
-        imagenet = weights == "imagenet"
+        imagenet = init_weights == "imagenet"
         request = Request(text, name, parse_options(query, text), num_classes, in_channels, imagenet)
         network = SOURCES[source](request)
-        file = None if weights is None or imagenet else Path(weights)
+        file = None if init_weights is None or imagenet else Path(init_weights)
     elif Path(text).is_dir():
         network = _load_folder(Path(text), num_classes, in_channels)
-        if weights == "imagenet":
-            raise UserError(f"weights 'imagenet' contradict '{text}': a saved network has its own weights")
-        file = None if weights is None else Path(weights)
+        if init_weights == "imagenet":
+            raise UserError(f"init_weights 'imagenet' contradict '{text}': a saved network has its own weights")
+        file = None if init_weights is None else Path(init_weights)
     else:
         raise UserError(
             f"unknown network '{text}': no such folder, nor one of {', '.join(f'{s}:...' for s in SOURCES)}"

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from segdistill.errors import UserError
 from segdistill.networks import weights
+from segdistill.networks.features import Features, NetworkInfo, Tap
 from segdistill.networks.folder import save_network
 from segdistill.networks.padding import pad_to_multiple
 from segdistill.networks.size import example_images, untouched
 from segdistill.networks.taps import describe, record_taps
-from segdistill.networks.views import NetworkInfo, Tap, Views
 
 
 def write_state_dict(network: Network, folder: Path) -> None:
@@ -144,26 +144,26 @@ class Network(nn.Module):
             logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
         return logits[..., :height, :width]
 
-    def forward_with_views(self, images: Tensor) -> tuple[Tensor, Views]:
+    def forward_with_features(self, images: Tensor) -> tuple[Tensor, Features]:
         """Class scores at the images' size and what the inside showed, from one forward.
 
-        The views are of the padded images where padding was needed: pad beforehand, with `pad_to_multiple`,
-        to have labels or another network's views fit them.
+        The features are of the padded images where padding was needed: pad beforehand, with `pad_to_multiple`,
+        to have labels or another network's features fit them.
 
         Args:
             images: as in `forward`.
 
         Returns:
-            Logits (B, K, H, W), and the `Views`; gradients flow through both.
+            Logits (B, K, H, W), and the `Features`; gradients flow through both.
         """
         with record_taps(self.model, [*self._stages, self._embedding, self._logits]) as seen:
             logits = self(images)
         stages = tuple(seen[tap] for tap in self._stages)
-        return logits, Views(stages=stages, embedding=seen[self._embedding], logits=seen[self._logits])
+        return logits, Features(stages=stages, embedding=seen[self._embedding], logits=seen[self._logits])
 
-    def views(self, images: Tensor) -> Views:
-        """What the inside shows of ``images``; see `forward_with_views`."""
-        return self.forward_with_views(images)[1]
+    def features(self, images: Tensor) -> Features:
+        """What the inside shows of ``images``; see `forward_with_features`."""
+        return self.forward_with_features(images)[1]
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Save to ``folder``: the files of the model's own library, which load without segdistill.
@@ -208,18 +208,18 @@ class Network(nn.Module):
         side = -(-size // self.multiple) * self.multiple
         images = example_images(self.model, self._in_channels, (side, side))
         with untouched(self.model):
-            output, views = self.forward_with_views(images)
+            output, features = self.forward_with_features(images)
 
         def tap(name: str, value: Tensor) -> Tap:
             return Tap(name=name, channels=value.shape[1], stride=round(side / value.shape[2]))
 
-        stages = tuple(tap(name, value) for name, value in zip(self._stages, views.stages, strict=True))
+        stages = tuple(tap(name, value) for name, value in zip(self._stages, features.stages, strict=True))
         strides = [stage.stride for stage in stages]
         if not stages or strides != sorted(strides):
             raise UserError(
                 f"stages {list(self._stages)} have strides {strides}, expected one at least, fine to coarse"
             )
-        logits = tap(self._logits, views.logits)
+        logits = tap(self._logits, features.logits)
         if logits.channels != output.shape[1]:
             raise UserError(
                 f"logits tap '{self._logits}' has {logits.channels} channels, but the network's output has "
@@ -227,7 +227,7 @@ class Network(nn.Module):
             )
         return NetworkInfo(
             stages=stages,
-            embedding=tap(self._embedding, views.embedding),
+            embedding=tap(self._embedding, features.embedding),
             logits=logits,
             num_classes=logits.channels,
             in_channels=self._in_channels,

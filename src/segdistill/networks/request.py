@@ -69,7 +69,7 @@ class Request:
             if fetching:
                 raise UserError(
                     f"cannot get ImageNet weights for '{self.spec}' ({reason}): they are fetched over the "
-                    "network once; weights=None starts from random ones"
+                    "network once; init_weights=None starts from random ones"
                 ) from error
             raise UserError(f"cannot build network '{self.spec}': {reason}") from error
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segdistill.errors import UserError, unknown_name
-from segdistill.networks.views import Views
+from segdistill.networks.features import Features
 
 #: Optimiser steps over which gradients are measured before the weights are fixed.
 MEASURED_STEPS = 20
@@ -40,7 +40,7 @@ class Balance:
     def __init__(self, factors: Mapping[str, float] | None = None) -> None:
         for name, factor in (factors or {}).items():
             if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-                raise UserError(f"weights: {name} is {factor!r}, expected a number, 0 or more")
+                raise UserError(f"loss_weights: {name} is {factor!r}, expected a number, 0 or more")
         self.measures = factors is None
         self.factors = None if factors is None else dict(factors)
         self._norms: dict[str, Tensor] = {}
@@ -51,22 +51,22 @@ class Balance:
         """Whether the factors are still to be found."""
         return self.factors is None
 
-    def __call__(self, terms: Mapping[str, Tensor], views: Views | None) -> dict[str, Tensor]:
+    def __call__(self, terms: Mapping[str, Tensor], features: Features | None) -> dict[str, Tensor]:
         """The terms, weighted; measured first where that is still to be done.
 
         Raises:
             UserError: if there is a factor for a term that does not exist.
         """
-        if self.measuring and views is not None and "task" in terms and torch.is_grad_enabled():
-            self._measure(terms, views)
+        if self.measuring and features is not None and "task" in terms and torch.is_grad_enabled():
+            self._measure(terms, features)
         factors = self.factors or {}
         unknown = next((name for name in factors if name not in terms), None)
         if unknown is not None:
-            raise unknown_name("loss term in weights:", unknown, terms)
+            raise unknown_name("loss term in loss_weights:", unknown, terms)
         return {name: term * factors[name] if name in factors else term for name, term in terms.items()}
 
-    def _measure(self, terms: Mapping[str, Tensor], views: Views) -> None:
-        places = [views.embedding, views.stages[-1]]
+    def _measure(self, terms: Mapping[str, Tensor], features: Features) -> None:
+        places = [features.embedding, features.stages[-1]]
         at_places = {
             name: torch.autograd.grad(term, places, retain_graph=True, allow_unused=True)
             for name, term in terms.items()

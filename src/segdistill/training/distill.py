@@ -13,11 +13,11 @@ from segdistill.errors import UserError
 from segdistill.networks.loading import load_network
 from segdistill.networks.network import Network
 from segdistill.recipe import MethodSpec, build_data, build_methods
+from segdistill.run_folder import RunFolder
 from segdistill.training.config import TrainConfig
-from segdistill.training.engine import Engine, Machines
-from segdistill.training.fit import RunOptions, fit
 from segdistill.training.loggers import Tracker
-from segdistill.training.run_folder import RunFolder
+from segdistill.training.run import RunOptions, fit
+from segdistill.training.strategies import Engine, Machines
 
 
 def distill(
@@ -29,8 +29,8 @@ def distill(
     method: MethodSpec = "kd",
     train: TrainConfig = TrainConfig(),
     teacher_weights: str | None = None,
-    student_weights: str | None = None,
-    weights: dict[str, float] | Literal["fixed", "auto"] = "fixed",
+    init_weights: str | None = None,
+    loss_weights: dict[str, float] | Literal["fixed", "auto"] = "fixed",
     views: int | None = None,
     ignored: Literal["skip", "distil"] = "skip",
     seed: int = 0,
@@ -59,9 +59,9 @@ def distill(
             Python also a list of methods such as [BRD(boundary=2.0)].
         train: how to train.
         teacher_weights: a .safetensors or .pth file with the weights of a teacher that is given as a spec.
-        student_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
-        weights: factors of the loss terms by name, on top of the method's own: {brd.relation: 2.0}; auto measures over
-            the first steps what gives each distillation term a set share of the task loss's gradient, then fixes it.
+        init_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
+        loss_weights: factors of the loss terms by name, on top of the method's own: {brd.relation: 2.0}; auto measures
+            over the first steps what gives each distillation term a set share of the task loss's gradient, then fixes it.
         views: how many views of each image the augmentation gives, shown in turn; null for a new one every epoch.
         ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
         seed: seed of everything random; the same seed gives the same run.
@@ -91,9 +91,10 @@ def distill(
         raise UserError(
             "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views 4"
         )
-    if isinstance(weights, str) and weights not in ("fixed", "auto"):
+    if isinstance(loss_weights, str) and loss_weights not in ("fixed", "auto"):
         raise UserError(
-            f"weights is '{weights}', expected fixed, auto, or a factor for each loss term: {{brd.relation: 2.0}}"
+            f"loss_weights is '{loss_weights}', expected fixed, auto, or a factor for each loss term: "
+            "{brd.relation: 2.0}"
         )
     if views is not None and views < 1:
         raise UserError(f"views is {views}, expected at least 1")
@@ -106,9 +107,9 @@ def distill(
         "teacher": teacher,
         "teacher_weights": teacher_weights,
         "student": student,
-        "student_weights": student_weights,
+        "init_weights": init_weights,
         "method": methods,
-        "weights": weights,
+        "loss_weights": loss_weights,
         "views": views,
         "ignored": ignored,
         "train": asdict(train),
@@ -120,7 +121,7 @@ def distill(
     def make(absent: AbsentTeacher | None) -> Distiller:
         return Distiller(
             load_teacher() if absent is None else absent,
-            load_network(student, classes, sets.train.in_channels, student_weights),
+            load_network(student, classes, sets.train.in_channels, init_weights),
             methods,
             ignore_index=sets.train.ignore_index,
             ignored=ignored,
@@ -154,6 +155,6 @@ def distill(
         seed=seed,
         options=options,
         views=views,
-        weights=weights,
+        loss_weights=loss_weights,
         teacher_cache=teacher_cache,
     )

@@ -12,12 +12,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from segdistill.device import peak_memory_mb, wait_for
 from segdistill.distiller import Distiller
-from segdistill.machine import peak_memory_mb
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.recipe import Data
-from segdistill.training.device import wait_for
 from segdistill.training.loop import TrainingLoop
 
 #: Steps that are timed, after a first one that is not: memory is set up in it, and kernels are chosen.

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from lightning.fabric.loggers.logger import Logger
 
 from segdistill.errors import UserError, unknown_name
-from segdistill.training.run_folder import RunFolder
+from segdistill.run_folder import RunFolder
 
 Tracker = Literal["wandb", "mlflow"]
 

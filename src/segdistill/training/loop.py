@@ -24,14 +24,14 @@ from segdistill.distiller import Distiller, Supervised
 from segdistill.errors import UserError
 from segdistill.metrics.scores import ConfusionCounts, Scores, scores_from_confusion
 from segdistill.networks.network import Network
+from segdistill.progress import Bar, tracked
+from segdistill.run_folder import RunFolder
 from segdistill.training.balance import MEASURED_STEPS, Balance
 from segdistill.training.checkpoint import save_checkpoint
 from segdistill.training.config import TrainConfig
-from segdistill.training.engine import Stopped, StopSignals
 from segdistill.training.failures import short
-from segdistill.training.progress import Bar, tracked
-from segdistill.training.run_folder import RunFolder
 from segdistill.training.sharding import gathered, mesh_of, scattered, scattered_optimizer, shard, whole_network
+from segdistill.training.strategies import Stopped, StopSignals
 from segdistill.training.watch import Watch
 
 #: Steps between looks at whether a loss has become NaN, and lines in the log; each look makes a GPU wait for its queue.
@@ -39,10 +39,12 @@ STEPS_BETWEEN_LOOKS = 20
 
 
 class Kept:
-    """Targets from a cache, hidden from Lightning's conversion of all inputs to half precision."""
+    """TeacherOutputs from a cache, hidden from Lightning's conversion of all inputs to half precision."""
 
-    def __init__(self, targets: Mapping[str, Tensor], device: torch.device) -> None:
-        self.targets = {name: value.to(device, non_blocking=True).float() for name, value in targets.items()}
+    def __init__(self, teacher_outputs: Mapping[str, Tensor], device: torch.device) -> None:
+        self.teacher_outputs = {
+            name: value.to(device, non_blocking=True).float() for name, value in teacher_outputs.items()
+        }
 
 
 class Objective(nn.Module):
@@ -56,8 +58,8 @@ class Objective(nn.Module):
     def forward(self, images: Tensor, labels: Tensor, kept: Kept | None) -> dict[str, Tensor]:
         """Terms by name, scalars; their sum is the loss."""
         images = images.contiguous(memory_format=torch.channels_last)
-        out = self.learner(images, labels) if kept is None else self.learner(images, labels, kept.targets)
-        return self.balance(out.terms, out.views)
+        out = self.learner(images, labels) if kept is None else self.learner(images, labels, kept.teacher_outputs)
+        return self.balance(out.terms, out.features)
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,9 @@ class TrainingLoop:
             while not self.finished:
                 self._run_epoch(signals, bar)
         if self.balance.measuring:
-            line = f"weights: auto measures over {MEASURED_STEPS} steps, the run had {self.step}: no term was scaled"
+            line = (
+                f"loss_weights: auto measures over {MEASURED_STEPS} steps, the run had {self.step}: no term was scaled"
+            )
             self.console.out(line, highlight=False)
         for logger in self.loggers:
             logger.finalize("success")  # what is still in their queues; a notebook goes on after the run

@@ -24,15 +24,15 @@ from torch.utils.data import DataLoader
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.loading import TrainingSamples
 from segdistill.datasets.base import SegmentationDataset, Window
-from segdistill.datasets.checking import STRIP, in_threads
+from segdistill.datasets.reading.checking import STRIP, in_threads
 from segdistill.distiller import AbsentTeacher, Distiller
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, write_json
+from segdistill.networks.features import Features, NetworkInfo, Tap
 from segdistill.networks.folder import CARD_FILE
 from segdistill.networks.loading import weights_file
 from segdistill.networks.network import Network
-from segdistill.networks.views import NetworkInfo, Tap, Views
-from segdistill.training.progress import tracked
+from segdistill.progress import tracked
 
 #: Changes when an older cache would mean something else: another layout, or other values under a target's name.
 FORMAT = 1
@@ -51,7 +51,7 @@ _COARSEST = 2.0**-9
 
 
 class TeacherCache:
-    """A folder of targets (`Method.targets`), one file for each name and view, one record of equal size per image.
+    """A folder of teacher outputs (`Method.teacher_outputs`): one file for each name and view, one record per image.
 
     A view of an image is a pure function of seed, view and image, so what is kept is what the live teacher would say of
     just these pixels, crops, flips and all, to the precision of storage: bfloat16 where it computes in it, else
@@ -63,7 +63,7 @@ class TeacherCache:
 
     Args:
         folder: need not exist yet.
-        made_for: what the targets depend on, by name, plain values: teacher, data, augmentation, seed and so on.
+        made_for: what the teacher outputs depend on, by name, plain values: teacher, data, augmentation, seed and so on.
         images: records in each file.
         views: views of each image.
 
@@ -101,7 +101,7 @@ class TeacherCache:
         write_json(self.folder / MIOU_FILE, {"data": data, "miou": miou})
 
     def want(self, names: Sequence[str]) -> list[tuple[int, int]]:
-        """From now on `read` gives the targets ``names``; (view, image) of every record that lacks one of them.
+        """From now on `read` gives the teacher_outputs ``names``; (view, image) of every record that lacks one of them.
 
         Raises:
             UserError: if a file of the cache is missing or truncated.
@@ -147,8 +147,8 @@ class TeacherCache:
             for images, *_ in tracked(loader, "filling the teacher cache", len(loader), console, progress):
                 shown = images.to(fabric.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
                 with fabric.autocast():
-                    targets = distiller.targets(shown)
-                records = {name: _half(name, targets[name]) for name in lacking}
+                    teacher_outputs = distiller.teacher_outputs(shown)
+                records = {name: _half(name, teacher_outputs[name]) for name in lacking}
                 if done == 0:
                     self._begin(records, distiller, len(missing), fabric, console)
                 keys = mine[done : done + len(images)]
@@ -160,13 +160,13 @@ class TeacherCache:
             fabric.barrier()  # nobody else may fill it before the last one is done
 
     def read(self, view: int, image: int) -> dict[str, Tensor]:
-        """The targets wanted of one view of one image, by name."""
-        targets = {}
+        """The teacher_outputs wanted of one view of one image, by name."""
+        teacher_outputs = {}
         for name in self.wanted:
-            form = self._manifest["targets"][name]
+            form = self._manifest["teacher_outputs"][name]
             record = torch.from_numpy(np.array(self._records(name, view)[image]))
-            targets[name] = record.view(_DTYPES[form["dtype"]]).view(form["shape"])
-        return targets
+            teacher_outputs[name] = record.view(_DTYPES[form["dtype"]]).view(form["shape"])
+        return teacher_outputs
 
     def __getstate__(self) -> dict[str, Any]:
         # A memory map does not travel to a data-loading process; each opens its own.
@@ -174,7 +174,7 @@ class TeacherCache:
 
     def _records(self, name: str, view: int) -> np.memmap[Any, Any]:
         if (name, view) not in self._open:
-            shape = (self.images, _record_bytes(self._manifest["targets"][name]))
+            shape = (self.images, _record_bytes(self._manifest["teacher_outputs"][name]))
             try:
                 self._open[name, view] = np.memmap(self._file(name, view), np.uint8, "r", shape=shape)
             except (OSError, ValueError) as error:
@@ -189,7 +189,7 @@ class TeacherCache:
         """
         found = _read_manifest(self.folder)
         if found is None:
-            return {"made_for": self.made_for, "targets": {}}
+            return {"made_for": self.made_for, "teacher_outputs": {}}
         theirs = found["made_for"]
         other = [key for key in dict.fromkeys([*theirs, *self.made_for]) if theirs.get(key) != self.made_for.get(key)]
         if other:
@@ -236,9 +236,9 @@ class TeacherCache:
             name: {"shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
             for name, value in records.items()
         }
-        fresh = {name: form for name, form in forms.items() if name not in self._manifest["targets"]}
+        fresh = {name: form for name, form in forms.items() if name not in self._manifest["teacher_outputs"]}
         for name in forms.keys() - fresh.keys():
-            found = self._manifest["targets"][name]
+            found = self._manifest["teacher_outputs"][name]
             if found != forms[name]:
                 raise UserError(
                     f"teacher cache {self.folder} holds {name} as {found['dtype']} {found['shape']}, and now it is "
@@ -282,7 +282,7 @@ class TeacherCache:
                 f"teacher cache {self.folder}: no {_readable(size)} to be had ({error.strerror}); choose another "
                 "folder, or fewer views"
             ) from error
-        self._write_manifest({**manifest, "targets": {**manifest["targets"], **fresh}})
+        self._write_manifest({**manifest, "teacher_outputs": {**manifest["teacher_outputs"], **fresh}})
 
     def _write_manifest(self, manifest: Mapping[str, Any]) -> None:
         for left in self.folder.glob(f".{MANIFEST_FILE}*{UNFINISHED}"):  # by a kill
@@ -311,11 +311,11 @@ class TeacherCache:
                 ) from error
 
     def _done(self, name: str, view: int) -> np.ndarray[Any, Any]:
-        if name not in self._manifest["targets"]:
+        if name not in self._manifest["teacher_outputs"]:
             return np.zeros(self.images, dtype=bool)
         records, flags = self._file(name, view), self._flags(name, view)
         for path, size in (
-            (records, _record_bytes(self._manifest["targets"][name]) * self.images),
+            (records, _record_bytes(self._manifest["teacher_outputs"][name]) * self.images),
             (flags, self.images),
         ):
             if not path.is_file() or path.stat().st_size != size:
@@ -373,18 +373,18 @@ def describe(
     }
 
 
-def target_names(distiller: Distiller) -> list[str]:
-    """Names of all targets that the methods take, told from shapes alone: no teacher is run."""
+def teacher_output_names(distiller: Distiller) -> list[str]:
+    """Names of all teacher_outputs that the methods take, told from shapes alone: no teacher is run."""
     info = distiller.teacher.info
 
     def blank(tap: Tap) -> Tensor:
         return torch.zeros(1, tap.channels, 8, 8)
 
-    views = Views(tuple(map(blank, info.stages)), blank(info.embedding), blank(info.logits))
+    views = Features(tuple(map(blank, info.stages)), blank(info.embedding), blank(info.logits))
     names: dict[str, None] = {}
     with torch.no_grad():
         for method in distiller.methods.values():
-            names |= dict.fromkeys(method.targets(views))  # type: ignore[operator]
+            names |= dict.fromkeys(method.teacher_outputs(views))  # type: ignore[operator]
     return list(names)
 
 
@@ -473,7 +473,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         found = manifest["made_for"]["format"]
         if found == FORMAT:
             _absent_teacher(manifest["teacher"])
-            for form in manifest["targets"].values():
+            for form in manifest["teacher_outputs"].values():
                 if form["dtype"] not in _DTYPES or any(not isinstance(side, int) or side < 1 for side in form["shape"]):
                     raise ValueError(f"no target looks like {form}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -9,11 +9,11 @@ from typing import Any
 from segdistill.distiller import AbsentTeacher, Supervised
 from segdistill.networks.loading import load_network
 from segdistill.recipe import build_data
+from segdistill.run_folder import RunFolder
 from segdistill.training.config import TrainConfig
-from segdistill.training.engine import Engine, Machines
-from segdistill.training.fit import RunOptions, fit
 from segdistill.training.loggers import Tracker
-from segdistill.training.run_folder import RunFolder
+from segdistill.training.run import RunOptions, fit
+from segdistill.training.strategies import Engine, Machines
 
 
 def train(
@@ -22,7 +22,7 @@ def train(
     network: str,
     output: str | Path,
     train: TrainConfig = TrainConfig(),
-    weights: str | None = None,
+    init_weights: str | None = None,
     seed: int = 0,
     overfit: int | None = None,
     device: str = "auto",
@@ -44,13 +44,13 @@ def train(
         network: what to train, e.g. smp:Unet:resnet34, torchvision:fcn_resnet50, transformers:segformer, a run folder.
         output: folder of the run; it must not hold one yet.
         train: how to train.
-        weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
+        init_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
         seed: seed of everything random; the same seed gives the same run.
         overfit: train and validate on the first so many training images, unchanged, to see that a set-up can learn.
         device: auto, cpu, cuda, cuda:N or mps.
         devices: processes on each machine, one per device; batches are shared among them.
         nodes: machines; start the same command on each (docs/training.md).
-        strategy: how processes share the work: ddp (each has all weights) or fsdp (each holds a part); auto is one
+        strategy: how processes share the work: ddp (each has all init_weights) or fsdp (each holds a part); auto is one
             process, or ddp where there are several.
         compile: compile the network with torch.compile; what cannot be compiled is trained as it is.
         checkpoint_minutes: minutes between checkpoints within an epoch; each epoch's end brings one anyway.
@@ -72,14 +72,14 @@ def train(
     config = {
         "data": sets.values,
         "network": network,
-        "weights": weights,
+        "init_weights": init_weights,
         "train": asdict(train),
         "overfit": overfit,
         "seed": seed,
     }
 
     def make(_: AbsentTeacher | None) -> Supervised:
-        student = load_network(network, len(sets.train.classes), sets.train.in_channels, weights)
+        student = load_network(network, len(sets.train.classes), sets.train.in_channels, init_weights)
         return Supervised(student, ignore_index=sets.train.ignore_index)
 
     return fit(make, kind="train", config=config, data=sets, train=train, seed=seed, options=options)

@@ -32,7 +32,7 @@ class Watch:
                 amount = f"{ratio:.0f} times" if ratio > 1 else f"{100 * ratio:.2g} % of"
                 advice = "lower" if ratio > 1 else "raise"
                 self._once(
-                    name, f"warning: {name} is {amount} the task loss; {advice} its weight, or set weights: auto"
+                    name, f"warning: {name} is {amount} the task loss; {advice} its weight, or set loss_weights: auto"
                 )
 
     def teacher(self, teacher: float, student: float) -> None:

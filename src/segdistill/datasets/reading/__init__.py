@@ -1,0 +1,1 @@
+"""How files become images and labels: pictures, rasters, masks, tiles, and decoded images kept."""

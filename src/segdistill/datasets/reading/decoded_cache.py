@@ -1,0 +1,413 @@
+"""Decoded images and labels of another data set, kept in memory or on disk, so that each is decoded only once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from segdistill.datasets.base import Sample, SegmentationDataset, Window
+from segdistill.datasets.reading.files import FileDataset
+from segdistill.datasets.reading.images import image_size
+from segdistill.datasets.reading.tiles import TileDataset
+from segdistill.errors import UserError
+from segdistill.files import write_json
+
+#: Changes when files written before can no longer be read.
+FORMAT = 1
+
+#: Left free on a disk for the run itself.
+SPARE_BYTES = 10**9
+
+#: Samples between two marks of what is done; a kill costs at most as many.
+_CHUNK = 64
+
+#: Records begin at multiples of this, so that float32 values are aligned.
+_ALIGNMENT = 8
+
+_DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.uint8: np.dtype(np.uint8), torch.float32: np.dtype(np.float32)}
+
+_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+T = TypeVar("T")
+
+
+class DecodedCache(SegmentationDataset):
+    """Another data set, whose images and labels are decoded once and then kept as they are, before augmentation.
+
+    Samples are equal to those of ``dataset`` bit for bit. Everything is read here, at once, unless it lies on disk
+    already. In memory the samples are shared by data-loading processes; each process of a run that goes on several
+    devices has its own. On disk they lie in one file that is memory-mapped: the system keeps in memory what fits.
+
+    Beside ``file.bin`` lie ``file.json``, what it was made for, and ``file.done``, which samples it holds; one that was
+    killed while it was filled is filled on, and several processes can fill one together.
+
+    Args:
+        dataset: its samples must be small enough to be read whole.
+        file: path without suffix of the files on disk; None: in memory.
+        made_for: what the samples depend on besides the files of the data set, plain values by name.
+        console: is told the size before anything is read or written.
+        progress: show a bar.
+        rank, world: number of this process among several that fill one file: each begins elsewhere.
+
+    Raises:
+        UserError: a sample that cannot be read; too little memory or disk; files made for other data.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        file: Path | None,
+        made_for: Mapping[str, Any],
+        *,
+        console: Console,
+        progress: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        super().__init__(
+            classes=dataset.classes, ids=dataset.ids, palette=dataset.palette, in_channels=dataset.in_channels
+        )
+        self.dataset = dataset
+        self.ignore_index = dataset.ignore_index
+        self.crops_per_image = dataset.crops_per_image
+        self.evaluation_window = dataset.evaluation_window
+        self.fill = dataset.fill
+        self._layout = _Layout.of(dataset)
+        if file is None:
+            self._store: _Memory | _File = _Memory(self._layout, console)
+        else:
+            whole = {"format": FORMAT, **made_for, "images": len(dataset), "files": _files_hash(dataset)}
+            self._store = _File(file, whole, self._layout, console)
+        self._store.fill(self._record, progress=progress, rank=rank, world=world)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.open(index).whole()
+
+    def open(self, index: int) -> Sample:
+        """One sample, of which any part is copied out of what is kept."""
+        number = range(len(self))[index]
+        return _KeptSample(self._layout, number, self._store.read(number))
+
+    def labels(self, index: int) -> Tensor:
+        """See `SegmentationDataset.labels`; read from the file, since it may be larger than what is kept."""
+        return self.dataset.labels(index)
+
+    def _record(self, index: int) -> _Bytes:
+        """A sample as it is kept: the bytes of the image, and then one for every label."""
+        image, labels = self.dataset.open(index).whole()
+        height, width = self._layout.sizes[index]
+        if image.shape != (self._layout.channels, height, width) or image.dtype != self._layout.dtype:
+            raise UserError(
+                f"sample {self.ids[index]} is {tuple(image.shape)} of {image.dtype}, expected "
+                f"{(self._layout.channels, height, width)} of {self._layout.dtype} as its file's header or the first "
+                "sample says"
+            )
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) <= 255:
+            raise UserError(
+                f"sample {self.ids[index]} holds labels from {int(labels.min())} to {int(labels.max())}, outside the "
+                f"classes 0 to {len(self.classes) - 1} and the ignore label {self.ignore_index}"
+            )
+        pixels = image.contiguous().view(torch.uint8).flatten()
+        return np.asarray(torch.cat([pixels, labels.to(torch.uint8).flatten()]).numpy())
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where each sample lies among all bytes.
+
+    Attributes:
+        channels, dtype: of every image.
+        sizes: (height, width) of each image.
+        starts: first byte of each sample, and the end of all.
+    """
+
+    channels: int
+    dtype: torch.dtype
+    sizes: tuple[tuple[int, int], ...]
+    starts: tuple[int, ...]
+
+    @staticmethod
+    def of(dataset: SegmentationDataset) -> _Layout:
+        first, _ = dataset.open(0).window(Window(0, 0, 1, 1))
+        if first.dtype not in _DTYPES:
+            raise UserError(f"images of {first.dtype} cannot be kept; expected uint8 or float32")
+        with ThreadPoolExecutor(_threads()) as pool:
+            sizes = tuple(pool.map(lambda index: _size(dataset, index), range(len(dataset))))
+        starts = [0]
+        for height, width in sizes:
+            length = height * width * (first.shape[0] * first.element_size() + 1)
+            starts.append(starts[-1] + -(-length // _ALIGNMENT) * _ALIGNMENT)
+        return _Layout(first.shape[0], first.dtype, sizes, tuple(starts))
+
+    @property
+    def total(self) -> int:
+        """Bytes of all samples."""
+        return self.starts[-1]
+
+
+class _KeptSample(Sample):
+    """A sample among the bytes that are kept."""
+
+    def __init__(self, layout: _Layout, index: int, record: _Bytes) -> None:
+        height, width = layout.sizes[index]
+        pixels = layout.channels * height * width * layout.dtype.itemsize
+        self._image = record[:pixels].view(_DTYPES[layout.dtype]).reshape(layout.channels, height, width)
+        self._labels = record[pixels : pixels + height * width].reshape(height, width)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._labels.shape[0], self._labels.shape[1]
+
+    def window(self, window: Window) -> tuple[Tensor, Tensor]:
+        """Copies, so that nobody changes what is kept."""
+        rows = slice(window.top, window.top + window.height)
+        columns = slice(window.left, window.left + window.width)
+        image = self._image[:, rows, columns].copy()
+        return torch.from_numpy(image), torch.from_numpy(self._labels[rows, columns].astype(np.int64))
+
+
+class _Memory:
+    """All samples in memory that data-loading processes share."""
+
+    def __init__(self, layout: _Layout, console: Console) -> None:
+        self.layout = layout
+        gigabytes = f"{layout.total / 1e9:.2f} GB"
+        console.out(f"keeping {len(layout.sizes)} decoded images in memory: {gigabytes}", highlight=False)
+        room = _shared_memory()
+        if room is not None and layout.total > room:
+            raise UserError(
+                f"decoded_cache: ram needs {gigabytes} and there are {room / 1e9:.2f} GB of memory for it here; name a "
+                "folder in decoded_cache instead"
+            )
+        # Page by page as it is written to, and not bound to the size of /dev/shm, which is 64 MB in many containers.
+        self.bytes = (
+            torch.frombuffer(mmap.mmap(-1, max(1, layout.total)), dtype=torch.uint8)
+            if _processes_are_forked()
+            else torch.empty(layout.total, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        )
+
+    def fill(self, record: Callable[[int], _Bytes], *, progress: bool, rank: int, world: int) -> None:
+        """Reads everything; ``rank`` and ``world`` mean nothing here."""
+        target = self.bytes.numpy()
+
+        def one(index: int) -> None:
+            values = record(index)
+            target[self.layout.starts[index] : self.layout.starts[index] + len(values)] = values
+
+        with ThreadPoolExecutor(_threads()) as pool:
+            _exhaust(pool, _shown(pool.map(one, range(len(self.layout.sizes))), len(self.layout.sizes), progress))
+
+    def read(self, index: int) -> _Bytes:
+        """The bytes of one sample."""
+        return self.bytes[self.layout.starts[index] : self.layout.starts[index + 1]].numpy()
+
+
+class _File:
+    """All samples in a memory-mapped file, with marks of those that it holds."""
+
+    def __init__(self, file: Path, made_for: Mapping[str, Any], layout: _Layout, console: Console) -> None:
+        self.layout = layout
+        self.data, self.marks, self.manifest = (
+            file.with_name(f"{file.name}.{kind}") for kind in ("bin", "done", "json")
+        )
+        self._map: _Bytes | None = None
+        made_for = json.loads(json.dumps(made_for))  # as it is read back
+        if self.manifest.exists():
+            self._check(made_for)
+        missing = int((~self._done()).sum())
+        if missing == 0:
+            return
+        # Space is taken when the file is made, whether or not anything is in it.
+        size = abs(layout.total - (self.data.stat().st_size if self.data.exists() else 0))
+        there = next(folder for folder in file.absolute().parents if folder.exists())
+        free = shutil.disk_usage(there).free
+        console.out(
+            f"keeping {missing} decoded images in {self.data}: {layout.total / 1e9:.2f} GB in all "
+            f"({free / 1e9:.2f} GB free)",
+            highlight=False,
+        )
+        if size + SPARE_BYTES > free:
+            raise UserError(
+                f"decoded_cache: {file.parent} needs {size / 1e9:.2f} GB more and the disk has {free / 1e9:.2f} GB free, "
+                f"of which {SPARE_BYTES / 1e9:.1f} GB are left for the run; choose another folder"
+            )
+        if self.marks.exists() and (not self.manifest.exists() or size):
+            self.marks.unlink(missing_ok=True)  # of a file that is not there any more
+        write_json(self.manifest, made_for)
+        _allocate(self.data, layout.total)
+        _allocate(self.marks, len(layout.sizes))
+
+    def fill(self, record: Callable[[int], _Bytes], *, progress: bool, rank: int, world: int) -> None:
+        """Reads what is missing, the ``rank``-th of ``world`` parts of it first."""
+        missing = np.flatnonzero(~self._done()).tolist()
+        if not missing:
+            return
+        first = rank * len(missing) // world
+        missing = missing[first:] + missing[:first]
+        try:
+            with (
+                self.data.open("r+b") as data,
+                self.marks.open("r+b") as marks,
+                ThreadPoolExecutor(_threads()) as pool,
+            ):
+
+                def one(index: int) -> None:
+                    _write_at(data.fileno(), record(index), self.layout.starts[index])
+
+                chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
+                for chunk in _shown(chunks, len(chunks), progress):
+                    done = self._done()  # by others, in the meantime
+                    left = [index for index in chunk if not done[index]]
+                    _exhaust(pool, pool.map(one, left))
+                    # A mark follows what it vouches for, whatever kills the process or the machine in between.
+                    os.fsync(data.fileno())
+                    for index in left:
+                        os.pwrite(marks.fileno(), b"\x01", index)
+                os.fsync(marks.fileno())
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.data}: {error.strerror or error}; what it holds already is kept and will be "
+                "filled on"
+            ) from error
+
+    def read(self, index: int) -> _Bytes:
+        """The bytes of one sample."""
+        if self._map is None:
+            try:
+                self._map = np.asarray(np.memmap(self.data, np.uint8, "r"))
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"cannot read {self.data}: {error}; remove the folder named in decoded_cache"
+                ) from error
+        return self._map[self.layout.starts[index] : self.layout.starts[index + 1]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A memory map does not travel to a data-loading process; each opens its own.
+        return {**self.__dict__, "_map": None}
+
+    def _check(self, made_for: Mapping[str, Any]) -> None:
+        try:
+            found = json.loads(self.manifest.read_text())
+            keys = dict.fromkeys([*found, *made_for])
+            other = [key for key in keys if found.get(key) != made_for.get(key)]
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"cannot read {self.manifest}: {error}; remove it together with {self.data.name}"
+            ) from error
+        if other:
+            told = "; ".join(f"{key} was {found.get(key)!r}, now {made_for.get(key)!r}" for key in other)
+            told = "the files of the data set have changed" if other == ["files"] else told
+            raise UserError(
+                f"{self.data} keeps the images of other data: {told}; name another folder in decoded_cache, "
+                "or remove it"
+            )
+
+    def _done(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Whether each sample is in the file."""
+        nothing = np.zeros(len(self.layout.sizes), dtype=np.bool_)
+        if not self.manifest.exists() or not self.data.exists() or self.data.stat().st_size != self.layout.total:
+            return nothing
+        marks = np.fromfile(self.marks, dtype=np.uint8) if self.marks.exists() else nothing
+        return marks == 1 if len(marks) == len(nothing) else nothing
+
+
+def _size(dataset: SegmentationDataset, index: int) -> tuple[int, int]:
+    """(height, width) of a sample, from its file's header where that says it."""
+    if isinstance(dataset, FileDataset):
+        if dataset.resize is not None:
+            return dataset.resize
+        if not isinstance(dataset, TileDataset):
+            return image_size(dataset.pairs[index][0])
+    return dataset.open(index).size
+
+
+def _files_hash(dataset: SegmentationDataset) -> str:
+    """Of names, sizes and times of all files, wherever they lie; of the samples' names where there are no files."""
+    told = hashlib.blake2b(digest_size=16)
+    for index, name in enumerate(dataset.ids):
+        told.update(f"{name}\n".encode())
+        files: list[Path] = []
+        if isinstance(dataset, FileDataset):
+            files += dataset.pairs[index]
+        if isinstance(dataset, TileDataset) and dataset.heights is not None:
+            files.append(dataset.heights[index])
+        for file in files:
+            try:
+                state = file.stat()
+            except OSError:
+                raise UserError(f"{file} does not exist (any more)") from None
+            told.update(f"{file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return told.hexdigest()
+
+
+def _threads() -> int:
+    return min(8, os.cpu_count() or 1)
+
+
+def _exhaust(pool: ThreadPoolExecutor, results: Iterable[None]) -> None:
+    """Waits for all; after the first error nothing more is begun."""
+    try:
+        for _ in results:
+            pass
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
+def _shown(items: Iterable[T], total: int, progress: bool) -> Iterable[T]:
+    console = Console(stderr=True)
+    return track(items, "decoding images", total=total, console=console, transient=True, disable=not progress)
+
+
+def _processes_are_forked() -> bool:
+    """Whether data-loading processes begin as copies of this one, memory and all."""
+    method = multiprocessing.get_start_method(allow_none=True)
+    return (method or multiprocessing.get_all_start_methods()[0]) == "fork"
+
+
+def _shared_memory() -> int | None:
+    """Bytes of memory that processes here could share at most; None where that cannot be told."""
+    if sys.platform == "linux" and not _processes_are_forked() and Path("/dev/shm").is_dir():
+        return shutil.disk_usage("/dev/shm").free
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Makes the file as long, its space taken; what it holds stays."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if hasattr(os, "posix_fallocate") and size:
+                os.posix_fallocate(handle, 0, size)
+            os.ftruncate(handle, size)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _write_at(handle: int, values: _Bytes, start: int) -> None:
+    view = values.data
+    while view:
+        written = os.pwrite(handle, view, start)
+        view, start = view[written:], start + written

@@ -1,0 +1,155 @@
+"""`segdistill.demo`: the main job, end to end, on built-in scenes."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import rich
+from rich.console import Console
+from rich.table import Table
+
+from segdistill.comparison.cells import parse_methods
+from segdistill.comparison.compare import compare
+from segdistill.comparison.results import BASELINE, read_plan
+from segdistill.device import choose_device
+from segdistill.errors import UserError
+from segdistill.evaluation.evaluate import measure
+from segdistill.evaluation.latency import latency_ms
+from segdistill.files import write_atomically, write_json
+from segdistill.networks.loading import load_run
+from segdistill.recipe import build_split
+from segdistill.reporting.picture import side_by_side
+from segdistill.training.config import TrainConfig
+from segdistill.training.train import train
+
+# Narrow decoders, so that a teacher is trained from nothing within two minutes on two CPU cores.
+DECODER = "?decoder_pyramid_channels=64&decoder_segmentation_channels=32"
+TEACHER = f"smp:FPN:resnet18{DECODER}"
+STUDENT = f"smp:FPN:tu-mobilenetv3_small_050{DECODER}"
+SIZE = 96
+DATA: dict[str, Any] = {
+    "dataset": "synthetic-aerial",
+    "size": [SIZE, SIZE],
+    "crop": [SIZE, SIZE],
+    "scale": [0.75, 1.5],
+    "vertical_flip": True,
+    "quarter_turns": True,
+}
+COLUMNS = ("network", "mIoU", "parameters", "MACs", "ms / image", "training s")
+
+
+def demo(
+    *,
+    output: str | Path = "demo",
+    method: str = "brd",
+    teacher_epochs: int = 7,
+    epochs: int = 6,
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = True,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Trains a teacher, then holds a student that it is distilled into against the same student trained alone.
+
+    All on synthetic aerial scenes. Writes the teacher's run, the comparison with its compare/report.html, demo.json and
+    comparison.png (image, truth and the three predictions of test scenes side by side) into the output folder.
+
+    Args:
+        output: the folder.
+        method: the distillation method, see `segdistill methods`; several with + or commas between.
+        teacher_epochs: passes of the teacher's training.
+        epochs: passes of the student's training, the same number alone and distilled.
+        seed: seed of everything random.
+        device: auto, cpu, cuda, cuda:N or mps.
+        overwrite: replace the runs of an earlier demo in the output folder.
+        quiet: print nothing.
+
+    Returns:
+        One mapping per network: name, mIoU on the test scenes, parameters, MACs, milliseconds per image, training
+        seconds.
+
+    Raises:
+        UserError: for a wrong option, or if a run failed.
+    """
+    folder = Path(output)
+    if folder.is_file():
+        raise UserError(f"output {folder} is a file, expected a folder")
+    methods = f"{BASELINE},{method}"
+    parse_methods(methods)  # a wrong name is told before the teacher is trained, not after
+    console = Console(quiet=True) if quiet else rich.get_console()
+    recipe = TrainConfig(epochs=epochs, batch_size=8, lr=3e-3, warmup=0.1, loss="balanced")
+    common: dict[str, Any] = {"data": DATA, "seed": seed, "device": device, "quiet": quiet}
+
+    console.rule("teacher")
+    teacher = train(
+        network=TEACHER,
+        train=replace(recipe, epochs=teacher_epochs),
+        output=folder / "teacher",
+        overwrite=overwrite,
+        **common,
+    )
+    if overwrite and read_plan(folder / "compare") is not None:
+        for runs in ("cells", "teacher"):
+            shutil.rmtree(folder / "compare" / runs, ignore_errors=True)
+    found = compare(
+        teacher=teacher.path,
+        student=STUDENT,
+        methods=methods,
+        seeds=1,
+        train=recipe,
+        output=folder / "compare",
+        **common,
+    )
+    assert found is not None  # it is no dry run
+
+    scenes = build_split(DATA, "test")
+    rows, networks = [], {}
+    times: dict[tuple[int | None, int | None], float] = {}  # equal networks take equal time
+    for row in (found.teacher, *found.rows):
+        cell = row.cells[0]
+        if cell.error is not None:
+            raise UserError(f"the student with {row.method} failed: {cell.error}")
+        name = {"teacher": "teacher", BASELINE: "student alone"}.get(row.method, f"student + {row.method}")
+        networks[name] = network = load_run(cell.run).to(choose_device(device))
+        scores = measure(network, scenes, quiet=quiet)
+        cost = (row.parameters, row.macs)
+        if cost not in times:
+            times[cost] = latency_ms(network, (SIZE, SIZE))
+        spent = cell.seconds if cell.seconds is not None else (teacher.read_metrics() or {})["training_seconds"]
+        rows.append(
+            {
+                "network": name,
+                "miou": scores.miou,
+                "parameters": row.parameters,
+                "macs": row.macs,
+                "ms_per_image": times[cost],
+                "training_seconds": spent,
+                "iou": scores.iou,
+            }
+        )
+    picture = side_by_side(scenes, networks, range(min(4, len(scenes))))
+    write_atomically(folder / "comparison.png", lambda file: picture.save(file, "PNG"))
+    write_json(folder / "demo.json", rows)
+    table = Table(title=f"{len(scenes)} test scenes", title_justify="left")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == COLUMNS[0] else "right")
+    for line in rows:
+        table.add_row(*_cells(line))
+    console.print(table)
+    shown = f"pictures: {folder / 'comparison.png'}   report: {folder / 'compare' / 'report.html'}"
+    console.out(shown, highlight=False)
+    return rows
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["network"],
+        f"{row['miou']:.1f}",
+        f"{row['parameters'] / 1e6:.2f} M",
+        f"{row['macs'] / 1e9:.2f} G",
+        f"{row['ms_per_image']:.1f}",
+        f"{row['training_seconds']:.0f}",
+    ]

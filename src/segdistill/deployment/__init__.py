@@ -1,1 +1,0 @@
-"""From a run to a file that runs without segdistill: exported, quantised, measured."""

@@ -1,0 +1,1 @@
+"""Scores and latency of a network."""

@@ -1,0 +1,311 @@
+"""`segdistill.benchmark`: how fast, how large and how good networks are, side by side, runtime by runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from segdistill.device import choose_precision, processor
+from segdistill.errors import UserError, unknown_name
+from segdistill.evaluation.timing import RUNTIMES, Job, Timing, job_line, timing_in
+from segdistill.exporting.export import FOLDER, export, parse_size
+from segdistill.files import check_json_file, write_json
+from segdistill.formats.formats import FORMATS
+from segdistill.networks.loading import load_run
+from segdistill.networks.size import count_macs, count_parameters
+from segdistill.networks.weights import WEIGHTS_FILE
+from segdistill.run_folder import RunFolder
+
+_FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network in one runtime, precision and number of threads.
+
+    Attributes:
+        run: the run folder.
+        runtime: pytorch, torch.compile, onnxruntime or openvino.
+        precision: fp32, bf16 or int8.
+        threads: of the computation.
+        timing: latency, rate and memory.
+        parameters: number of parameters.
+        macs: multiply-accumulates for one image.
+        file_mb: size of the file, or pair of files, in 10^6 bytes.
+        miou: on the validation split, in percent: of the finished run, for int8 of the int8 file; None if never
+            measured.
+    """
+
+    run: str
+    runtime: str
+    precision: str
+    threads: int
+    timing: Timing
+    parameters: int
+    macs: int
+    file_mb: float
+    miou: float | None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All rows, and what was left out and why.
+
+    Attributes:
+        input: (height, width) of the image.
+        machine: processor, cores and versions.
+        rows: what was measured.
+        skipped: one sentence each.
+    """
+
+    input: tuple[int, int]
+    machine: dict[str, Any]
+    rows: tuple[Row, ...]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One network in one form, ready to be timed."""
+
+    runtime: str
+    precision: str
+    path: Path
+    dtype: str
+    file_mb: float
+    miou: float | None
+
+
+def benchmark(
+    *,
+    runs: list[str],
+    input: str | list[int] = "512x512",
+    threads: list[int] | None = None,
+    runtimes: list[str] | None = None,
+    seconds: float = 5.0,
+    json: str | Path | None = None,
+    quiet: bool = False,
+) -> Benchmark:
+    """Measures latency, rate, memory, size and mIoU of networks on the CPU, in every runtime and precision there is.
+
+    Each measurement is a process of its own that sees one image at a time, from raw pixels to class ids. Files of
+    fp32 are made for the purpose; those of int8 are the runs' own, made by `segdistill export --int8`.
+
+    Args:
+        runs: run folders, such as a teacher's and its students'.
+        input: height and width of the image, such as 512x512.
+        threads: numbers of threads to measure with, such as [1, 2]; by default 1.
+        runtimes: some of pytorch, torch.compile, onnxruntime, openvino; by default all.
+        seconds: for which each is measured, after a third of that for warming up; ten passes at least.
+        json: file for everything measured.
+        quiet: print nothing.
+
+    Returns:
+        The rows; `Benchmark` says what else.
+
+    Raises:
+        UserError: for a folder that holds no network, an unknown runtime, or a JSON file that cannot be written.
+    """
+    size = parse_size(input, "input")
+    if json is not None:
+        check_json_file(json, "json")
+    if not runs:
+        raise UserError("runs names no run; expected run folders, such as runs/teacher runs/brd")
+    threads = [1] if threads is None else threads
+    runtimes = list(RUNTIMES) if runtimes is None else runtimes
+    if not threads or min(threads) < 1:
+        raise UserError(f"threads is {threads}, expected numbers of at least 1, such as 1,2")
+    for runtime in runtimes:
+        if runtime not in RUNTIMES:
+            raise unknown_name("runtime", runtime, RUNTIMES)
+    for run in runs:
+        load_run(run)  # whatever is wrong with the last one is told before the first one is measured
+    console = Console(quiet=quiet)
+    rows: list[Row] = []
+    skipped: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="segdistill-benchmark-") as temporary:
+        for number, run in enumerate(runs):
+            network = load_run(run)
+            channels = network.info.in_channels
+            parameters, macs = count_parameters(network), count_macs(network, size)
+            del network
+            for model in _models(Path(run), size, runtimes, Path(temporary) / str(number), skipped):
+                for count in threads:
+                    what = f"{run}, {model.runtime} {model.precision}, {count} threads"
+                    with console.status(what):
+                        job = Job(
+                            model.runtime, model.precision, str(model.path), channels, model.dtype, size, count, seconds
+                        )
+                        timing = _timed(job)
+                    if isinstance(timing, str):
+                        skipped.append(f"{run}: {model.runtime} {model.precision} fails: {timing}")
+                        break
+                    rows.append(
+                        Row(
+                            run=str(run),
+                            runtime=model.runtime,
+                            precision=model.precision,
+                            threads=count,
+                            timing=timing,
+                            parameters=parameters,
+                            macs=macs,
+                            file_mb=model.file_mb,
+                            miou=model.miou,
+                        )
+                    )
+    found = Benchmark(size, _machine(), tuple(rows), tuple(dict.fromkeys(skipped)))
+    console.print(benchmark_tables(found))
+    for line in found.skipped:
+        console.print(f"left out: {line}", highlight=False, soft_wrap=True)
+    if json is not None:
+        write_json(Path(json), asdict(found))
+    return found
+
+
+def benchmark_tables(found: Benchmark) -> Group:
+    """What was measured for the terminal, a table per run, none wider than 80 columns."""
+    height, width = found.input
+    parts: list[RenderableType] = [f"one image of {height} x {width} on {found.machine['processor']}"]
+    for run, rows in groupby(found.rows, key=lambda row: row.run):
+        own = list(rows)
+        size = f"{own[0].parameters / 1e6:.2f} million parameters, {own[0].macs / 1e9:.2f} G MACs"
+        table = Table(title=f"{run}: {size}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("runtime", no_wrap=True, min_width=13)
+        table.add_column("", no_wrap=True, min_width=4)
+        for heading in ("threads", "median ms", "p95 ms", "images /s", "peak MB", "file MB", "mIoU"):
+            # Of one width in every table, so that runs can be compared down a column.
+            table.add_column(heading.replace(" ", "\n"), justify="right", min_width=6, no_wrap=True)
+        for row in own:
+            timing = row.timing
+            table.add_row(
+                row.runtime,
+                row.precision,
+                str(row.threads),
+                f"{timing.median_ms:.1f}",
+                f"{timing.p95_ms:.1f}",
+                f"{timing.images_per_second:.1f}",
+                "" if timing.peak_mb is None else f"{timing.peak_mb:.0f}",
+                f"{row.file_mb:.1f}",
+                "" if row.miou is None else f"{row.miou:.2f}",
+            )
+        parts.append(table)
+    parts.append("peak: most memory of the whole process, library included; mIoU of the validation split")
+    return Group(*parts)
+
+
+def _models(
+    run: Path, size: tuple[int, int], runtimes: Sequence[str], folder: Path, skipped: list[str]
+) -> Iterator[_Model]:
+    """Every form of a run's network that can be measured; what cannot is told of in ``skipped``."""
+    metrics = RunFolder(run).read_metrics() or {}
+    miou = metrics.get("miou")
+    has_bf16 = choose_precision("auto", torch.device("cpu")) == "bf16"
+    precisions = ("fp32", "bf16") if has_bf16 else ("fp32",)
+    if not has_bf16:
+        skipped.append("bf16: this CPU has no instructions for it")
+    weights_mb = _megabytes(run / WEIGHTS_FILE)
+    for runtime in runtimes:
+        if runtime not in _FORMAT_OF:
+            for precision in precisions if runtime == "pytorch" else ("fp32",):
+                yield _Model(runtime, precision, run, "uint8", weights_mb, miou)
+            continue
+        kind = FORMATS[_FORMAT_OF[runtime]]
+        missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
+        if missing:
+            skipped.append(f"{runtime} needs the package {missing[0]}: pip install 'segdistill[deploy]'")
+            continue
+        path = folder / f"model{kind.module.SUFFIX}"
+        try:
+            export(run=run, format=_FORMAT_OF[runtime], output=path, size=list(size), batch=1, quiet=True)
+        except UserError as error:
+            skipped.append(f"{run}: {error}")
+        else:
+            for precision in precisions if runtime == "openvino" else ("fp32",):
+                yield _Model(runtime, precision, path, _read_report(path)["dtype"], _megabytes(path), miou)
+        yield from _quantised(run, runtime, size, skipped)
+
+
+def _quantised(run: Path, runtime: str, size: tuple[int, int], skipped: list[str]) -> Iterator[_Model]:
+    """The run's own int8 file, if it has one that takes the image."""
+    path = run / FOLDER / f"model-int8{FORMATS[_FORMAT_OF[runtime]].module.SUFFIX}"
+    if not path.is_file():
+        skipped.append(
+            f"{run}: {runtime} int8 has no file; segdistill export {run} --format {_FORMAT_OF[runtime]} --int8 makes it"
+        )
+        return
+    try:
+        facts = _read_report(path)
+    except UserError as error:
+        skipped.append(str(error))
+        return
+    wanted = {"size": (None, list(size)), "batch": (None, 1), "layout": ("nchw",), "outputs": ("labels",)}
+    unfit = [f"{key} {facts[key]}" for key, values in wanted.items() if facts[key] not in values]
+    if unfit:
+        skipped.append(f"{path} is made for other images or outputs: {', '.join(unfit)}")
+        return
+    yield _Model(runtime, "int8", path, facts["dtype"], _megabytes(path), facts["miou"])
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    """What `export` wrote beside a file of itself: its form, the dtype of its images, for int8 its mIoU.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    report = path.with_name(f"{path.name}.json")
+    try:
+        values = json.loads(report.read_text())
+        dtype, miou = values["metadata"]["images"]["dtype"], values.get("cost", {}).get("miou_after")
+        return {**values["form"], "dtype": dtype, "miou": miou}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{report} is missing or damaged; export {path.name} again") from error
+
+
+def _timed(job: Job) -> Timing | str:
+    """The measurement, or why there is none."""
+    settings = os.environ | {"OMP_NUM_THREADS": str(job.threads), "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run(
+        [sys.executable, "-m", "segdistill.evaluation.timing"],
+        input=job_line(job),
+        env=settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    timing = timing_in(process.stdout)
+    if timing is None:
+        lines = [line for line in process.stderr.strip().splitlines() if line.strip()]
+        return lines[-1] if lines else f"exit code {process.returncode}"
+    return timing
+
+
+def _megabytes(path: Path) -> float:
+    weights = path.with_suffix(".bin")
+    both = path.suffix == ".xml" and weights.exists()
+    return (path.stat().st_size + (weights.stat().st_size if both else 0)) / 1e6
+
+
+def _machine() -> dict[str, Any]:
+    names = ("torch", "onnxruntime", "openvino")
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # onnxruntime-gpu brings onnxruntime
+            versions[name] = importlib.metadata.version(name)
+    return {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform(), **versions}

@@ -1,0 +1,418 @@
+"""`segdistill.export`: a run as a file that runs without segdistill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from segdistill.datasets import SegmentationDataset
+from segdistill.errors import UserError, unknown_name
+from segdistill.exporting import int8 as eight_bits
+from segdistill.exporting.finetune import find_teacher
+from segdistill.exporting.finetune import finetune as tune
+from segdistill.exporting.hub import HubModel, write_folder
+from segdistill.exporting.int8 import CALIBRATION_IMAGES, QuantisationCost
+from segdistill.exporting.sample_images import at_size, comparison_images, splits_of, spread_images
+from segdistill.files import permissions, write_json
+from segdistill.formats.about import About
+from segdistill.formats.agreement import LEAST_EQUAL_LABELS, Agreement, File, Form, compare
+from segdistill.formats.deployable import LAYOUTS, OUTPUTS, Deployable
+from segdistill.formats.extra import require
+from segdistill.formats.formats import FORMATS, Format
+from segdistill.networks.network import Network
+from segdistill.networks.size import count_parameters
+from segdistill.prediction.predictor import Predictor, open_predictor
+
+FOLDER = "exports"
+"""Where in a run its files go by default."""
+
+HUB = "hub"
+"""The format that is a folder for the Hugging Face hub."""
+
+EXAMPLE_SIZE = (193, 259)
+"""Of the images with which a file of any size is traced: odd, and unlike anything that a network has inside."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was made, and how near it comes to its network.
+
+    Attributes:
+        path: the file; OpenVINO's ``.xml``, beside which its ``.bin`` lies.
+        form: of the file.
+        agreement: of the float32 file with PyTorch.
+        compared_on: which images it was compared on, in words.
+        int8: the file of 8 bits, if one was asked for.
+        cost: what 8 bits cost.
+    """
+
+    path: Path
+    form: Form
+    agreement: Agreement
+    compared_on: str
+    int8: Path | None = None
+    cost: QuantisationCost | None = None
+
+
+def export(
+    *,
+    run: str | Path,
+    format: str = "onnx",
+    output: str | Path | None = None,
+    layout: str = "nchw",
+    outputs: str = "labels",
+    size: str | list[int] | None = None,
+    batch: int | None = None,
+    images: str | Path | None = None,
+    int8: bool = False,
+    calibration: int = CALIBRATION_IMAGES,
+    finetune: int | None = None,
+    teacher: str | Path | None = None,
+    quiet: bool = False,
+) -> Exported:
+    """Exports a run's network to a file that runs without segdistill, and compares the file with PyTorch.
+
+    Preprocessing is inside: raw images go in, class ids or probabilities come out. Classes, palette, mean, standard
+    deviation and segdistill's version are in the file. The comparison is saved beside the file as JSON; a file that
+    fails it is deleted.
+
+    Args:
+        run: a run folder, or any folder that `Network.save` made.
+        format: onnx, openvino, torch-export, or hub: a folder that smp or transformers alone load, with a model card.
+        output: the file, ending in .onnx, .xml or .pt2; by default exports/model in the run folder. Of hub the
+            folder, by default exports/hub.
+        layout: of the images, nchw (B, C, H, W) or nhwc (B, H, W, C).
+        outputs: labels, class ids as uint8 (B, H, W); or probabilities, float32, with the classes where the images
+            have their channels.
+        size: height and width of the images, such as 512x512; by default any, where the network allows it.
+        batch: number of images at once; by default any.
+        images: an image or a folder of images to compare on; by default validation images of the run's data.
+        int8: also make a file of 8 bits, calibrated on training images, and score both on the validation images.
+        calibration: number of training images for that.
+        finetune: for int8, epochs of training with rounding to 8 bits and the teacher's guidance, at a tenth of the
+            run's learning rate; on the CPU.
+        teacher: a run folder, for finetune; by default the run's own teacher.
+        quiet: print nothing.
+
+    Returns:
+        The file and what was measured.
+
+    Raises:
+        UserError: for a folder that holds no network, a network that the format cannot express, a file that differs
+            from its network, or one that cannot be written.
+    """
+    if format == HUB:
+        changed = {
+            "layout": layout != "nchw",
+            "outputs": outputs != "labels",
+            "size": size,
+            "batch": batch,
+            "int8": int8,
+        }
+        for option, given in changed.items():
+            if given:
+                raise UserError(f"format hub saves the network as it is; leave {option} out")
+        return _to_hub(run, output, images, Console(quiet=quiet))
+    kind, form = _checked(format, layout, outputs, size, batch)
+    if int8 and format == "torch-export":
+        raise UserError("int8 is made for onnx and openvino, not for torch-export")
+    if calibration < 1:
+        raise UserError(f"calibration is {calibration}, expected at least 1")
+    if finetune is not None and (finetune < 1 or not int8):
+        raise UserError(f"finetune is {finetune}, expected at least 1 epoch" if int8 else "finetune needs int8")
+    if teacher is not None and finetune is None:
+        raise UserError("teacher is for finetune, the number of epochs to learn from it")
+    for package in (*kind.needs, *(("nncf",) if int8 else ())):
+        require(package, "int8" if package == "nncf" else f"export to {format}")
+    predictor, network = _opened(run)
+    path = _output_file(Path(run), output, kind.module.SUFFIX)
+    sets, trouble = splits_of(Path(run), ("train", "val") if int8 else ("val",), len(predictor.classes))
+    if int8 and trouble is not None:
+        raise UserError(f"int8 needs the data of {run}: {trouble}")
+    guide = None if finetune is None else find_teacher(Path(run), teacher, network)
+    samples, compared_on = comparison_images(network, sets.get("val"), trouble, images, form)
+    metadata = _metadata(network, predictor, form, samples[0].dtype)
+    _check_space(path, network, int8)
+    console = Console(quiet=quiet)
+
+    def converted(network: Network) -> Any:
+        with _converting(run, format, form):
+            example, axes = _example(network, form, samples[0].dtype)
+            with_logits = format != "torch-export"
+            deployable = Deployable(
+                network, layout=form.layout, outputs=form.outputs, size=form.size, with_logits=with_logits
+            )
+            return kind.module.convert(deployable, example, axes, metadata)
+
+    def fine_tuned() -> Any:
+        assert guide is not None
+        assert finetune is not None
+        return converted(tune(Path(run), network, guide[1], finetune, console))
+
+    with _beside(path) as temporary:
+        model = converted(network)
+        files = kind.module.write(model, temporary / path.name)
+        with _running(path):
+            agreement = compare(network, kind.open(temporary / path.name), form, samples)
+        hint = "; a fixed size, such as --size 512x512, may do" if form.size is None else ""
+        _require_close(agreement, path, run, compared_on, hint)
+        report = _report(run, format, form, metadata, agreement, compared_on)
+        _put(files, path, report)
+    console.print(f"{path}  {agreement}, on {compared_on}", highlight=False, soft_wrap=True)
+    exported = Exported(path, form, agreement, compared_on)
+    if not int8:
+        return exported
+    if guide is not None:
+        report["finetune"] = {"epochs": finetune, "teacher": guide[0]}
+    return _quantised(exported, kind, model, None if guide is None else fine_tuned, sets, calibration, report, console)
+
+
+def _opened(run: str | Path) -> tuple[Predictor, Network]:
+    if Path(run).is_file():
+        raise UserError(f"run {run} is a file; expected the folder of a run")
+    predictor = open_predictor(run, "cpu")
+    network = predictor.scores
+    assert isinstance(network, Network)
+    return predictor, network
+
+
+def _to_hub(run: str | Path, output: str | Path | None, images: str | Path | None, console: Console) -> Exported:
+    """The folder for a hub, compared like any other export."""
+    predictor, network = _opened(run)
+    path, form = Path(run) / FOLDER / HUB if output is None else Path(output), Form("nchw", "labels", None, None)
+    sets, trouble = splits_of(Path(run), ("val",), len(predictor.classes))
+    samples, compared_on = comparison_images(network, sets.get("val"), trouble, images, form)
+    found: list[Agreement] = []
+
+    def check(folder: Path) -> None:
+        with _running(path):
+            found.append(compare(network, HubModel(folder, network), form, samples))
+        _require_close(found[0], path, run, compared_on)
+
+    write_folder(Path(run), network, predictor, path, check)
+    console.print(f"{path}  {found[0]}, on {compared_on}", highlight=False, soft_wrap=True)
+    console.print("its README.md has a license to fill in; nothing was uploaded", highlight=False, soft_wrap=True)
+    return Exported(path, form, found[0], compared_on)
+
+
+def _require_close(agreement: Agreement, path: Path, run: str | Path, compared_on: str, hint: str = "") -> None:
+    if not agreement.is_close:
+        raise UserError(
+            f"{path.name} differs from {run}: {agreement} on {compared_on}; expected at least "
+            f"{100 * LEAST_EQUAL_LABELS} % and no more than rounding, so the file was deleted{hint}"
+        )
+
+
+def parse_size(size: str | Sequence[int], argument: str) -> tuple[int, int]:
+    """(height, width) from ``"512x768"``, ``"512"`` for a square, or two numbers.
+
+    Raises:
+        UserError: for anything else.
+
+    Example:
+        >>> parse_size("512x768", "size"), parse_size("512", "size"), parse_size([96, 128], "size")
+        ((512, 768), (512, 512), (96, 128))
+    """
+    sides: list[Any] = size.lower().split("x") if isinstance(size, str) else list(size)
+    if all(str(side).isdecimal() and int(side) > 0 for side in sides) and len(sides) in (1, 2):
+        return int(sides[0]), int(sides[-1])
+    raise UserError(f"{argument} is {size!r}, expected height and width in pixels, such as 512x512")
+
+
+MOST_PIXELS = 2**26
+"""Of one batch that a file may be made for; it is run to be compared, and takes memory in proportion."""
+
+
+def _checked(
+    format: str, layout: str, outputs: str, size: str | list[int] | None, batch: int | None
+) -> tuple[Format, Form]:
+    if format not in FORMATS:
+        raise unknown_name("format", format, [*FORMATS, HUB])
+    for name, value, known in (("layout", layout, LAYOUTS), ("outputs", outputs, OUTPUTS)):
+        if value not in known:
+            raise unknown_name(name, value, known)
+    if batch is not None and batch < 1:
+        raise UserError(f"batch is {batch}, expected at least 1")
+    shape = None if size is None else parse_size(size, "size")
+    if shape is not None and (pixels := shape[0] * shape[1] * (batch or 1)) > MOST_PIXELS:
+        raise UserError(
+            f"size is {shape[0]} x {shape[1]}, {pixels / 1e6:.0f} million pixels at once; expected at most "
+            f"{MOST_PIXELS / 1e6:.0f} million; without size the file takes any"
+        )
+    return FORMATS[format], Form(cast(Any, layout), cast(Any, outputs), shape, batch)
+
+
+def _output_file(run: Path, output: str | Path | None, suffix: str) -> Path:
+    path = run / FOLDER / f"model{suffix}" if output is None else Path(output)
+    if path.suffix != suffix:
+        raise UserError(f"output {path} ends in '{path.suffix}', expected {suffix}")
+    if path.is_dir():
+        raise UserError(f"output {path} is a folder, expected a file")
+    return path
+
+
+def _example(network: Network, form: Form, dtype: torch.dtype) -> tuple[Tensor, dict[int, str]]:
+    """Images to trace with, and the names of the axes that may have any length."""
+    height, width = form.size or EXAMPLE_SIZE
+    # Of an axis of length 1 the exporters hold that it is always 1.
+    images = torch.zeros(form.batch or 2, network.info.in_channels, height, width, dtype=dtype)
+    axes = {"batch": 0, "height": 2, "width": 3}
+    if form.layout == "nhwc":
+        images = images.permute(0, 2, 3, 1).contiguous()
+        axes = {"batch": 0, "height": 1, "width": 2}
+    fixed = {name for name in axes if (form.batch if name == "batch" else form.size) is not None}
+    return images, {axis: name for name, axis in axes.items() if name not in fixed}
+
+
+def _metadata(network: Network, predictor: Predictor, form: Form, dtype: torch.dtype) -> dict[str, str]:
+    """What a file says of itself; every value is JSON."""
+
+    def values(column: Tensor | None) -> tuple[float, ...] | None:
+        # Through float's shortest form, as in network.json.
+        return None if column is None else tuple(float(f"{value:.7g}") for value in column.flatten().tolist())
+
+    about = About(
+        form=form,
+        dtype=str(dtype).removeprefix("torch."),
+        channels=predictor.in_channels,
+        classes=predictor.classes,
+        palette=predictor.palette,
+        network=network.spec,
+        mean=values(network.mean),
+        std=values(network.std),
+        stride=predictor.stride,
+        window=predictor.window,
+        bands=predictor.bands,
+    )
+    return about.as_metadata()
+
+
+def _report(
+    run: str | Path, format: str, form: Form, metadata: dict[str, str], agreement: Agreement, compared_on: str
+) -> dict[str, Any]:
+    return {
+        "run": str(run),
+        "format": format,
+        "form": asdict(form),
+        "metadata": {key: json.loads(value) for key, value in metadata.items()},
+        "compared_on": compared_on,
+        "agreement": asdict(agreement),
+    }
+
+
+def _quantised(
+    exported: Exported,
+    kind: Format,
+    model: Any,
+    fine_tuned: Callable[[], Any] | None,
+    sets: dict[str, SegmentationDataset],
+    calibration: int,
+    report: dict[str, Any],
+    console: Console,
+) -> Exported:
+    """The int8 file beside the float32 one, scored; of the fine-tuned model, if one can be made."""
+    path = exported.path.with_name(f"{exported.path.stem}-int8{exported.path.suffix}")
+    form, count = exported.form, min(calibration, len(sets["train"]))
+    with _beside(path) as temporary:
+
+        def scored(model: Any, folder: Path, correct_bias: bool) -> tuple[Sequence[Path], QuantisationCost]:
+            images = (at_size(image, form.size) for image in spread_images(sets["train"], count))
+            with _converting(path, "int8", form):
+                quantised = eight_bits.quantise(model, images, form, count, correct_bias=correct_bias)
+            folder.mkdir(exist_ok=True)
+            files = kind.module.write(quantised, folder / path.name)
+            before, after = kind.open(exported.path), kind.open(folder / path.name)
+            with _running(path):
+                progress = not console.quiet and console.is_terminal
+                return files, eight_bits.quantisation_cost(before, after, sets["val"], form, progress=progress)
+
+        files, cost = scored(model, temporary, correct_bias=True)
+        if fine_tuned is not None:
+            plain = cost.after
+            files, cost = scored(fine_tuned(), temporary / "fine-tuned", correct_bias=False)
+            cost = replace(cost, post_training=plain)
+        about = {"calibration_images": count, "cost": cost.as_dict()}
+        facts = {key: value for key, value in report.items() if key not in ("agreement", "compared_on")}
+        _put(files, path, facts | about)
+    console.print(f"{path}  calibrated on {count} training images", highlight=False, soft_wrap=True)
+    console.print(cost.table())
+    if (warning := cost.warning()) is not None:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    return Exported(exported.path, form, exported.agreement, exported.compared_on, path, cost)
+
+
+def _check_space(path: Path, network: Network, int8: bool) -> None:
+    """A full disk is told of before the work, not after."""
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    # The files, and at their side the ones that they replace.
+    needed = 4 * count_parameters(network) * (2 if int8 else 1)
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(f"cannot write {path}: it takes {needed / 1e6:.1f} MB, but {free / 1e6:.1f} MB are free")
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A folder for unfinished files, gone afterwards; on the same disk, so that they are done by a rename."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as temporary:
+            yield Path(temporary)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"cannot write {path}: one of its folders is a file") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _converting(what: str | Path, format: str, form: Form) -> Iterator[None]:
+    """Whatever an exporter fails with becomes one sentence; its own warnings and advice are for its developers."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # exporters fail in every way there is
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        hint = "; a fixed size, such as --size 512x512, may do" if form.size is None else ""
+        raise UserError(f"{what} cannot be exported to {format}: {reason}{hint}") from error
+
+
+@contextmanager
+def _running(path: Path) -> Iterator[None]:
+    """A file that its own library refuses is told of in one sentence."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # each library has its own errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path.name} was made but does not run, so it was deleted: {reason}") from error
+
+
+def _put(files: Sequence[Path], path: Path, report: dict[str, Any]) -> None:
+    """Moves finished files to where they belong: each whole, none beside a part or a report of another export."""
+    report_file = path.with_name(f"{path.name}.json")
+    report_file.unlink(missing_ok=True)
+    if len(files) > 1:
+        path.unlink(missing_ok=True)
+    for file in files:
+        os.chmod(file, permissions())
+        os.replace(file, path.with_name(file.name))
+    write_json(report_file, report)
+
+
+__all__ = ["Exported", "File", "export", "parse_size"]

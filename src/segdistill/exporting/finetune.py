@@ -1,0 +1,146 @@
+"""Quantisation-aware distillation: a student learns, from labels and its teacher, to live with 8 bits."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import io
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from segdistill.data.loading import EpochSampler, reading, training_loader
+from segdistill.data.statistics import BandStatistics
+from segdistill.datasets.reading.checking import check_dataset
+from segdistill.distiller import Distiller
+from segdistill.errors import UserError
+from segdistill.exporting.int8 import quiet_nncf
+from segdistill.methods import KD
+from segdistill.networks.loading import load_run
+from segdistill.networks.network import Network
+from segdistill.progress import tracked
+from segdistill.recipe import build_data, construct
+from segdistill.run_folder import RunFolder
+from segdistill.training.config import TrainConfig
+
+RATE = 0.1
+"""Learning rate as a part of the run's own."""
+
+CALIBRATION_BATCHES = 8
+"""Training batches from which the ranges of the activations are taken."""
+
+
+def find_teacher(run: Path, named: str | Path | None, network: Network) -> tuple[str, Network]:
+    """The folder of the teacher that a user names, or else of the run's, and the teacher.
+
+    Raises:
+        UserError: none named, not there, or of other classes or channels.
+    """
+    config = RunFolder(run).read_config()
+    folder = config.get("teacher") if named is None else named
+    if folder is None or not Path(folder).is_dir():
+        found = "names none" if folder is None else f"'{folder}' is no folder"
+        raise UserError(f"finetune needs the folder of a teacher, but {run} {found}; give one as --teacher")
+    teacher = load_run(folder)
+    for what, of_teacher, own in (
+        ("classes", teacher.num_classes, network.num_classes),
+        ("channels", teacher.info.in_channels, network.info.in_channels),
+    ):
+        if of_teacher != own:
+            raise UserError(f"teacher {folder} has {of_teacher} {what}, but {run} has {own}")
+    return str(folder), teacher
+
+
+def finetune(run: Path, network: Network, teacher: Network, epochs: int, console: Console) -> Network:
+    """A copy of a network, trained for a few epochs while its weights and activations are rounded to 8 bits.
+
+    It sees the run's own data, augmentation and loss on labels, and the teacher's class probabilities (`KD`); the run's
+    own method may have adapters, which would begin untrained. The ranges of all roundings stay as they were measured
+    at the beginning, and so do batch statistics: what is trained is what is deployed.
+
+    Args:
+        run: its folder, with the recipe.
+        network: of the run, on the CPU; it is left as it is.
+        teacher: on the CPU.
+        epochs: passes over the training images.
+        console: for a line per epoch.
+
+    Returns:
+        A network of float32 weights, without roundings, ready to be quantised; in eval mode.
+
+    Raises:
+        UserError: the recipe or its data cannot be read, or NNCF cannot follow the network.
+    """
+    config = RunFolder(run).read_config()
+    train = construct(TrainConfig, config.get("train") or {}, "train")
+    train = replace(train, epochs=epochs, lr=RATE * train.lr)
+    data = build_data(config["data"])
+    if (run / "bands.json").exists():
+        data.train.fill = BandStatistics.load(run / "bands.json").padding(data.train[0][0].dtype)
+    counts = check_dataset(data.train)
+    loader = training_loader(data.train, data.augmentation, train.batch_size, int(config.get("seed", 0)), train.workers)
+    sampler = loader.sampler
+    assert isinstance(sampler, EpochSampler)
+    with reading(loader):
+        student = rounding(network, [batch[0] for batch in islice(loader, CALIBRATION_BATCHES)], run)
+        learner = Distiller(teacher, student, KD(), ignore_index=data.train.ignore_index)
+        learner.task_loss = train.build_task_loss(counts.pixels)
+        own = dict(network.named_parameters())
+        optimizer = train.build_optimizer((name, value) for name, value in student.named_parameters() if name in own)
+        factor = train.rate_factor(epochs * sampler.batches)
+        step = 0
+        for epoch in range(epochs):
+            sampler.set_epoch(epoch)
+            total = 0.0
+            text = f"fine-tuning in 8 bits, epoch {epoch + 1}/{epochs}"
+            for images, labels in tracked(loader, text, sampler.batches, console, console.is_terminal):
+                for group in optimizer.param_groups:
+                    group["lr"] = train.lr * factor(step)
+                loss = learner(images, labels).loss
+                optimizer.zero_grad()
+                loss.backward()
+                if train.clip is not None:
+                    torch.nn.utils.clip_grad_norm_(student.parameters(), train.clip)
+                optimizer.step()
+                total, step = total + float(loss.detach()), step + 1
+            if not torch.isfinite(torch.tensor(total)):
+                raise UserError(f"the loss became NaN or infinite while {run} was fine-tuned in 8 bits")
+            console.out(f"{text}: loss {total / sampler.batches:.3f}", highlight=False)
+    tuned = copy.deepcopy(network)
+    tuned.load_state_dict({name: value for name, value in student.state_dict().items() if name in tuned.state_dict()})
+    return tuned.eval()
+
+
+def rounding(network: Network, batches: list[torch.Tensor], run: Path) -> Network:
+    """A copy of a network in eval mode whose weights and activations are rounded to 8 bits, with gradients through it.
+
+    Args:
+        network: the network.
+        batches: images (B, C, H, W), from which the ranges are taken.
+        run: its name, for messages.
+
+    Raises:
+        UserError: NNCF cannot follow the network.
+    """
+    nncf = quiet_nncf()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            # It compiles a few lines of C++ the first time: here, where a missing compiler is told of, without the
+            # minute that it allows itself later.
+            importlib.import_module("nncf.torch").force_build_cpu_extensions()
+            found = nncf.quantize(
+                copy.deepcopy(network).eval(),
+                nncf.Dataset(batches),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(batches),
+                advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
+            )
+    except Exception as error:  # it fails in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"the network of {run} cannot be fine-tuned in 8 bits: {reason}; leave finetune out") from error
+    assert isinstance(found, Network)
+    return found.eval()

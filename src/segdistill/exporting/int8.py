@@ -1,0 +1,181 @@
+"""Quantisation to 8 bits, and what it costs in mIoU."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from segdistill.data.loading import evaluation_loader
+from segdistill.datasets import SegmentationDataset
+from segdistill.exporting.sample_images import at_size
+from segdistill.formats.agreement import File, Form
+from segdistill.formats.extra import require
+from segdistill.metrics.scores import Scores, percent, scores_from_confusion
+
+CALIBRATION_IMAGES = 128
+"""Images of the train split from which the ranges of all activations are taken."""
+
+LARGEST_LOSS = 1.0
+"""Points of mIoU beyond which the user is warned."""
+
+
+@dataclass(frozen=True)
+class QuantisationCost:
+    """The scores of a file before and after quantisation, on the same images.
+
+    Attributes:
+        before: of the float32 file.
+        after: of the int8 file.
+        equal_labels: share of the valid pixels on which both say the same, 0 to 1.
+        images: number of validation images, or windows of them.
+        post_training: of a file that was quantised without the fine-tuning that ``after`` had; None if it had none.
+    """
+
+    before: Scores
+    after: Scores
+    equal_labels: float
+    images: int
+    post_training: Scores | None = None
+
+    @property
+    def loss(self) -> float:
+        """Points of mIoU that are gone."""
+        return self.before.miou - self.after.miou
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, ready for JSON."""
+        stages = {"before": self.before, "post_training": self.post_training, "after": self.after}
+        found = {name: scores for name, scores in stages.items() if scores is not None}
+        return {
+            **{f"miou_{name}": scores.miou for name, scores in found.items()},
+            **{f"iou_{name}": scores.iou for name, scores in found.items()},
+            "equal_labels": self.equal_labels,
+            "images": self.images,
+        }
+
+    def warning(self) -> str | None:
+        """What to tell of a loss that is too large, and what to try; None where it is not."""
+        if self.post_training is not None and self.after.miou <= self.post_training.miou:
+            return (
+                f"fine-tuning brought no gain: {self.after.miou:.2f} % of mIoU after it, {self.post_training.miou:.2f} "
+                "without; export without --finetune"
+            )
+        if self.loss <= LARGEST_LOSS:
+            return None
+        tuning = "" if self.post_training is not None else "fine-tuning with the teacher (--finetune 3), "
+        return (
+            f"int8 costs {self.loss:.2f} points of mIoU. Try {tuning}more calibration images (--calibration 500), the "
+            "float32 file in bf16 on a CPU that has it, or a student without squeeze-and-excitation and hard-swish, "
+            "such as smp:FPN:resnet18: their activations spread widely and lose most in 8 bits"
+        )
+
+    def table(self) -> Table:
+        """IoU by class, before and after, for the terminal."""
+        table = Table(title=f"int8 on {self.images} validation images", title_justify="left")
+        table.add_column("class", no_wrap=True)
+        columns = {"float32": self.before, "int8": self.after}
+        if self.post_training is not None:
+            columns = {"float32": self.before, "int8": self.post_training, "int8 fine-tuned": self.after}
+        for heading in (*columns, "change"):
+            table.add_column(heading, justify="right")
+        for name in self.before.iou:
+            table.add_row(name, *_cells([scores.iou[name] for scores in columns.values()]))
+        table.add_section()
+        table.add_row("mIoU", *_cells([scores.miou for scores in columns.values()]))
+        return table
+
+
+def quiet_nncf() -> Any:
+    """NNCF, if it is installed, without its reports to the terminal and over the network."""
+    os.environ.setdefault("NNCF_CI", "1")
+    # It looks for a CUDA compiler, whose absence torch warns of.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    nncf = require("nncf", "int8")
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def quantise(model: Any, images: Iterable[Tensor], form: Form, count: int, *, correct_bias: bool = True) -> Any:
+    """The model with weights and activations of 8 bits, by NNCF's min-max ranges and fast bias correction.
+
+    Args:
+        model: an ``onnx.ModelProto`` or ``openvino.Model`` of the given form.
+        images: (C, H, W) each, of the form's size where it has one; every image is a batch of its own, repeated where
+            the batch is fixed.
+        form: of the model.
+        count: number of images.
+        correct_bias: whether biases make up for what rounding moves; a network that was trained with rounding has
+            learnt to by itself.
+    """
+    nncf = quiet_nncf()
+    batches = [{"images": form.pack(image[None].repeat(form.batch or 1, 1, 1, 1))} for image in images]
+    with contextlib.redirect_stdout(io.StringIO()):  # its bars come whatever the log level
+        # Symmetric ranges for the weights, others for activations: hard-swish goes below 0, by a little only.
+        return nncf.quantize(
+            model,
+            nncf.Dataset(batches),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=count,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=not correct_bias),
+        )
+
+
+def quantisation_cost(
+    before: File, after: File, dataset: SegmentationDataset, form: Form, *, progress: bool = False
+) -> QuantisationCost:
+    """Runs both files on every image of a split.
+
+    Files of a fixed size see images, and labels with them, resized to it: the scores are those at that size.
+
+    Args:
+        before: the float32 file.
+        after: the int8 file.
+        dataset: the split.
+        form: of both.
+        progress: whether there is a bar.
+    """
+    classes, ignored = len(dataset.classes), dataset.ignore_index
+    counts = torch.zeros(2, classes, classes, dtype=torch.int64)
+    same = images_seen = 0
+    loader = evaluation_loader(dataset, 1, 0)
+    for images, labels in track(
+        loader, "int8 on the validation images", console=Console(stderr=True), transient=True, disable=not progress
+    ):
+        image, truth = at_size(images[0], form.size), _labels_at_size(labels[0], form.size)
+        packed = form.pack(image[None].repeat(form.batch or 1, 1, 1, 1))
+        predictions = [form.labels(np.asarray(file(packed)))[0] for file in (before, after)]
+        valid = truth != ignored
+        for number, prediction in enumerate(predictions):
+            pairs = truth[valid] * classes + prediction[valid]
+            counts[number] += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+        same += int((predictions[0] == predictions[1])[valid].sum())
+        images_seen += 1
+    scores = [scores_from_confusion(confusion, dataset.classes) for confusion in counts]
+    return QuantisationCost(scores[0], scores[1], same / scores[0].pixels, images_seen)
+
+
+def _labels_at_size(labels: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """A label map (H, W) brought to ``size`` by the nearest label."""
+    if size is None or labels.shape == size:
+        return labels
+    # In float32 every label up to 255 is exact.
+    return F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].long()
+
+
+def _cells(values: Sequence[float | None]) -> tuple[str, ...]:
+    first, last = values[0], values[-1]
+    change = "" if first is None or last is None else f"{last - first:+.2f}"
+    return (*map(percent, values), change)

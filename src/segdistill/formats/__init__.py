@@ -1,0 +1,1 @@
+"""Files that networks are exported to, one class per format."""

@@ -1,0 +1,48 @@
+"""What a network shows of a batch (`Features`), and what is known of it beforehand (`NetworkInfo`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one network shows of one batch of images.
+
+    Attributes:
+        stages: outputs of the backbone's stages, fine to coarse, each (B, C_i, H / s_i, W / s_i).
+        embedding: the last feature map before the classifier, (B, D, h, w).
+        logits: class scores before up-sampling to the image's size, (B, K, h', w').
+    """
+
+    stages: tuple[Tensor, ...]
+    embedding: Tensor
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One place in a network where a view is taken.
+
+    Attributes:
+        name: dotted name of the module (with ``[i]`` for an item of its output, ``:input`` for its input).
+        channels: number of channels of the tensor seen there.
+        stride: pixels of the image per position, e.g. 8 for a map of an eighth of the image's height.
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """Channels and strides of every tap of a network: all that a method needs to size its adapters."""
+
+    stages: tuple[Tap, ...]
+    embedding: Tap
+    logits: Tap
+    num_classes: int
+    in_channels: int

@@ -1,0 +1,396 @@
+"""GeoTIFFs of any size: read by windows, written piece by piece, finished as a cloud-optimised file."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segdistill.datasets.base import IGNORE_INDEX, Color, Window
+from segdistill.datasets.reading.rasters import BLOCK, require_rasterio
+from segdistill.errors import UserError
+from segdistill.files import UNFINISHED, permissions, write_atomically, write_json, write_text
+from segdistill.prediction.polygons import write_polygons
+from segdistill.prediction.windows import Grid, Span
+
+KEY_TAG = "SEGDISTILL_KEY"
+"""The tag in a finished file that says what it was made from."""
+
+PROBABILITY_STEPS = 254
+"""A probability p is stored as round(254 p), in 8 bits; 255 marks pixels without data."""
+
+# GDAL keeps what it decoded, so that windows that overlap decode nothing twice; at least and at most so much.
+_CACHE = (64 * 2**20, 256 * 2**20)
+
+
+class UnreadableError(UserError):
+    """A raster that cannot be read or does not suit the model; others may."""
+
+
+class Raster:
+    """A raster file that is read by windows, open while the ``with`` block lasts.
+
+    Files of 8 bits give uint8, all others float32 of the values in the file. A pixel has no data where the alpha band
+    or the mask of the file says so; where it has neither, where every band (8 bits) or any band (others, as in
+    training) has the file's nodata value, and where a band is NaN or infinite. Floating pixels without data become 0.
+
+    Args:
+        path: the file.
+        in_channels: channels that the model takes.
+        bands: numbers of the bands to read, the first being 1; None: all but alpha; of a single grey or palette band a
+            model of three channels gets RGB.
+        only_8_bits: whether the model was trained on images of 8 bits alone.
+        window: side of the windows that will be read.
+
+    Raises:
+        UnreadableError: missing or broken file, or one that does not suit the model.
+    """
+
+    def __init__(
+        self, path: Path, *, in_channels: int, bands: Sequence[int] | None, only_8_bits: bool, window: int
+    ) -> None:
+        self.path = path
+        self._rasterio = require_rasterio(f"predicting {path}")
+        self._asked = (in_channels, bands, only_8_bits)
+        self._window = window
+
+    def __enter__(self) -> Raster:
+        if not self.path.is_file():
+            raise UnreadableError(f"{self.path} does not exist (any more)")
+        with self._told(), _quiet(self._rasterio):
+            self.file = self._rasterio.open(self.path)
+        try:
+            self._choose_bands(*self._asked)
+        except BaseException:
+            self.file.close()
+            raise
+        strip = self._window * self.file.width * len(self._read) * np.dtype(self.file.dtypes[0]).itemsize
+        self._env = self._rasterio.Env(GDAL_CACHEMAX=min(max(strip * 5 // 4, _CACHE[0]), _CACHE[1]))
+        self._env.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+        self._env.__exit__()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.file.height, self.file.width
+
+    @property
+    def has_place(self) -> bool:
+        """Whether the file says where on earth it lies."""
+        return self.file.crs is not None or bool(self.file.gcps[0])
+
+    def read(self, window: Window) -> tuple[Tensor, Tensor | None]:
+        """A part, uint8 or float32 (C, h, w), and where it has no data, bool (h, w); None: it cannot lack any."""
+        part = _part(window)
+        with self._told():
+            pixels = self.file.read(self._read, window=part)
+            missing = None
+            if self._alpha is not None:
+                missing = self.file.read(self._alpha, window=part) == 0
+            elif self._has_mask:
+                missing = self.file.dataset_mask(window=part) == 0
+        nodata = self.file.nodata
+        if pixels.dtype == np.uint8:
+            if missing is None and nodata is not None:
+                missing = (pixels == nodata).all(0)
+            pixels = pixels if self._colors is None else self._colors[:, pixels[0]]
+        else:
+            # The value is compared in the file's own type: float32 may not hold it.
+            absent = ~np.isfinite(pixels).all(0)
+            if missing is None and nodata is not None:
+                absent |= (pixels == nodata).any(0)
+            missing = absent if missing is None else missing | absent
+            pixels = pixels.astype(np.float32)
+            pixels[:, missing] = 0
+        return torch.from_numpy(np.ascontiguousarray(pixels)), None if missing is None else torch.from_numpy(missing)
+
+    def _choose_bands(self, in_channels: int, bands: Sequence[int] | None, only_8_bits: bool) -> None:
+        file, path = self.file, self.path
+        kinds = sorted(set(file.dtypes))
+        if len(kinds) > 1 or np.dtype(kinds[0]).kind not in "uif":
+            raise UnreadableError(f"{path} has bands of {', '.join(kinds)}; expected real numbers of one type")
+        if only_8_bits and kinds[0] != "uint8":
+            raise UnreadableError(f"{path} holds {kinds[0]} pixels, but the model was trained on images of 8 bits")
+        colors = [color.name for color in file.colorinterp]
+        self._alpha = colors.index("alpha") + 1 if "alpha" in colors else None
+        self._has_mask = self._rasterio.enums.MaskFlags.per_dataset in file.mask_flag_enums[0] and self._alpha is None
+        self._colors: np.ndarray | None = None
+        plain = [number for number in range(1, file.count + 1) if number != self._alpha]
+        if bands is not None:
+            if len(bands) != in_channels:
+                raise UnreadableError(f"bands names {len(bands)} bands, but the model takes {in_channels}")
+            if max(bands) > file.count:
+                raise UnreadableError(f"{path} has {file.count} bands; expected band {max(bands)}, named in bands")
+            self._read = list(bands)
+        elif len(plain) == in_channels:
+            self._read = plain
+        elif len(plain) == 1 and in_channels == 3 and kinds == ["uint8"]:
+            self._read = plain
+            self._colors = _color_table(file, plain[0])
+        else:
+            advice = f"; name those to read, such as --bands '{list(range(1, in_channels + 1))}'"
+            raise UnreadableError(
+                f"{path} has {len(plain)} band{'s' * (len(plain) > 1)}, but the model takes {in_channels}"
+                f"{advice * (len(plain) > in_channels)}"
+            )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except _gdal_errors(self._rasterio) as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise UnreadableError(f"{self.path} cannot be read, it is truncated or no image: {reason}") from None
+
+
+class UnfinishedMap:
+    """The label map of a raster while it is made: a folder beside it, with a file for each finished piece.
+
+    The final files appear, whole, when `finish` is through, the label map last; until then a kill loses the row of
+    windows at hand and no more. Finishing needs room on the disk for all pixels uncompressed.
+
+    Args:
+        target: the final file.
+        key: what the label map is made from; work with another key is begun anew.
+        grid: the windows whose pieces are written.
+        classes: names of the K classes.
+        palette: a colour per class.
+        probabilities: keep the probability of each class, too.
+
+    Raises:
+        UserError: if the folder cannot be written to.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        *,
+        key: str,
+        grid: Grid,
+        classes: Sequence[str],
+        palette: Sequence[Color],
+        probabilities: bool,
+    ) -> None:
+        self.target = target
+        self.folder = target.with_name(f".{target.name}{UNFINISHED}")
+        self._key = key
+        self._grid = grid
+        self._classes = tuple(classes)
+        self._palette = tuple(palette)
+        self._bands = {"labels": 1} | ({"probabilities": len(self._classes)} if probabilities else {})
+        self._rasterio = require_rasterio(f"writing {target}")
+        self._errors: tuple[type[Exception], ...] = (OSError, *_gdal_errors(self._rasterio))
+        self._begin()
+
+    def finished_rows(self) -> int:
+        """How many rows of windows, from the first one on, need not be computed again."""
+        for number, row in enumerate(self._grid.rows):
+            if not all(self._file(kind, window).exists() for window in self._windows(row) for kind in self._bands):
+                return number
+        return len(self._grid.rows)
+
+    def write(self, window: Window, labels: np.ndarray, probabilities: np.ndarray | None) -> None:
+        """Write a piece.
+
+        Args:
+            window: where it lies in the image.
+            labels: uint8 (h, w).
+            probabilities: uint8 (K, h, w), or None.
+        """
+        if probabilities is not None:
+            self._write(self._file("probabilities", window), probabilities)
+        self._write(self._file("labels", window), labels)
+
+    def finish(self, raster: Raster, *, vector: bool) -> list[Path]:
+        """Put the pieces together, on the map where ``raster`` lies, and remove the unfinished work.
+
+        Args:
+            raster: the image, open.
+            vector: write polygons, too.
+
+        Returns:
+            The files, the label map first.
+        """
+        with self._told():
+            made = {self._final(kind): self._cloud_optimised(kind, raster) for kind in self._bands}
+            if vector:
+                made[self.target.with_suffix(".gpkg")] = areas = self.folder / "areas.gpkg"
+                areas.unlink(missing_ok=True)
+                write_polygons(made[self.target], areas, self._classes)
+            # GeoTIFF has no room for the names of classes, and GDAL looks for them in this file.
+            write_text(self.target.with_name(f"{self.target.name}.aux.xml"), _category_names(self._classes))
+            # The label map last: it stands for all.
+            for final in reversed(made):
+                os.chmod(made[final], permissions())
+                os.replace(made[final], final)
+            shutil.rmtree(self.folder)
+        return list(made)
+
+    def _begin(self) -> None:
+        key_file = self.folder / "key.json"
+        described = {"key": self._key, "bands": self._bands}
+        with self._told():
+            if self.folder.exists():
+                try:
+                    known = json.loads(key_file.read_text())
+                except (OSError, ValueError):
+                    known = None
+                if known == described:
+                    return
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True)
+        write_json(key_file, described)
+
+    def _windows(self, row: Span) -> Iterator[Window]:
+        for column in self._grid.columns:
+            yield Window(row.start, column.start, row.own, column.own)
+
+    def _file(self, kind: str, window: Window) -> Path:
+        return self.folder / f"{kind}-{window.top}-{window.left}.z"
+
+    def _final(self, kind: str) -> Path:
+        return self.target if kind == "labels" else self.target.with_name(f"{self.target.stem}-{kind}.tif")
+
+    def _write(self, path: Path, pixels: np.ndarray) -> None:
+        # Not by GDAL, which closes a file on a full disk without a word.
+        write_atomically(path, lambda file: file.write(zlib.compress(pixels.tobytes(), level=1)))
+
+    def _pieces(self, kind: str) -> Iterator[tuple[Window, np.ndarray]]:
+        for row in self._grid.rows:
+            for window in self._windows(row):
+                pixels = np.frombuffer(zlib.decompress(self._file(kind, window).read_bytes()), dtype=np.uint8)
+                yield window, pixels.reshape(self._bands[kind], window.height, window.width)
+
+    def _cloud_optimised(self, kind: str, raster: Raster) -> Path:
+        height, width = raster.size
+        whole, optimised = self.folder / f"{kind}-whole.tif", self.folder / f"{kind}-optimised.tif"
+        for leftover in (whole, optimised):
+            leftover.unlink(missing_ok=True)
+        with _quiet(self._rasterio):
+            with self._rasterio.open(
+                whole,
+                "w",
+                driver="GTiff",
+                height=height,
+                width=width,
+                count=self._bands[kind],
+                dtype="uint8",
+                nodata=IGNORE_INDEX,
+                crs=raster.file.crs,
+                transform=raster.file.transform,
+                tiled=True,
+                blockxsize=BLOCK,
+                blockysize=BLOCK,
+                interleave="band",
+                BIGTIFF="IF_SAFER",
+            ) as file:
+                self._describe(kind, file, raster.file)
+                for window, pixels in self._pieces(kind):
+                    file.write(pixels, window=_part(window))
+            importlib.import_module("rasterio.shutil").copy(
+                whole,
+                optimised,
+                driver="COG",
+                COMPRESS="DEFLATE",
+                OVERVIEW_RESAMPLING="MODE" if kind == "labels" else "AVERAGE",
+                BIGTIFF="IF_SAFER",
+                NUM_THREADS="ALL_CPUS",
+            )
+            whole.unlink()
+            with self._rasterio.open(optimised) as file:
+                for window, pixels in self._pieces(kind):
+                    if not np.array_equal(file.read(window=_part(window)), pixels):
+                        raise OSError("what was written does not read back; is the disk full?")
+        return optimised
+
+    def _describe(self, kind: str, file: Any, image: Any) -> None:
+        """All that goes with the pixels."""
+        file.update_tags(**{KEY_TAG: self._key})
+        points, crs = image.gcps
+        if points:
+            file.gcps = (points, crs)
+        elif "AREA_OR_POINT" in image.tags():
+            # With control points GDAL would move them by a pixel.
+            file.update_tags(AREA_OR_POINT=image.tags()["AREA_OR_POINT"])
+        if kind == "probabilities":
+            file.scales = [1 / PROBABILITY_STEPS] * len(self._classes)
+            for number, name in enumerate(self._classes, 1):
+                file.set_band_description(number, name)
+            return
+        file.set_band_description(1, "class")
+        file.update_tags(1, **{f"CLASS_{label}": name for label, name in enumerate(self._classes)})
+        file.write_colormap(1, {label: (*color, 255) for label, color in enumerate(self._palette)})
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            reason = getattr(error, "strerror", None) or error.__cause__ or error
+            raise UserError(f"cannot write {self.target}: {' '.join(str(reason).split())}") from None
+
+
+def made_from(path: Path) -> str | None:
+    """The key in a finished label map; None for any other file."""
+    rasterio = require_rasterio(f"reading {path}")
+    try:
+        with _quiet(rasterio), rasterio.open(path) as file:
+            key: str | None = file.tags().get(KEY_TAG)
+            return key
+    except _gdal_errors(rasterio):
+        return None
+
+
+def _gdal_errors(rasterio: Any) -> tuple[type[Exception], ...]:
+    """All that rasterio raises when GDAL fails; not all of GDAL's own errors become one of rasterio's."""
+    return rasterio.errors.RasterioError, importlib.import_module("rasterio._err").CPLE_BaseError
+
+
+def _part(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A window as rasterio takes it."""
+    return (window.top, window.top + window.height), (window.left, window.left + window.width)
+
+
+def _category_names(classes: Iterable[str]) -> str:
+    names = "".join(f"      <Category>{escape(name)}</Category>\n" for name in classes)
+    return (
+        '<PAMDataset>\n  <PAMRasterBand band="1">\n    <CategoryNames>\n'
+        f"{names}    </CategoryNames>\n  </PAMRasterBand>\n</PAMDataset>\n"
+    )
+
+
+def _color_table(file: Any, band: int) -> np.ndarray:
+    """The colour of each value of a grey or palette band, uint8 (3, 256)."""
+    if file.colorinterp[band - 1].name != "palette":
+        return np.repeat(np.arange(256, dtype=np.uint8)[None], 3, axis=0)
+    table = np.zeros((3, 256), dtype=np.uint8)
+    for value, color in file.colormap(band).items():
+        table[:, value] = color[:3]
+    return table
+
+
+@contextmanager
+def _quiet(rasterio: Any) -> Iterator[None]:
+    with warnings.catch_warnings():
+        # An image without a place on the map is predicted all the same, and told of once.
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        yield

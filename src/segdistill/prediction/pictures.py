@@ -1,0 +1,90 @@
+"""Pictures: read whole, predicted, written as PNGs of class indices."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+from rich.progress import Progress
+
+from segdistill.datasets.base import Window
+from segdistill.errors import UserError
+from segdistill.files import write_atomically
+from segdistill.prediction.images_in import Item, Picture, read_picture
+from segdistill.prediction.prediction import Prediction, Wanted
+from segdistill.prediction.windows import ahead
+from segdistill.reporting.picture import overlaid
+
+KEY_TEXT = "segdistill_key"
+"""The text in a finished PNG that says what it was made from."""
+
+OVERLAY = "-overlay.png"
+
+_DECODERS = 2
+"""Threads that decode pictures ahead of the network."""
+
+
+def predict_all(job: Prediction, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
+    """Predicts pictures, while the next ones are decoded and the last one is written."""
+    written: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(_DECODERS, "pictures") as decoders, ThreadPoolExecutor(1, "label maps") as writer:
+        for item, image in ahead(decoders, functools.partial(_decoded, job), items):
+            yield item
+            if isinstance(image, UserError):
+                job.failed(image, together)
+                continue
+            try:
+                labels = job.label_map(bar, image)
+            except UserError as error:
+                job.failed(UserError(f"{item.path}: {error}"), together)
+                continue
+            written.append(writer.submit(_write, job, item, image, labels))
+            while len(written) > 1:
+                written.popleft().result()
+        while written:
+            written.popleft().result()
+
+
+def companions(item: Item, wanted: Wanted) -> list[Path]:
+    """The files that go with a label map."""
+    return [item.beside(OVERLAY)] if wanted.overlay else []
+
+
+def made_from(path: Path) -> str | None:
+    """The key in a finished PNG; None for any other file."""
+    try:
+        with Image.open(path) as image:
+            key = image.info.get(KEY_TEXT)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return key if isinstance(key, str) else None
+
+
+def _decoded(job: Prediction, item: Item) -> Picture | UserError:
+    try:
+        if job.takes_rgb:
+            return read_picture(item.path)
+        with job.opened(item) as raster:
+            return Picture(*raster.read(Window(0, 0, *raster.size)))
+    except UserError as error:
+        return error
+
+
+def _write(job: Prediction, item: Item, image: Picture, labels: np.ndarray) -> None:
+    found = torch.from_numpy(labels)
+    if job.wanted.overlay:
+        mixed = overlaid(image.pixels, found, job.predictor.palette)
+        write_atomically(item.beside(OVERLAY), lambda file: mixed.save(file, "PNG"))
+    indexed = Image.fromarray(labels)
+    indexed.putpalette([channel for color in job.predictor.palette for channel in color])
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text(KEY_TEXT, job.keys[item.target])
+    texts.add_itxt("classes", ", ".join(job.predictor.classes))
+    # The label map last: it stands for all.
+    write_atomically(item.target, lambda file: indexed.save(file, "PNG", pnginfo=texts))

@@ -1,0 +1,259 @@
+"""`segdistill.predict`: label maps of images of any size."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from segdistill.cluster import spread
+from segdistill.errors import UserError
+from segdistill.prediction import pictures as predict_pictures
+from segdistill.prediction import rasters as predict_rasters
+from segdistill.prediction import videos as predict_videos
+from segdistill.prediction.images_in import Item, Kind, find_items
+from segdistill.prediction.polygons import require_pyogrio
+from segdistill.prediction.prediction import OVERLAP, Options, Prediction, Wanted
+from segdistill.prediction.predictor import Predictor, open_predictor
+from segdistill.prediction.windows import Flips
+
+KINDS: dict[Kind, ModuleType] = {"picture": predict_pictures, "raster": predict_rasters, "video": predict_videos}
+"""Each with ``predict_all``, ``companions`` (the files beside a label map) and ``made_from`` (what one was made of)."""
+
+Elsewhere = Callable[[Sequence[Item]], Iterator[tuple[Item, int | str | RuntimeError]]]
+"""Predicts images in other processes: each with the number of its pixels, or with what went wrong."""
+
+
+def predict(
+    *,
+    model: str | Path,
+    input: list[str] | str | Path,
+    output: str | Path,
+    window: int | None = None,
+    overlap: float = OVERLAP,
+    batch_size: int | None = None,
+    flips: Flips = "none",
+    bands: list[int] | None = None,
+    overlay: bool = False,
+    probabilities: bool = False,
+    vector: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    executor: Literal["local", "ray"] = "local",
+    cpus_per_image: int = 1,
+    gpus_per_image: float | None = None,
+    quiet: bool = False,
+) -> list[Path]:
+    """Predicts label maps of images, folders of images, GeoTIFFs of any size and videos.
+
+    A picture becomes a PNG of class indices with the classes' colours; a GeoTIFF becomes a cloud-optimised GeoTIFF in
+    the same place on the map, in bounded memory; a video becomes a video of class indices (.mkv, FFV1, kept exactly).
+    Images larger than a window go through the network in overlapping windows whose scores are blended. What is finished
+    is not done again: the same command goes on where it was stopped.
+
+    Args:
+        model: a run folder, or an exported file (.onnx, .xml, .pt2).
+        input: an image, a video, a folder of images, a pattern such as 'photos/*.jpg', or a list of these.
+        output: a file for one image, else a folder.
+        window: longest side of what goes through the network at once, in pixels; by default that of the run's
+            evaluation, or 1024.
+        overlap: share of a window's side that it has in common with its neighbour, at most 1/3.
+        batch_size: windows per batch; by default 1 on a CPU, else 8.
+        flips: average over mirror images, none, horizontal or both (also top to bottom, for images from above): better
+            labels in 2 or 4 times the time.
+        bands: numbers of the bands to read, the first being 1; by default those that the run was trained on.
+        overlay: beside each label map of a picture or a video, NAME-overlay.png or .mp4: it under its labels' colours.
+        probabilities: beside each GeoTIFF, NAME-probabilities.tif: a band per class.
+        vector: beside each GeoTIFF, NAME.gpkg: its areas as polygons; holds all polygons of a map in memory.
+        overwrite: replace label maps that were made otherwise.
+        device: auto, cpu, cuda, cuda:N or mps.
+        executor: local; or ray, which spreads the images over a Ray cluster: the one that RAY_ADDRESS names, else one
+            started on this machine.
+        cpus_per_image: cores that an image takes on a Ray cluster.
+        gpus_per_image: GPUs that it takes there; by default 1 where the device is a GPU, else none.
+        quiet: print nothing but errors.
+
+    Returns:
+        The label maps, in the order of the images.
+
+    Raises:
+        UserError: for a model or an image that cannot be read, or that disagree. With several images the others are
+            done first.
+    """
+    if not str(output):
+        raise UserError("output is empty; expected a file or a folder")
+    predictor = open_predictor(model, device)
+    if cpus_per_image < 1:
+        raise UserError(f"cpus_per_image is {cpus_per_image}, expected at least 1")
+    if gpus_per_image is not None and gpus_per_image < 0:
+        raise UserError(f"gpus_per_image is {gpus_per_image}, expected 0 or more")
+    options = Options(window, overlap, batch_size, flips, None if bands is None else tuple(bands))
+    wanted = Wanted(overlay, probabilities, vector, overwrite)
+    job = Prediction(predictor, options, wanted, quiet)
+    items = find_items(input, Path(output))
+    if executor == "local":
+        return _run(job, items)
+    gpus = float(predictor.device.type == "cuda") if gpus_per_image is None else gpus_per_image
+    one = functools.partial(_predict_there, str(model), device, options, wanted)
+    return _run(job, items, lambda todo: spread(one, todo, what="image", cpus=cpus_per_image, gpus=gpus))
+
+
+def predict_files(
+    predictor: Predictor,
+    given: str | Path | Sequence[str | Path],
+    output: Path,
+    *,
+    options: Options = Options(),
+    wanted: Wanted = Wanted(),
+    quiet: bool = True,
+) -> list[Path]:
+    """`predict` with any predictor: an exported model, or a function of one's own.
+
+    Raises:
+        UserError: see `predict`.
+    """
+    return _run(Prediction(predictor, options, wanted, quiet), find_items(given, output))
+
+
+def _predict_there(model: str, device: str, options: Options, wanted: Wanted, item: Item) -> int | str:
+    """The pixels predicted, in a process of a cluster; or the user's error in words."""
+    try:
+        job = Prediction(_open_once(model, device), options, wanted, quiet=True)
+        _run(job, [item])
+    except UserError as error:
+        return str(error)
+    return job.pixels
+
+
+@functools.cache
+def _open_once(model: str, device: str) -> Predictor:
+    """A process of a cluster predicts many images."""
+    return open_predictor(model, device)
+
+
+def _run(job: Prediction, items: Sequence[Item], elsewhere: Elsewhere | None = None) -> list[Path]:
+    """All that is not done yet, here or elsewhere."""
+    _check_wanted(job, items)
+    job.keys = {item.target: _key(job, item) for item in items}
+    todo = [item for item in items if not _is_done(job, item)]
+    for line in job.predictor.notes:
+        job.note(f"note: {line}")
+    started = time.perf_counter()
+    with _progress(job) as bar:
+        files = bar.add_task("", total=len(todo), visible=len(todo) > 1)
+        try:
+            finished = _here(job, bar, todo) if elsewhere is None else _gathered(job, elsewhere(todo), len(todo))
+            for item in finished:
+                bar.update(files, advance=1, description=item.path.name)
+        except KeyboardInterrupt:
+            job.note("what is finished is kept; the same command goes on from there")
+            raise
+    done = len(todo) - len(job.failures)
+    if job.failures:
+        raise UserError(f"{len(job.failures)} of {len(items)} images could not be predicted, see above")
+    if not job.quiet:
+        print(_summary(items, done, job.pixels, time.perf_counter() - started))
+    return [item.target for item in items]
+
+
+def _here(job: Prediction, bar: Progress, todo: Sequence[Item]) -> Iterator[Item]:
+    """Predicts one image after another, each given before it is begun."""
+    for name, kind in KINDS.items():
+        yield from kind.predict_all(job, bar, [item for item in todo if item.kind == name], len(todo))
+
+
+def _gathered(
+    job: Prediction, results: Iterator[tuple[Item, int | str | RuntimeError]], together: int
+) -> Iterator[Item]:
+    """What other processes have predicted, each given when it is done."""
+    for item, result in results:
+        if isinstance(result, int):
+            job.pixels += result
+        else:
+            job.failed(UserError(result if isinstance(result, str) else f"{item.path}: {result}"), together)
+        yield item
+
+
+def _check_wanted(job: Prediction, items: Sequence[Item]) -> None:
+    if job.wanted.vector:
+        require_pyogrio()
+    for name, has_it, kinds in (
+        ("overlay", ("picture", "video"), "pictures and videos"),
+        ("probabilities", ("raster",), "GeoTIFFs"),
+        ("vector", ("raster",), "GeoTIFFs"),
+    ):
+        if getattr(job.wanted, name) and all(item.kind not in has_it for item in items):
+            raise UserError(f"{name} is for {kinds}, and there is none among the images; leave --{name} out")
+    taken = {item.target for item in items} | {item.path for item in items}
+    for item in items:
+        for file in KINDS[item.kind].companions(item, job.wanted):
+            if file in taken:
+                raise UserError(f"{file} has two meanings; rename that image or leave --overlay out")
+
+
+def _key(job: Prediction, item: Item) -> str:
+    """All that the labels depend on."""
+    try:
+        state = item.path.stat()
+    except OSError:
+        raise UserError(f"{item.path} does not exist (any more)") from None
+    told = {
+        "model": job.predictor.identity,
+        "classes": job.predictor.classes,
+        "palette": job.predictor.palette,
+        "window": [job.window, job.overlap, job.predictor.stride],
+        "flips": job.flips,
+        "bands": job.bands,
+        "image": [item.path.name, state.st_size, state.st_mtime_ns],
+    }
+    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+
+
+def _is_done(job: Prediction, item: Item) -> bool:
+    """Whether all files of an item are there, made as they would be made now.
+
+    Raises:
+        UserError: there is a file that was made otherwise, and no leave to replace it.
+    """
+    if item.target.is_dir():
+        raise UserError(f"{item.target} is a folder; the label map of {item.path} needs that name")
+    if not item.target.exists():
+        return False
+    kind = KINDS[item.kind]
+    if kind.made_from(item.target) == job.keys[item.target]:
+        return all(file.exists() for file in kind.companions(item, job.wanted))
+    if job.wanted.overwrite:
+        return False
+    raise UserError(
+        f"{item.target} is there already, and was not made by this model from this image in this way; replace it "
+        "with --overwrite, or choose another output"
+    )
+
+
+def _progress(job: Prediction) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=job.console,
+        transient=True,
+        disable=job.quiet or not job.console.is_terminal,
+    )
+
+
+def _summary(items: Sequence[Item], done: int, pixels: int, seconds: float) -> str:
+    what = f"{items[0].target}" if len(items) == 1 else f"{len(items)} label maps"
+    if done == 0:
+        return f"{what}: there already"
+    there = f", {len(items) - done} were there already" if done < len(items) else ""
+    return (
+        f"{what}: {pixels / 1e6:.1f} million pixels in {seconds:.1f} s, {pixels / 1e6 / seconds:.2f} million/s{there}"
+    )

@@ -1,0 +1,165 @@
+"""A trained network as prediction sees it: scores of windows, and what the classes are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segdistill.datasets import DATASETS
+from segdistill.datasets.base import IGNORE_INDEX, Color, default_palette, parse_palette
+from segdistill.device import choose_device
+from segdistill.errors import UserError
+from segdistill.files import digest
+from segdistill.formats.exported import SUFFIXES, ExportedModel
+from segdistill.networks.folder import CARD_FILE
+from segdistill.networks.loading import load_run
+from segdistill.networks.network import Network
+from segdistill.networks.weights import WEIGHTS_FILE
+from segdistill.prediction.windows import Scores
+from segdistill.run_folder import RunFolder
+
+WINDOW = 1024
+"""Side of the windows in pixels, where neither the user nor the run names one."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Anything that gives class scores for windows of an image.
+
+    Attributes:
+        scores: class scores (B, K, H, W), before any softmax, of windows (B, C, H, W) on ``device``: uint8 in 0..255,
+            or float32 of the values in the file. It is called with no gradients wanted.
+        in_channels: C.
+        classes: the K names, in order; at most 255, since 255 marks pixels without data.
+        palette: a colour per class.
+        identity: differs wherever the scores do; what was begun with one identity is not continued with another.
+        stride: scores of a window agree with those of the whole image where it begins at a multiple of this.
+        window: side of the windows it works best with, in pixels.
+        bands: numbers of the bands that it was trained on, the first being 1; None: RGB, or all there are.
+        only_8_bits: whether it was trained on images of 8 bits alone.
+        batch: number of windows that it computes at once, however few it is given; None: any.
+        device: where it computes.
+        notes: what a user should know of its labels, a line each.
+
+    Raises:
+        UserError: for more than 255 classes.
+    """
+
+    scores: Scores
+    in_channels: int
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    identity: str
+    stride: int = 1
+    window: int = WINDOW
+    bands: tuple[int, ...] | None = None
+    only_8_bits: bool = False
+    batch: int | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.classes) > IGNORE_INDEX:
+            raise UserError(
+                f"the model has {len(self.classes)} classes; label maps of 8 bits have room for {IGNORE_INDEX}"
+            )
+
+
+def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
+    """The network of a run folder, of any folder made by `Network.save`, or an exported file, ready to predict.
+
+    Args:
+        model: the folder or the file.
+        device: auto, cpu, cuda, cuda:N or mps; exported files run on the CPU.
+
+    Raises:
+        UserError: no such folder or file, no network in it, a damaged one, or no such device.
+    """
+    folder = Path(model)
+    if folder.is_file() or (not folder.exists() and folder.suffix.lower() in SUFFIXES):
+        return _open_file(folder, device)
+    network = load_run(folder)
+    run = RunFolder(folder)
+    data: Mapping[str, Any] = (run.read_config().get("data") or {}) if run.config_file.exists() else {}
+    classes = _classes(run, network.num_classes)
+    bands = data.get("bands")
+    chosen = choose_device(device)
+    return Predictor(
+        scores=network.to(chosen),
+        in_channels=network.info.in_channels,
+        classes=classes,
+        palette=_palette(data, classes),
+        identity=digest(folder / CARD_FILE, folder / WEIGHTS_FILE),
+        stride=_stride(network),
+        window=data.get("evaluation_window") or WINDOW,
+        bands=None if bands is None else tuple(bands),
+        only_8_bits=bool(data) and bands is None,
+        device=chosen,
+        notes=_notes_of(data),
+    )
+
+
+def _open_file(path: Path, device: str) -> Predictor:
+    if device not in ("auto", "cpu"):
+        raise UserError(f"device is {device}, but exported files run on the CPU here; use the run of {path} itself")
+    model = ExportedModel(path)
+    about, size = model.about, model.about.form.size
+    window, stride = about.window, about.stride
+    notes: tuple[str, ...] = ()
+    if size is not None:
+        window = min(size)
+        # Four strides to a window at least, see `predict`; scores near its edges then differ a little from those of
+        # the whole image.
+        stride = min(stride, max(1, window // 4))
+        told = "of larger images its labels differ from those of a file of any size, which sees more"
+        notes = (f"{path.name} sees {size[0]} x {size[1]} pixels at once; {told}",)
+    return Predictor(
+        scores=model,
+        in_channels=about.channels,
+        classes=about.classes,
+        palette=about.palette,
+        identity=model.identity,
+        stride=stride,
+        window=window,
+        bands=about.bands,
+        only_8_bits=about.dtype == "uint8",
+        batch=about.form.batch,
+        notes=notes,
+    )
+
+
+def _notes_of(data: Mapping[str, Any]) -> tuple[str, ...]:
+    if data.get("resize") is None:
+        return ()
+    size = " x ".join(str(side) for side in data["resize"])
+    return (f"the model was trained on images resized to {size}; these are taken at the size that they have",)
+
+
+def _stride(network: Network) -> int:
+    info = network.info
+    coarsest = max(tap.stride for tap in (*info.stages, info.embedding, info.logits))
+    return math.lcm(network.multiple, coarsest)
+
+
+def _classes(run: RunFolder, count: int) -> tuple[str, ...]:
+    """Names that the run knows, or numbers."""
+    names = run.class_names()
+    return names if names and len(names) == count else tuple(f"class {label}" for label in range(count))
+
+
+def _palette(data: Mapping[str, Any], classes: tuple[str, ...]) -> tuple[Color, ...]:
+    """Colours from the recipe, from the data set, or colours that are easy to tell apart."""
+    if data.get("palette") is not None:
+        return parse_palette(data["palette"], classes)
+    kind = DATASETS.get(str(data.get("dataset")))
+    known = dict(zip(getattr(kind, "CLASSES", ()), getattr(kind, "PALETTE", ()), strict=False))
+    # A class more than the published ones is what is none of them.
+    known.setdefault("background", (0, 0, 0))
+    if all(name in known for name in classes):
+        return tuple(known[name] for name in classes)
+    return default_palette(len(classes))

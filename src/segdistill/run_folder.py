@@ -1,0 +1,206 @@
+"""The folder of one training run: what lies in it, and when it may be written to."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segdistill.datasets import DATASETS
+from segdistill.errors import UserError
+from segdistill.files import UNFINISHED, read_yaml, write_json, write_text, write_yaml
+from segdistill.networks.network import Network
+
+
+class RunFolder:
+    """One run on disk.
+
+    ``config.yaml`` (the complete recipe) · the network in its own library's format (``model.safetensors`` and its
+    configuration), so that the folder itself loads with that library · ``network.json`` · ``metrics.json`` ·
+    ``history.csv`` · ``report.html`` · ``checkpoints/last.ckpt`` and the one before (for ``--resume``) · ``best/``, the
+    network of the epoch with the best mIoU · ``tensorboard/``. Every file is written atomically.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config_file(self) -> Path:
+        """The complete recipe; its presence makes a folder a run."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """The newest state to resume from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def metrics_file(self) -> Path:
+        """The final scores; its presence makes a run finished."""
+        return self.path / "metrics.json"
+
+    @property
+    def report_file(self) -> Path:
+        """The run as a page for people."""
+        return self.path / "report.html"
+
+    @property
+    def history_file(self) -> Path:
+        """One row of numbers for every epoch."""
+        return self.path / "history.csv"
+
+    def check_free(self, config: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+        """Checks, before anything is written, that a run with ``config`` may go here.
+
+        Raises:
+            UserError: if the folder holds a run and neither ``resume`` nor ``overwrite`` is asked for, if it holds
+                something else, or if the run to resume was made with another recipe.
+        """
+        if resume and overwrite:
+            raise UserError("resume and overwrite exclude each other: one goes on with the run, the other replaces it")
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"output {self.path} is a file, expected a folder")
+        if not self.config_file.exists():
+            if self.path.exists() and any(path.suffix != UNFINISHED for path in self.path.iterdir()):
+                raise UserError(f"output folder {self.path} is not empty and holds no run; choose a new folder")
+            return
+        if resume:
+            differences = recipe_differences(self.read_config(), config)
+            if differences:
+                raise UserError(
+                    f"cannot resume {self.path} with another recipe: {'; '.join(differences)}; "
+                    "use its own recipe, or another output folder"
+                )
+        elif not overwrite:
+            raise UserError(
+                f"output folder {self.path} already holds a run; continue it with --resume, replace it with "
+                "--overwrite, or choose another folder"
+            )
+
+    def start(self, config: Mapping[str, Any], *, resume: bool) -> None:
+        """Makes the folder and writes the recipe; without ``resume`` removes what an earlier run left here.
+
+        Raises:
+            UserError: if the folder cannot be written to.
+        """
+        # The scores first: a folder that lost more than its checkpoint must not look like a finished run. The recipe
+        # is replaced last: without one the folder would not even be a run to overwrite.
+        mine = (
+            "metrics.json",
+            "evaluation-*.json",
+            "checkpoints",
+            "tensorboard",
+            "history.csv",
+            "report.html",
+            "best",
+            "bands.json",
+        )
+        network = ("model.safetensors", "network.json", "config.json", "preprocessor_config.json")
+        of_a_kill = (f".*{UNFINISHED}", f"checkpoints/.*{UNFINISHED}", ".saving-*")
+        try:
+            for pattern in of_a_kill if resume else (*mine, *network, *of_a_kill):
+                for path in self.path.glob(pattern):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot replace the run in {self.path}: {error.strerror}: {error.filename}") from error
+        write_yaml(self.config_file, dict(config))
+
+    def read_config(self) -> dict[str, Any]:
+        """The recipe of the run.
+
+        Raises:
+            UserError: if the folder holds no run, or its config.yaml is damaged.
+        """
+        if not self.config_file.exists():
+            raise UserError(f"{self.path} is not a run folder: it has no config.yaml")
+        return read_yaml(self.config_file)
+
+    def read_metrics(self) -> dict[str, Any] | None:
+        """The final scores, or None while the run is not finished."""
+        if not self.metrics_file.exists():
+            return None
+        try:
+            metrics: dict[str, Any] = json.loads(self.metrics_file.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {self.metrics_file}: {error}") from error
+        return metrics
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes in order: the recipe's, the finished run's, or the data set's; None where none says."""
+        data = self.read_config().get("data") if self.config_file.exists() else None
+        data = data if isinstance(data, Mapping) else {}
+        kind = DATASETS.get(str(data.get("dataset")))
+        metrics = self.read_metrics() or {}
+        known = (data.get("classes"), metrics.get("iou"), getattr(kind, "CLASSES", None))
+        return next((tuple(names) for names in known if names), None)
+
+    def check_class_order(self, classes: Sequence[str]) -> None:
+        """Checks that data with the classes of the run has them in the run's order; other names are not compared.
+
+        Raises:
+            UserError: if they are the same in another order.
+        """
+        own = self.class_names()
+        if own is not None and set(own) == set(classes) and own != tuple(classes):
+            raise UserError(
+                f"{self.path} has the classes {', '.join(own)} in this order, but the data has {', '.join(classes)}"
+            )
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Writes the final scores."""
+        write_json(self.metrics_file, dict(metrics))
+
+    def save_network(self, network: Network) -> None:
+        """Writes the network in its own library's format into the folder."""
+        network.save(self.path)
+
+    def save_best(self, network: Network) -> None:
+        """Writes the network of the best epoch so far into ``best/``."""
+        network.save(self.path / "best")
+
+    def read_history(self) -> list[dict[str, str]]:
+        """The rows of history.csv so far."""
+        if not self.history_file.exists():
+            return []
+        with self.history_file.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def write_history(self, rows: Sequence[Mapping[str, object]]) -> None:
+        """Writes history.csv; columns are all keys in the order in which they first appear."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.history_file, text.getvalue())
+
+
+def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What a recipe changes in the result of another one, key by key, in words.
+
+    The number of workers and where decoded images are kept change nothing; and weights that were to be measured are the
+    same recipe as those found.
+    """
+    found: list[str] = []
+    for key in dict.fromkeys([*old, *new]):
+        before, after = old.get(key), new.get(key)
+        name = f"{prefix}{key}"
+        found_or_to_find = {
+            isinstance(before, Mapping) or before == "auto",
+            isinstance(after, Mapping) or after == "auto",
+        }
+        measured = name == "loss_weights" and found_or_to_find == {True} and "auto" in (before, after)
+        if measured or name in ("train.workers", "data.decoded_cache"):
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += recipe_differences(before, after, f"{name}.")
+        elif before != after:
+            found.append(f"{name} was {before!r}, now {after!r}")
+    return found

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segdistill.datasets.reading.masks import MaskReader
+from segdistill.errors import UserError
+from tests.datasets.trees import write_mask
+
+VALUES = np.array([[0, 1, 1], [2, 255, 0]], dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["L", "P", "I", "I;16"])
+def test_index_masks_of_every_kind_read_alike(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "mask.tif"
+    mask = Image.fromarray(VALUES.astype(np.uint16) if kind == "I;16" else VALUES)
+    if kind == "P":
+        # The colours of a palette file are for the eye: both labels 0 and 1 are black here.
+        mask.putpalette([0, 0, 0, 0, 0, 0, 255, 0, 0])
+    elif kind == "I":
+        mask = mask.convert("I")
+    mask.save(path)
+    assert Image.open(path).mode == kind
+    assert MaskReader(3).read(path).tolist() == VALUES.tolist()
+
+
+def test_black_and_white_masks_are_two_classes(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8)).convert("1").save(path)
+    assert MaskReader(2).read(path).tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int32"])
+def test_values_outside_the_classes_are_listed_with_the_usual_cause(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "mask.tif"
+    write_mask(path, np.array([[0, 3, 200], [3, 1, 255]], dtype=kind))
+    sentence = r"mask.tif holds the label values 3, 200, outside the classes 0 to 2 .*0/255, or from an RGB palette"
+    with pytest.raises(UserError, match=sentence):
+        MaskReader(3).read(path)
+
+
+def test_values_beyond_16_bits_are_listed_too(tmp_path: Path) -> None:
+    path = tmp_path / "mask.tif"
+    write_mask(path, np.array([[0, 70000, -1]], dtype=np.int32))
+    with pytest.raises(UserError, match="holds the label values -1, 70000, outside"):
+        MaskReader(3).read(path)
+
+
+def test_a_mask_of_0_and_255_under_another_ignore_label_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    write_mask(path, np.array([[0, 255]], dtype=np.uint8))
+    with pytest.raises(UserError, match="holds the label value 255, outside the classes 0 to 1 and the ignore label 9"):
+        MaskReader(2, ignore=9).read(path)
+
+
+def test_many_wrong_values_are_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    write_mask(path, np.arange(256, dtype=np.uint8)[None])
+    with pytest.raises(UserError, match=r"values 2, 3, 4, 5, 6, 7, 8, 9, \.\.\., outside"):
+        MaskReader(2).read(path)
+
+
+def test_an_rgb_mask_needs_a_palette_that_has_its_colours(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    write_mask(path, np.array([[[255, 0, 0], [0, 0, 16]]], dtype=np.uint8))
+    with pytest.raises(UserError, match=r"mask.png is an RGB mask, and no palette says which colour is which class"):
+        MaskReader(2).read(path)
+    palette = ((255, 0, 0), (0, 255, 0))
+    with pytest.raises(UserError, match=r"mask.png holds the colour #000010, not in the palette .*ignore_color"):
+        MaskReader(2, palette=palette).read(path)
+    assert MaskReader(2, palette=palette, ignore_color=(0, 0, 16)).read(path).tolist() == [[0, 255]]
+
+
+def test_other_kinds_of_pixels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mask.tif"
+    write_mask(path, np.zeros((2, 2), dtype=np.float32))
+    with pytest.raises(UserError, match="has pixels of the kind F; expected an index mask or an RGB mask"):
+        MaskReader(2).read(path)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segdistill.cli import benchmark as command
+from segdistill.cli.main import main
+from segdistill.evaluation import timing
+from segdistill.exporting import benchmark as module
+from segdistill.exporting.benchmark import benchmark
+from segdistill.files import write_json
+from segdistill.networks.loading import load_run
+from segdistill.networks.size import count_macs, count_parameters
+from tests.prediction.networks import saved
+from tests.training.runs import train_tiny
+
+FORM: dict[str, Any] = {"layout": "nchw", "outputs": "labels", "size": None, "batch": None}
+REPORT = {"form": FORM, "metadata": {"images": {"dtype": "uint8"}}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_tiny(tmp_path_factory.mktemp("benchmark") / "run", epochs=1).path
+
+
+def test_table_and_json(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    file = tmp_path / "speed.json"
+    options = ["--input", "32x48", "--threads", "1", "--runtimes", "pytorch,onnxruntime", "--seconds", "0.1"]
+    assert main(["benchmark", str(run), *options, "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(file.read_text())
+    assert found["input"] == [32, 48]
+    assert {"processor", "cores", "torch", "onnxruntime"} <= set(found["machine"])
+    fp32 = [row for row in found["rows"] if row["precision"] == "fp32"]
+    assert [(row["run"], row["runtime"]) for row in fp32] == [(str(run), "pytorch"), (str(run), "onnxruntime")]
+    network = load_run(run)
+    miou = json.loads((run / "metrics.json").read_text())["miou"]
+    for row in fp32:
+        assert row["macs"] == count_macs(network, (32, 48))
+        assert row["parameters"] == count_parameters(network)
+        assert row["miou"] == miou
+        assert f"{miou:.2f}" in printed
+    assert fp32[0]["file_mb"] == pytest.approx((run / "model.safetensors").stat().st_size / 1e6)
+    for row in found["rows"]:
+        measured = row["timing"]
+        assert 0 < measured["median_ms"] <= measured["p95_ms"]
+        assert measured["passes"] >= 10
+        if os.path.exists("/proc/self/status"):
+            assert 10 < measured["library_mb"] <= measured["peak_mb"] < 5000
+    by_runtime = {row["runtime"]: row["timing"] for row in fp32}
+    if by_runtime["pytorch"]["peak_mb"] is not None:
+        # torch is not loaded where a file runs without it.
+        assert by_runtime["onnxruntime"]["peak_mb"] < by_runtime["pytorch"]["peak_mb"] - 50
+    assert f"left out: {run}: onnxruntime int8 has no file; segdistill export {run}" in printed
+
+
+def test_what_fails_is_left_out_with_a_line(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends without a result, for whatever reason."""
+
+    def broken(**options: Any) -> None:
+        options["output"].parent.mkdir()
+        options["output"].write_bytes(b"no model")
+        write_json(options["output"].with_name("model.onnx.json"), REPORT)
+
+    monkeypatch.setattr(module, "export", broken)
+    found = benchmark(runs=[str(run)], input=[32, 32], runtimes=["onnxruntime"], threads=[1, 2], quiet=True)
+    assert found.rows == ()
+    told = [line for line in found.skipped if line.startswith(f"{run}: onnxruntime fp32 fails: ")]
+    assert len(told) == 1
+    assert "model.onnx" in told[0] or "protobuf" in told[0].lower()
+
+
+def test_networks_side_by_side(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that was never scored has no mIoU; every runtime that cannot be had is told of."""
+    other = saved(tmp_path / "unscored", "python:tests.tiny:build_tiny")
+    monkeypatch.setattr(module, "_timed", lambda job: timing.summarise([0.01], None, None))
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    found = benchmark(runs=[str(run), str(other)], input="64", quiet=True)
+    fp32 = [(row.run, row.runtime, row.miou is None) for row in found.rows if row.precision == "fp32"]
+    assert fp32 == [
+        (str(path), runtime, path == other) for path in (run, other) for runtime in ("pytorch", "torch.compile")
+    ]
+    wanted = [f"{runtime} needs the package onnx: pip install 'segdistill[deploy]'" for runtime in timing.RUNTIMES[2:]]
+    assert [line for line in found.skipped if "needs" in line] == wanted
+
+
+def test_int8_where_there_is_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's own file, if it takes the image; with its own mIoU."""
+    jobs: list[timing.Job] = []
+
+    def timed(job: timing.Job) -> timing.Timing:
+        jobs.append(job)
+        return timing.summarise([0.01], 1.0, 1.0)
+
+    def no_export(**options: Any) -> None:
+        raise module.UserError("no export in this test")
+
+    monkeypatch.setattr(module, "_timed", timed)
+    monkeypatch.setattr(module, "export", no_export)
+    folder = run / "exports"
+    folder.mkdir(exist_ok=True)
+    file, report = folder / "model-int8.onnx", folder / "model-int8.onnx.json"
+    values = REPORT | {"cost": {"miou_after": 12.5}}
+    file.write_bytes(b"x" * 3000)
+    options: dict[str, Any] = {"runs": [str(run)], "runtimes": ["onnxruntime"], "quiet": True}
+    report.write_text(json.dumps(values))
+    found = benchmark(input="32", threads=[1, 2], **options)
+    assert [(row.precision, row.threads, row.miou, row.file_mb) for row in found.rows] == [
+        ("int8", 1, 12.5, 0.003),
+        ("int8", 2, 12.5, 0.003),
+    ]
+    assert [(job.path, job.dtype, job.size, job.threads) for job in jobs] == [
+        (str(file), "uint8", (32, 32), 1),
+        (str(file), "uint8", (32, 32), 2),
+    ]
+    report.write_text(json.dumps(values | {"form": FORM | {"size": [64, 64]}}))
+    found = benchmark(input="32", **options)
+    assert found.rows == ()
+    assert f"{file} is made for other images or outputs: size [64, 64]" in found.skipped
+    report.write_text("{}")
+    found = benchmark(input="32", **options)
+    assert any("is missing or damaged; export model-int8.onnx again" in line for line in found.skipped)
+    file.unlink()
+    report.unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["a", "b", "--threads", "1,2"], ["--runs", '["a", "b"]', "--threads", "[1,2]"]),
+        (["--threads=1,2", "--quiet"], ["--threads=[1,2]", "--quiet"]),
+        (["a", "--runtimes", "pytorch", "--json", "x"], ["--runs", '["a"]', "--runtimes", "[pytorch]", "--json", "x"]),
+        (["--threads", "[1]"], ["--threads", "[1]"]),
+        (["--threads"], ["--threads"]),
+    ],
+)
+def test_lists_on_the_command_line(arguments: list[str], expected: list[str]) -> None:
+    assert command._options(arguments) == expected
+
+
+def test_passes_are_timed_one_by_one() -> None:
+    calls = []
+    times = timing.time_passes(lambda: calls.append(time.sleep(0.002)), seconds=0.0)
+    assert len(times) == 10  # the fewest there are
+    assert len(calls) == 13  # three went before
+    assert all(0.002 <= passed < 1 for passed in times)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "runs missing; expected --runs"),
+        (["nowhere"], "network folder nowhere does not exist"),
+        (["RUN", "--runtimes", "tensorrt"], "unknown runtime 'tensorrt'"),
+        (["RUN", "--input", "big"], "input is 'big', expected height and width"),
+        (["RUN", "--threads", "0"], "threads is [0], expected numbers of at least 1"),
+    ],
+)
+def test_bad_input(run: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", *(str(run) if word == "RUN" else word for word in arguments)]) == 2
+    assert message in capsys.readouterr().err
