@@ -61,7 +61,8 @@ def distill(
         teacher_weights: a .safetensors or .pth file with the weights of a teacher that is given as a spec.
         init_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
         loss_weights: factors of the loss terms by name, on top of the method's own: {brd.relation: 2.0}; auto measures
-            over the first steps what gives each distillation term a set share of the task loss's gradient, then fixes it.
+            over the first steps what gives each distillation term a set share of the task loss's gradient, and fixes
+            it.
         views: how many views of each image the augmentation gives, shown in turn; null for a new one every epoch.
         ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
         seed: seed of everything random; the same seed gives the same run.

@@ -63,7 +63,7 @@ class TeacherCache:
 
     Args:
         folder: need not exist yet.
-        made_for: what the teacher outputs depend on, by name, plain values: teacher, data, augmentation, seed and so on.
+        made_for: what the teacher outputs depend on, by name, plain values: teacher, data, augmentation, seed.
         images: records in each file.
         views: views of each image.
 

@@ -244,7 +244,7 @@ class _File:
         )
         if size + SPARE_BYTES > free:
             raise UserError(
-                f"decoded_cache: {file.parent} needs {size / 1e9:.2f} GB more and the disk has {free / 1e9:.2f} GB free, "
+                f"decoded_cache: {file.parent} needs {size / 1e9:.2f} GB more, the disk has {free / 1e9:.2f} GB free, "
                 f"of which {SPARE_BYTES / 1e9:.1f} GB are left for the run; choose another folder"
             )
         if self.marks.exists() and (not self.manifest.exists() or size):
