@@ -14,7 +14,8 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check --no-fix .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/lint-imports --no-logo
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not real_data"
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from segdistill import RunFolder, UserError, load_run
-from segdistill import demo as module
+from segdistill import demonstration as module
 from segdistill.comparison.results import load_comparison
 from segdistill.demonstration import demo
 from segdistill.evaluation.evaluate import measure

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from segdistill.version import __version__
+
 if TYPE_CHECKING:
     from segdistill import datasets, losses, methods
     from segdistill.comparison.advice import Advice
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from segdistill.training.distill import distill
     from segdistill.training.train import train
 
-__version__ = "0.1.0"
 
 # Where each public name lives. They are imported when first asked for: importing torch, Lightning and the model
 # libraries takes seconds, and `segdistill --help` or a mistyped command shall not wait for them.
@@ -81,6 +82,7 @@ __all__ = [
     "Tap",
     "TrainConfig",
     "UserError",
+    "__version__",
     "advise",
     "benchmark",
     "check_data",

@@ -200,7 +200,7 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
         ["TinyModel has no module 'layers.9': did you mean layers.3"],
     ),
     ({"network": "python:tests.cli.test_bad_input:five_classes"}, ["has 5 classes, expected num_classes=6"]),
-    ({"weights": "nowhere.safetensors"}, ["weights file nowhere.safetensors does not exist"]),
+    ({"init_weights": "nowhere.safetensors"}, ["weights file nowhere.safetensors does not exist"]),
     ({"seed": -1}, ["seed is -1, expected 0 to"]),
     ({"seed": 2**70}, ["seed is", "expected 0 to"]),
     ({"seed": "zero"}, ["seed: expected int, found zero"]),

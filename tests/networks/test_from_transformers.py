@@ -48,11 +48,11 @@ def test_the_weights_do_not_hang_on_the_file(checkpoint: Path) -> None:
 def test_a_file_of_the_library_is_a_file_of_weights(checkpoint: Path) -> None:
     options = "&".join(f"{key}={value}" for key, value in TINY.items())
     spec = f"transformers:segformer?{options}"
-    network = load_network(spec, num_classes=5, weights=checkpoint / "model.safetensors").eval()
+    network = load_network(spec, num_classes=5, init_weights=checkpoint / "model.safetensors").eval()
     expected = load_network(f"transformers:{checkpoint}").eval()
     assert torch.equal(network(torch.ones(1, 3, 64, 64)), expected(torch.ones(1, 3, 64, 64)))
     with pytest.raises(UserError, match=r"model.safetensors does not fit this network: .* of another shape"):
-        load_network(spec, num_classes=4, weights=checkpoint / "model.safetensors")
+        load_network(spec, num_classes=4, init_weights=checkpoint / "model.safetensors")
 
 
 def test_another_number_of_classes_needs_a_new_head(checkpoint: Path) -> None:

@@ -21,7 +21,7 @@ def test_weights_from_a_file(tmp_path: Path, kind: str) -> None:
         torch.save(network.model.state_dict(), file)
     else:
         write_weights(network.model, tmp_path)
-    loaded = load_network(SPEC, num_classes=5, weights=file).eval()
+    loaded = load_network(SPEC, num_classes=5, init_weights=file).eval()
     assert torch.equal(loaded(images := torch.rand(1, 3, 32, 32)), network(images))
 
 
@@ -74,9 +74,9 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     ]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=message):
-            load_network(SPEC, num_classes=5, weights=tmp_path / name)
+            load_network(SPEC, num_classes=5, init_weights=tmp_path / name)
     torch.save([1, 2], tmp_path / "e.pth")
     with pytest.raises(UserError, match=r"e.pth holds a list, expected a state dict"):
-        load_network(SPEC, num_classes=5, weights=tmp_path / "e.pth")
+        load_network(SPEC, num_classes=5, init_weights=tmp_path / "e.pth")
     with pytest.raises(UserError, match=r"weights file imagnet does not exist"):
         load_network(SPEC, num_classes=5, init_weights="imagnet")

@@ -166,7 +166,7 @@ def test_what_was_found_is_written_down_and_is_a_recipe(tmp_path: Path, teacher:
     again = tmp_path / "again"
     assert main(["distill", str(run.config_file), "--output", str(again), "--device", "cpu", "--quiet"]) == 0
     assert RunFolder(again).read_config() == run.read_config()
-    by_hand = distill_tiny(tmp_path / "by hand", teacher, method=["brd", "kd"], epochs=11, weights=found)
+    by_hand = distill_tiny(tmp_path / "by hand", teacher, method=["brd", "kd"], epochs=11, loss_weights=found)
     assert rows(RunFolder(again)) == rows(by_hand)
     first = distill_tiny(tmp_path / "first", teacher, method=["brd", "kd"], epochs=1)
     assert float(rows(run)[0]["loss/kd"]) == float(rows(first)[0]["loss/kd"])  # nothing is scaled while measuring
@@ -194,7 +194,7 @@ def test_a_run_goes_on_with_the_weights_in_its_own_config(
 
 
 def test_weights_by_hand(tmp_path: Path, teacher: Path) -> None:
-    """KD's weight given by the method, and by ``weights`` on top of it, is the same run."""
+    """KD's weight given by the method, and by ``loss_weights`` on top of it, is the same run."""
     by_method = distill_tiny(tmp_path / "a", teacher, method={"kd": {"weight": 6.0}})
     on_top = distill_tiny(tmp_path / "b", teacher, method={"kd": {"weight": 3.0}}, loss_weights={"kd": 2.0})
     for ours, theirs in zip(rows(on_top), rows(by_method), strict=True):

@@ -193,5 +193,5 @@ def test_source_in_the_output_folder_is_refused(tmp_path: Path, teacher: Path) -
     with pytest.raises(UserError, match=r"teacher \S+ lies in the output folder \S+; choose another"):
         distill_tiny(teacher, teacher, overwrite=True)
     with pytest.raises(UserError, match=r"weights \S+ lies in the output folder"):
-        train_tiny(teacher, overwrite=True, weights=str(teacher / "model.safetensors"))
+        train_tiny(teacher, overwrite=True, init_weights=str(teacher / "model.safetensors"))
     assert contents(teacher) == before

@@ -192,7 +192,7 @@ def test_teacher_from_a_weights_file(tmp_path: Path, teacher: Path) -> None:
 
 def test_start_from_weights(tmp_path: Path) -> None:
     first = train_tiny(tmp_path / "a", epochs=1)
-    again = train_tiny(tmp_path / "b", epochs=1, weights=str(first.path / "model.safetensors"))
+    again = train_tiny(tmp_path / "b", epochs=1, init_weights=str(first.path / "model.safetensors"))
     scratch = train_tiny(tmp_path / "c", epochs=1)
     loss = [float(run.read_history()[0]["loss/task"]) for run in (first, again, scratch)]
     assert loss[0] == loss[2] != loss[1]
