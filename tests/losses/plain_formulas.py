@@ -95,3 +95,27 @@ def latent_distance(student: Tensor, teacher: Tensor, valid: Tensor, p: float = 
         scaled_s, scaled_t = (x / (x.abs() ** q).sum(0) ** (1 / q) for x in (s, t))
         rows.append(((scaled_s - scaled_t).abs() ** p).sum(0))
     return torch.cat(rows).mean()
+
+
+def feature_mse(student: Tensor, teacher: Tensor, valid: Tensor, standardise: str | None = None) -> Tensor:
+    def scaled(columns: Tensor) -> Tensor:
+        if standardise is None:
+            return columns
+        lines = columns if standardise == "channel" else columns.T
+        rows = []
+        for line in lines:
+            centred = line - line.mean()
+            spread = (centred**2).mean().sqrt()
+            rows.append(centred / spread if spread > 1e-9 else 0 * line)
+        stacked = torch.stack(rows)
+        return stacked if standardise == "channel" else stacked.T
+
+    return torch.cat([((scaled(s) - scaled(t)) ** 2).mean(0) for s, t in _pairs(student, teacher, valid)]).mean()
+
+
+def feature_cosine(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    rows = []
+    for s, t in _pairs(student, teacher, valid):
+        cosines = (s * t).sum(0) / torch.sqrt((s**2).sum(0) * (t**2).sum(0))
+        rows.append(1 - cosines)
+    return torch.cat(rows).mean()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from segdistill.errors import UserError
-from segdistill.losses import shrink_valid
+from segdistill.losses import shrink_valid, shrink_weights
 
 
 def overlap(cell: int, cells: int, pixel: int, pixels: int) -> Fraction:
@@ -34,6 +34,20 @@ def test_valid_where_half_the_area_is(size: tuple[int, int]) -> None:
         for image in valid
     ]
     assert shrink_valid(valid, size).tolist() == expected
+
+
+@pytest.mark.parametrize("size", [(4, 6), (2, 3), (1, 1), (3, 5), (8, 12), (7, 5)])
+def test_weights_are_averaged_over_the_area(size: tuple[int, int]) -> None:
+    weights = torch.rand(1, 4, 6, generator=torch.Generator().manual_seed(1))
+    for row in range(size[0]):
+        for column in range(size[1]):
+            area = sum(
+                float(overlap(row, size[0], y, 4) * overlap(column, size[1], x, 6)) * weights[0, y, x].item()
+                for y in range(4)
+                for x in range(6)
+            )
+            mean = area * size[0] * size[1]
+            assert shrink_weights(weights, size)[0, row, column].item() == pytest.approx(mean, rel=1e-5)
 
 
 def test_half_is_enough_at_real_sizes_also_under_autocast() -> None:

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segdistill import Features
-from segdistill.methods import BRD, CWD, DRD, KA, KD
+from segdistill.losses import balanced_weights
+from segdistill.methods import BRD, CWD, DRD, KA, KD, Feature
 from tests.tiny import tiny_network
 
 WIDTHS = (4, 8)  # student, teacher
@@ -82,6 +83,69 @@ def test_kd(case: dict[str, object]) -> None:
     term = built(KD(weight=2.0, temperature=3.0))(**case)["logits"]
     expected = 2 * pixelwise(case["student"].logits, case["teacher"].logits, 3.0)
     assert term.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_kd_balanced_by_labels(case: dict[str, object]) -> None:
+    blocks = torch.randint(0, 5, (2, 9, 9), generator=torch.Generator().manual_seed(4))
+    blocks[1, 0] = 255
+    labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    valid = case["valid"] & (labels != 255)
+    term = built(KD(balance="labels"))(**(case | {"labels": labels, "valid": valid}))["logits"]
+    weights = balanced_weights(torch.bincount(labels[valid], minlength=5)).double()
+    total = scale = torch.zeros((), dtype=torch.float64)
+    for image, row, column in torch.nonzero(valid[:, ::8, ::8]).tolist():
+        p, q = (case[role].logits[image, :, row, column].softmax(0) for role in ("teacher", "student"))
+        weight = weights[blocks[image, row, column]]
+        total, scale = total + weight * kl(p, q), scale + weight
+    assert term.item() == pytest.approx((total / scale).item(), rel=1e-6)
+
+
+def standardised(vectors: Tensor, dim: int) -> Tensor:
+    """Mean 0, variance 1 along ``dim``."""
+    return (vectors - vectors.mean(dim, keepdim=True)) / vectors.std(dim, unbiased=False, keepdim=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"preset": "fitnet"}, {"distance": "cosine"}, {"standardise": "position"}])
+def test_feature(case: dict[str, object], options: dict[str, str]) -> None:
+    method = built(Feature(**options))
+    adapted, t = method.adapters[0](case["student"].embedding), case["teacher"].embedding
+    per_position = []
+    for image in range(2):
+        a, b = positions(adapted, image), positions(t, image)
+        if "distance" in options:
+            per_position.append(1 - F.cosine_similarity(a, b))
+        elif "preset" in options:
+            per_position.append(10 * (a - b).square().mean(1))
+        else:
+            dim = 1 if "standardise" in options else 0
+            per_position.append((standardised(a, dim) - standardised(b, dim)).square().mean(1))
+    expected = torch.cat(per_position).mean().item()
+    assert method(**case)["features"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_feature_at_every_stage_is_a_mean_over_places(case: dict[str, object]) -> None:
+    method = built(Feature(preset="fitnet", weight=1.0, stages=True))
+    student, teacher = case["student"], case["teacher"]
+    pairs = [(student.embedding, teacher.embedding), *zip(student.stages, teacher.stages, strict=True)]
+    expected = []
+    for adapter, pair in zip(method.adapters, pairs, strict=True):
+        x, t = (F.avg_pool2d(maps, 2) if maps.shape[-1] == 18 else maps for maps in pair)
+        adapted = adapter(x)
+        rows = [(positions(adapted, i) - positions(t, i)).square().mean(1) for i in range(2)]
+        expected.append(torch.cat(rows).mean())
+    assert method(**case)["features"].item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-6)
+
+
+def test_fitnet_equals_the_authors_reduction_and_that_of_its_segmentation_port(case: dict[str, object]) -> None:
+    """FitNets: half the sum of squares, times 2 / (C h w); CIRKD's port: the mean over all elements."""
+    case["valid"] = torch.ones_like(case["valid"])
+    method = built(Feature(preset="fitnet", weight=1.0))
+    difference = method.adapters[0](case["student"].embedding) - case["teacher"].embedding
+    value = method(**case)["features"].item()
+    assert value == pytest.approx(difference.square().mean().item(), rel=1e-6)
+    elements = difference[0].numel()
+    half_sums = torch.stack([0.5 * image.square().sum() for image in difference]).mean()
+    assert value == pytest.approx(2 / elements * half_sums.item(), rel=1e-6)
 
 
 def test_cwd(case: dict[str, object]) -> None:

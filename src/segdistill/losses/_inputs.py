@@ -12,10 +12,16 @@ from segdistill.errors import UserError
 
 
 def pair(
-    student: Tensor, teacher: Tensor, valid: Tensor | None, *, same_channels: bool = False
+    student: Tensor,
+    teacher: Tensor,
+    valid: Tensor | None,
+    *,
+    same_channels: bool = False,
+    weights_allowed: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Check a pair; return both in float32 at least, the teacher detached, ignored positions set to 0.
 
+    With ``weights_allowed`` the mask may hold a weight >= 0 for each position; those of weight 0 are ignored.
     Ignored positions are overwritten before any arithmetic, so that whatever stands there (a huge value, even
     a NaN) reaches neither the value nor a gradient.
     """
@@ -35,8 +41,8 @@ def pair(
     student, teacher = student.to(dtype), teacher.detach().to(dtype)
     if valid is None:
         return student, teacher
-    check_valid(valid, (batch, height, width))
-    inside = valid.unsqueeze(1)
+    check_valid(valid, (batch, height, width), weights_allowed=weights_allowed)
+    inside = valid.unsqueeze(1) if valid.dtype == torch.bool else valid.unsqueeze(1) > 0
     # `masked_fill` would turn channels_last maps, and their gradients all the way back, into contiguous ones.
     return torch.where(inside, student, 0.0), torch.where(inside, teacher, 0.0)
 
@@ -49,10 +55,11 @@ def check_features(name: str, features: Tensor) -> None:
         raise UserError(f"{name} has dtype {features.dtype}, expected a floating-point dtype")
 
 
-def check_valid(valid: Tensor, shape: tuple[int, ...] | None = None) -> None:
-    """``valid`` is a bool (B, H, W) tensor, of ``shape`` if given."""
-    if valid.dtype != torch.bool:
-        raise UserError(f"valid has dtype {valid.dtype}, expected torch.bool")
+def check_valid(valid: Tensor, shape: tuple[int, ...] | None = None, *, weights_allowed: bool = False) -> None:
+    """``valid`` is a bool (B, H, W) tensor, of ``shape`` if given; or floating-point weights, where allowed."""
+    if valid.dtype != torch.bool and not (weights_allowed and valid.is_floating_point()):
+        weights = " or, for weights, a floating-point dtype" if weights_allowed else ""
+        raise UserError(f"valid has dtype {valid.dtype}, expected torch.bool{weights}")
     if valid.dim() != 3 or (shape is not None and valid.shape != shape):
         raise UserError(f"valid has shape {tuple(valid.shape)}, expected {shape or '(B, H, W)'}")
 

@@ -7,10 +7,14 @@ from torch import Tensor
 
 
 def mean_over_pixels(values: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean of ``values`` (B, H, W) over the valid pixels of the whole batch."""
+    """Mean of ``values`` (B, H, W) over the batch's valid pixels; weighted, where ``valid`` holds weights."""
     if valid is None:
         return values.mean()
-    return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+    if valid.dtype == torch.bool:
+        return torch.where(valid, values, 0.0).sum() / valid.sum().clamp(min=1)
+    weights = valid.to(values.dtype)
+    total = weights.sum()
+    return (torch.where(weights > 0, values, 0.0) * weights).sum() / torch.where(total > 0, total, 1.0)
 
 
 def mean_over_images(values: Tensor, valid: Tensor | None) -> Tensor:

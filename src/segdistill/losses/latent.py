@@ -26,7 +26,8 @@ def latent_distance(
         teacher: features (B, C, H, W); receives no gradient.
         p: order of the distance, at least 1.
         q: order of the norm that vectors are divided by, at least 1.
-        valid: bool (B, H, W), the positions that count; ``None`` for all.
+        valid: bool (B, H, W), the positions that count; or their weights >= 0, floating-point, for a weighted mean;
+            ``None`` for all.
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input); 0 when no position is valid.
@@ -37,7 +38,7 @@ def latent_distance(
     for name, order in (("p", p), ("q", q)):
         if not order >= 1:
             raise UserError(f"{name} is {order}, expected a number of at least 1")
-    student, teacher = _inputs.pair(student, teacher, valid, same_channels=True)
+    student, teacher = _inputs.pair(student, teacher, valid, same_channels=True, weights_allowed=True)
     difference = unit_length(student, dim=1, order=q) - unit_length(teacher, dim=1, order=q)
     distance = torch.linalg.vector_norm(difference, ord=p, dim=1) ** p
     return mean_over_pixels(distance, valid)

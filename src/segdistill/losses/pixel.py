@@ -21,7 +21,8 @@ def pixel_kl(*, student: Tensor, teacher: Tensor, temperature: float = 1.0, vali
         student: class scores (B, K, H, W), any floating dtype.
         teacher: class scores (B, K, H, W); receives no gradient.
         temperature: T > 0.
-        valid: bool (B, H, W), the pixels that count; ``None`` for all.
+        valid: bool (B, H, W), the pixels that count; or their weights >= 0, floating-point, for a weighted mean;
+            ``None`` for all.
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 input); 0 when no pixel is valid.
@@ -37,7 +38,7 @@ def pixel_kl(*, student: Tensor, teacher: Tensor, temperature: float = 1.0, vali
         0.1109
     """
     _inputs.check_positive("temperature", temperature)
-    student, teacher = _inputs.pair(student, teacher, valid, same_channels=True)
+    student, teacher = _inputs.pair(student, teacher, valid, same_channels=True, weights_allowed=True)
     log_student = (student / temperature).log_softmax(dim=1)
     log_teacher = (teacher / temperature).log_softmax(dim=1)
     divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)

@@ -35,11 +35,36 @@ def shrink_valid(valid: Tensor, size: tuple[int, int]) -> Tensor:
     if valid.shape[1:] == (height, width):
         return valid
     # Whole numbers below 2^24 throughout, so that float32 decides "half" without rounding.
-    with torch.autocast(valid.device.type, enabled=False):
-        rows = _overlap(height, valid.shape[1], valid.device)
-        columns = _overlap(width, valid.shape[2], valid.device)
-        area = rows @ valid.float() @ columns.T
-    return 2 * area >= valid.shape[1] * valid.shape[2]
+    return 2 * _area_sums(valid.float(), size) >= valid.shape[1] * valid.shape[2]
+
+
+def shrink_weights(weights: Tensor, size: tuple[int, int]) -> Tensor:
+    """Weights of pixels at ``size``: each position has the mean weight of the area it covers.
+
+    Areas are exact for any ratio, as in `shrink_valid`.
+
+    Args:
+        weights: floating-point (B, H, W).
+        size: (h, w), both above 0.
+
+    Returns:
+        (B, h, w), float32.
+
+    Example:
+        >>> shrink_weights(torch.tensor([[[1.0, 3.0, 0.0, 2.0]]]), (1, 2))
+        tensor([[[2., 1.]]])
+    """
+    if weights.shape[1:] == tuple(size):
+        return weights.float()
+    return _area_sums(weights.float(), size) / (weights.shape[1] * weights.shape[2])
+
+
+def _area_sums(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, h, w): sum of the values times the area each shares with a position, in units of 1 / (H W h w)."""
+    with torch.autocast(values.device.type, enabled=False):
+        rows = _overlap(size[0], values.shape[1], values.device)
+        columns = _overlap(size[1], values.shape[2], values.device)
+        return rows @ values @ columns.T
 
 
 def _overlap(cells: int, pixels: int, device: torch.device) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from segdistill.errors import UserError
 from segdistill.losses import _inputs
+from segdistill.losses._class_weights import enet_weights
 
 
 def cross_entropy(
@@ -110,9 +111,7 @@ def balanced_weights(counts: Tensor | Sequence[float]) -> Tensor:
     pixels = torch.as_tensor(counts, dtype=torch.float64)
     if pixels.dim() != 1 or not bool((pixels >= 0).all()) or not bool(pixels.sum() > 0):
         raise UserError(f"counts is {pixels.tolist()}, expected one number of pixels per class, at least one above 0")
-    seen = pixels > 0
-    weights = torch.where(seen, 1 / torch.log(1.02 + pixels / pixels.sum()), 0.0)
-    return (weights * seen.sum() / weights.sum()).float()
+    return enet_weights(pixels).float()
 
 
 def _task_inputs(

@@ -1,4 +1,4 @@
-"""Brings what two different networks show to the same positions, channels and number of stages."""
+"""Bring the features of two different networks to the same positions and number of stages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segdistill.errors import UserError
-from segdistill.networks.features import NetworkInfo, Tap
+from segdistill.networks.features import Features, NetworkInfo, Tap
 
-#: Relations and adapters work at this stride where a map is finer: a stride-4 decoder would otherwise make the
-#: method dearer than the student, and an affinity over 16 times the positions says little more.
+#: Relations and adapters work at this stride where a map is finer: with a stride-4 decoder the method would otherwise
+#: cost more than the student, and an affinity over 16 times the positions says little more.
 FINEST_STRIDE = 8
 
 
@@ -65,10 +64,43 @@ def match_stages(student: tuple[Tap, ...], teacher: tuple[Tap, ...]) -> list[tup
     ]
 
 
-def check_same_classes(method: str, student: NetworkInfo, teacher: NetworkInfo) -> None:
-    """Raises a `UserError` unless both networks score the same number of classes."""
-    if student.num_classes != teacher.num_classes:
-        raise UserError(
-            f"{method} compares class scores, but the student has {student.num_classes} classes and the teacher "
-            f"{teacher.num_classes}; build both for the classes of the data"
-        )
+class Places:
+    """Where two networks are compared: at the embedding, at every backbone stage, or at both.
+
+    Maps finer than `FINEST_STRIDE` are average-pooled to it; the teacher's are then resized to the student's size.
+
+    Args:
+        student: the student's taps.
+        teacher: the teacher's taps.
+        embedding: compare the embeddings.
+        stages: compare the stages, paired by `match_stages`.
+
+    Attributes:
+        taps: (student's, teacher's) tap of each place; the embedding is the first.
+    """
+
+    def __init__(self, student: NetworkInfo, teacher: NetworkInfo, *, embedding: bool = True, stages: bool = False):
+        self.embedding = embedding
+        self.taps: list[tuple[Tap, Tap]] = [(student.embedding, teacher.embedding)] if embedding else []
+        self._pairs = match_stages(student.stages, teacher.stages) if stages else []
+        self.taps += [(student.stages[i], teacher.stages[j]) for i, j in self._pairs]
+
+    def teacher_outputs(self, teacher: Features) -> dict[str, Tensor]:
+        """The teacher's pooled maps, by name: all that `pairs` needs of the teacher."""
+        outputs: dict[str, Tensor] = {}
+        if self.embedding:
+            outputs["embedding.pooled"] = bounded(teacher.embedding, self.taps[0][1].stride)
+        for (_, stage), (_, tap) in zip(self._pairs, self._stage_taps(), strict=True):
+            if f"stages.{stage}.pooled" not in outputs:
+                outputs[f"stages.{stage}.pooled"] = bounded(teacher.stages[stage], tap.stride)
+        return outputs
+
+    def pairs(self, student: Features, teacher: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """(student's, teacher's) map of each place, both of the same height and width."""
+        found = [(student.embedding, teacher["embedding.pooled"])] if self.embedding else []
+        found += [(student.stages[i], teacher[f"stages.{j}.pooled"]) for i, j in self._pairs]
+        maps = [(bounded(x, tap.stride), t) for (x, t), (tap, _) in zip(found, self.taps, strict=True)]
+        return [(x, resize(t, size_of(x))) for x, t in maps]
+
+    def _stage_taps(self) -> list[tuple[Tap, Tap]]:
+        return self.taps[1:] if self.embedding else self.taps

@@ -7,10 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segdistill.errors import UserError
 from segdistill.losses import boundary_map, boundary_mse, pixel_kl, relation_kl, shrink_valid
-from segdistill.methods.alignment import bounded, check_same_classes, match_stages, resize, size_of
-from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive
+from segdistill.methods.alignment import bounded, match_stages, resize, size_of
+from segdistill.methods.method import Method, TeacherOutputs, check_choice, check_not_negative, check_positive
 from segdistill.networks.features import Features, NetworkInfo
 
 
@@ -52,20 +51,20 @@ class BRD(Method):
         check_positive("brd", temperature=temperature)
         if anchors is not None:
             check_positive("brd", anchors=anchors)
-        if operator not in ("pool", "laplacian", "sobel"):
-            raise UserError(f"brd: operator is '{operator}', expected 'pool', 'laplacian' or 'sobel'")
+        check_choice("brd", "operator", operator, ("pool", "laplacian", "sobel"))
         self.boundary = boundary
         self.relation = relation
         self.kd = kd
         self.temperature = temperature
         self.anchors = anchors
         self.operator = operator
+        self.needs_logits = kd > 0
+        self.needs_stages = boundary > 0
         self._pairs: list[tuple[int, int]] = []
         self._strides = (1, 1)
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
-        if self.kd:
-            check_same_classes("BRD's kd term", student, teacher)
+        super().build(student, teacher)
         self._pairs = match_stages(student.stages, teacher.stages)
         self._strides = (student.embedding.stride, teacher.embedding.stride)
 

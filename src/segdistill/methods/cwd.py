@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from segdistill.losses import channel_kl, shrink_valid
-from segdistill.methods.alignment import check_same_classes, resize, size_of
+from segdistill.methods.alignment import resize, size_of
 from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive
-from segdistill.networks.features import Features, NetworkInfo
+from segdistill.networks.features import Features
 
 
 class CWD(Method):
@@ -22,15 +22,14 @@ class CWD(Method):
         temperature: tau, above 0.
     """
 
+    needs_logits = True
+
     def __init__(self, *, weight: float = 3.0, temperature: float = 4.0) -> None:
         super().__init__()
         check_not_negative("cwd", weight=weight)
         check_positive("cwd", temperature=temperature)
         self.weight = weight
         self.temperature = temperature
-
-    def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
-        check_same_classes("CWD", student, teacher)
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
         return {"logits": teacher.logits}

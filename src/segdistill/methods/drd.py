@@ -6,11 +6,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from segdistill.errors import UserError
 from segdistill.losses import affinity_mse, channel_relation_mse, relation_mse, shrink_valid
-from segdistill.methods.alignment import bounded, match_stages, resize, size_of
-from segdistill.methods.method import Method, TeacherOutputs, check_not_negative
-from segdistill.networks.features import Features, NetworkInfo, Tap
+from segdistill.methods.alignment import Places, size_of
+from segdistill.methods.method import Method, TeacherOutputs, check_choice, check_not_negative
+from segdistill.networks.features import Features, NetworkInfo
 
 
 class DRD(Method):
@@ -44,40 +43,29 @@ class DRD(Method):
     ) -> None:
         super().__init__()
         check_not_negative("drd", spatial=spatial, channel=channel)
-        if normalize not in ("cosine", "softmax"):
-            raise UserError(f"drd: normalize is '{normalize}', expected 'cosine' or 'softmax'")
+        check_choice("drd", "normalize", normalize, ("cosine", "softmax"))
         self.spatial = spatial
         self.channel = channel
         self.normalize = normalize
         self.stages = stages
-        self.adapters = nn.ModuleList()
-        self._strides: list[tuple[int, int]] = []
-        self._pairs: list[tuple[int, int]] = []
+        self.needs_stages = stages
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
-        taps: list[tuple[Tap, Tap]] = [(student.embedding, teacher.embedding)]
-        self._pairs = match_stages(student.stages, teacher.stages) if self.stages else []
-        taps += [(student.stages[i], teacher.stages[j]) for i, j in self._pairs]
-        self._strides = [(s.stride, t.stride) for s, t in taps]
+        super().build(student, teacher)
+        self._places = Places(student, teacher, stages=self.stages)
         self.adapters = nn.ModuleList()
         if self.channel:
-            self.adapters.extend(nn.Conv2d(s.channels, t.channels, 1) for s, t in taps)
+            self.adapters.extend(nn.Conv2d(s.channels, t.channels, 1) for s, t in self._places.taps)
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
-        teacher_outputs = {"embedding.pooled": bounded(teacher.embedding, self._strides[0][1])}
-        for (_, stage), (_, stride) in zip(self._pairs, self._strides[1:], strict=True):
-            teacher_outputs[f"stages.{stage}.pooled"] = bounded(teacher.stages[stage], stride)
-        return teacher_outputs
+        return self._places.teacher_outputs(teacher)
 
     def forward(
         self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
     ) -> dict[str, Tensor]:
-        places = [(student.embedding, teacher["embedding.pooled"])]
-        places += [(student.stages[i], teacher[f"stages.{j}.pooled"]) for i, j in self._pairs]
+        places = self._places.pairs(student, teacher)
         terms: dict[str, Tensor] = {}
-        for index, (student_maps, teacher_maps) in enumerate(places):
-            x = bounded(student_maps, self._strides[index][0])
-            t = resize(teacher_maps, size_of(x))
+        for index, (x, t) in enumerate(places):
             counted = shrink_valid(valid, size_of(x))
             if self.spatial:
                 if self.normalize == "cosine":

@@ -74,6 +74,7 @@ class KA(Method):
         self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
+        super().build(student, teacher)
         self._strides = (student.embedding.stride, teacher.embedding.stride)
         ratio = bounded_stride(student.embedding.stride) / bounded_stride(teacher.embedding.stride)
         halvings = min(3, max(0, round(math.log2(ratio))))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from segdistill.losses import pixel_kl, shrink_valid
-from segdistill.methods.alignment import check_same_classes, resize, size_of
+from segdistill.losses import pixel_kl
+from segdistill.methods.alignment import resize, size_of
+from segdistill.methods.balance import Balance, PixelWeights, check_balance
 from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive
 from segdistill.networks.features import Features, NetworkInfo
 
@@ -19,17 +20,24 @@ class KD(Method):
     Args:
         weight: weight of the term.
         temperature: T, above 0.
+        balance: ``"labels"`` or ``"teacher"`` to weigh pixels by their class; see `PixelWeights`.
     """
 
-    def __init__(self, *, weight: float = 1.0, temperature: float = 1.0) -> None:
+    needs_logits = True
+
+    def __init__(self, *, weight: float = 1.0, temperature: float = 1.0, balance: Balance = None) -> None:
         super().__init__()
+        check_balance("kd", balance)
         check_not_negative("kd", weight=weight)
         check_positive("kd", temperature=temperature)
         self.weight = weight
         self.temperature = temperature
+        self.balance = balance
+        self.needs_labels = balance == "labels"
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
-        check_same_classes("KD", student, teacher)
+        super().build(student, teacher)
+        self.pixels = PixelWeights(self.balance, student, teacher)
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
         return {"logits": teacher.logits}
@@ -42,6 +50,6 @@ class KD(Method):
             student=student.logits,
             teacher=resize(teacher["logits"], size),
             temperature=self.temperature,
-            valid=shrink_valid(valid, size),
+            valid=self.pixels(valid=valid, labels=labels, teacher=teacher).at(size),
         )
         return {"logits": self.weight * loss}

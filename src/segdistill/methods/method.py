@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,31 @@ def check_positive(method: str, **values: float) -> None:
             raise UserError(f"{method}: {name} is {value}, expected a number above 0")
 
 
+def check_choice(method: str, name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raises a `UserError` unless ``value`` is one of the ``choices`` of an option."""
+    names = ["null" if choice is None else f"'{choice}'" for choice in choices]
+    if value not in choices:
+        raise UserError(f"{method}: {name} is {value!r}, expected {', '.join(names[:-1])} or {names[-1]}")
+
+
+def preset_values(
+    method: str, preset: str, presets: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values of a named preset, replaced by those ``given`` that are not None.
+
+    Args:
+        method: the method's name, for the error message.
+        preset: one of the names in ``presets``.
+        presets: values by hyper-parameter, by preset; each preset has the same hyper-parameters.
+        given: values by hyper-parameter; None where the preset decides.
+
+    Raises:
+        UserError: where there is no such preset.
+    """
+    check_choice(method, "preset", preset, presets)
+    return {name: value if given[name] is None else given[name] for name, value in presets[preset].items()}
+
+
 class Method(nn.Module, ABC):
     """One way to carry knowledge from a teacher to a student.
 
@@ -43,8 +68,12 @@ class Method(nn.Module, ABC):
     gets just that: it is what a teacher cache keeps. One that does not is given the teacher's whole `Features`.
     """
 
-    #: Whether the method can do nothing without labels.
+    #: Whether the method uses the labels of the images. Images without labels are then refused.
     needs_labels: bool = False
+    #: Whether the method compares class scores. Student and teacher must then have the same classes.
+    needs_logits: bool = False
+    #: Whether the method compares backbone stages. Both networks must then have some.
+    needs_stages: bool = False
 
     @property
     def name(self) -> str:
@@ -62,7 +91,9 @@ class Method(nn.Module, ABC):
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
-        """Makes the adapters, sized from what both networks show.
+        """Make the adapters, sized from the channels and strides of both networks.
+
+        An override calls this first: it checks the two networks against what the method needs.
 
         Args:
             student: channels and strides of the student's taps.
@@ -71,6 +102,17 @@ class Method(nn.Module, ABC):
         Raises:
             UserError: where the two networks cannot be paired by this method.
         """
+        if self.needs_logits and student.num_classes != teacher.num_classes:
+            raise UserError(
+                f"method {self.name} compares class scores, but the student has {student.num_classes} classes and the "
+                f"teacher {teacher.num_classes}; build both for the classes of the data"
+            )
+        if self.needs_stages and not (student.stages and teacher.stages):
+            raise UserError(
+                f"method {self.name} compares backbone stages, but the student has {len(student.stages)} of them "
+                f"and the teacher {len(teacher.stages)}; name them when wrapping the network: "
+                "Network(model, stages=[...])"
+            )
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
         """What `forward` needs of what the teacher shows, by name.
