@@ -1,14 +1,15 @@
-"""The bar of a run: where it stands, how fast it goes, when it will be done, and what the losses are."""
+"""How far long work has come: a bar on a terminal, a line now and then where the output is a file or a pipe."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, track
 from rich.table import Column
 
 T = TypeVar("T")
@@ -16,19 +17,23 @@ T = TypeVar("T")
 #: Seconds between two looks at the losses: each makes a GPU wait for its queue.
 BETWEEN_LOOKS = 2.0
 
+#: Seconds between two lines where the output is no terminal.
+BETWEEN_LINES = 15.0
+
 
 class Bar:
-    """One line at the bottom of a terminal; nothing at all where there is none.
+    """The progress of a training: one line at the bottom of a terminal, a line every `BETWEEN_LINES` elsewhere.
 
     Args:
-        console: what lines are printed on above the bar.
-        shown: whether there is a bar.
+        console: what lines are printed on, above the bar where there is one.
+        shown: whether anything is shown at all.
         images_per_batch: for the speed, over all processes.
     """
 
     def __init__(self, console: Console, shown: bool, images_per_batch: int) -> None:
         self.images_per_batch = images_per_batch
-        self.shown = shown
+        self.shown = shown and not console.quiet
+        self._console = console
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -40,11 +45,12 @@ class Bar:
             console=console,
             transient=True,
             expand=True,
-            disable=not shown,
+            disable=not (self.shown and console.is_terminal),
         )
         self._task = self._progress.add_task("", total=None, speed="", losses="")
-        self._looked = 0.0
-        self._batches = 0
+        self._text, self._total = "", 0
+        self._looked = 0.0 if console.is_terminal else time.perf_counter()  # there at once
+        self._done = self._batches = 0
         self._since = 0.0
 
     def __enter__(self) -> Bar:
@@ -57,27 +63,112 @@ class Bar:
         self._progress.stop()
 
     def start(self, text: str, total: int, done: int = 0) -> None:
-        """Begins a new stretch of ``total`` batches, ``done`` of which lie behind."""
+        """Begins a new stretch of ``total`` batches, the first ``done`` of which are finished."""
         self._progress.reset(self._task, description=text, total=total, completed=done)
         self._progress.refresh()
+        self._text, self._total, self._done = text, total, done
         self._batches, self._since = 0, time.perf_counter()
 
     def due(self) -> bool:
-        """Whether the losses are worth a look."""
-        return self.shown and time.perf_counter() - self._looked > BETWEEN_LOOKS
+        """Whether it is time to show the losses again."""
+        pause = BETWEEN_LOOKS if self._console.is_terminal else BETWEEN_LINES
+        return self.shown and time.perf_counter() - self._looked > pause
 
     def advance(self, losses: str | None = None) -> None:
-        """One more batch; ``losses`` replaces what is shown of them."""
-        self._batches += 1
+        """Counts one more batch; ``losses`` replaces the losses shown."""
+        self._done, self._batches = self._done + 1, self._batches + 1
         if not self.shown:
             return
-        speed = self._batches * self.images_per_batch / max(1e-9, time.perf_counter() - self._since)
+        speed = f"{self._batches * self.images_per_batch / max(1e-9, time.perf_counter() - self._since):.1f} images/s"
         if losses is not None:
             self._looked = time.perf_counter()
             self._progress.update(self._task, losses=losses)
-        self._progress.update(self._task, advance=1, speed=f"{speed:.1f} images/s", refresh=losses is not None)
+            if not self._console.is_terminal:
+                said = f"{self._text}  batch {self._done} of {self._total}  {speed}  {losses}"
+                self._console.out(said, highlight=False)
+        self._progress.update(self._task, advance=1, speed=speed, refresh=losses is not None)
 
 
-def tracked(items: Iterable[T], text: str, total: int, console: Console, shown: bool) -> Iterator[T]:
-    """``items`` one by one, behind a bar of their own that goes when they are through."""
-    yield from track(items, text, total=total, console=console, transient=True, disable=not shown)
+def tracked(items: Iterable[T], text: str, total: int, console: Console, shown: bool = True) -> Iterator[T]:
+    """Gives ``items`` one by one and shows how many are done.
+
+    On a terminal this is a bar that disappears at the end. Elsewhere it is a line every `BETWEEN_LINES` seconds, so
+    that short work prints nothing.
+
+    Args:
+        items: anything that can be iterated over.
+        text: what is done, such as "evaluating".
+        total: how many items there are.
+        console: where it is shown; a quiet one shows nothing.
+        shown: false shows nothing.
+    """
+    if not shown or console.quiet:
+        yield from items
+    elif console.is_terminal:
+        yield from track(items, text, total=total, console=console, transient=True)
+    else:
+        yield from _told(items, text, total, console)
+
+
+def _told(items: Iterable[T], text: str, total: int, console: Console) -> Iterator[T]:
+    began = last = time.perf_counter()
+    for done, item in enumerate(items):
+        now = time.perf_counter()
+        if done and now - last >= BETWEEN_LINES:
+            last = now
+            left = duration((now - began) / done * (total - done))
+            console.out(f"{text}: {done} of {total}, about {left} left", highlight=False)
+        yield item
+
+
+class Tasks(Progress):
+    """Several bars below each other on a terminal; elsewhere a line of them all every `BETWEEN_LINES` seconds.
+
+    Args:
+        console: where they are shown; a quiet one shows nothing.
+        shown: false shows nothing.
+    """
+
+    def __init__(self, console: Console, shown: bool = True) -> None:
+        shown = shown and not console.quiet
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        super().__init__(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
+        self._lines = shown and not console.is_terminal
+        self._last = time.perf_counter()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Changes a task as rich's own does, and prints the line when it is time."""
+        super().update(task_id, **changes)
+        if self._lines and time.perf_counter() - self._last >= BETWEEN_LINES:
+            self._last = time.perf_counter()
+            shown = [task for task in self.tasks if task.visible and task.description]
+            counts = (f"{task.description}: {task.completed:.0f} of {task.total or '?'}" for task in shown)
+            self.console.out(", ".join(counts), highlight=False)
+
+
+@contextmanager
+def during(text: str, console: Console) -> Iterator[None]:
+    """Says what is being done while it is done, for a step of unknown length.
+
+    On a terminal this is a line that disappears at the end; elsewhere the line stays.
+    """
+    if console.is_terminal and not console.quiet:
+        with console.status(text):
+            yield
+    else:
+        console.out(f"{text} ...", highlight=False)
+        yield
+
+
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    Example:
+        >>> [duration(seconds) for seconds in (0.25, 90, 5400, 200_000)]
+        ['0.2 s', '90 s', '90 min', '2.3 days']
+    """
+    for unit, length, most in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):
+        number = seconds / length
+        if number <= most:
+            return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
+    return f"{seconds / 86400:.1f} days"

@@ -37,6 +37,7 @@ from tests.prediction.networks import saved
 from tests.training.runs import SCENES, STUDENT, TEACHER, fingerprint, train_tiny
 
 NAMES = ("a", "b", "c")
+QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +240,7 @@ class Saying:
 
 def test_cost_is_counted() -> None:
     dataset = Labelled([(6, 8), (5, 5), (9, 4)])
-    found = quantisation_cost(Saying(0, 1, 2), Saying(0, 1, 1), dataset, Form("nchw", "labels", None, None))
+    found = quantisation_cost(Saying(0, 1, 2), Saying(0, 1, 1), dataset, Form("nchw", "labels", None, None), QUIET)
     truth = torch.cat([labels[labels != 255] for _, labels in (dataset[index] for index in range(3))])
     share = torch.bincount(truth, minlength=3) / len(truth)
     assert found.before.miou == 100
@@ -253,7 +254,7 @@ def test_cost_is_counted() -> None:
 def test_cost_at_a_fixed_size() -> None:
     """Nearest pixels of image and labels, so that a perfect file stays perfect where nothing is blurred."""
     dataset = Labelled([(6, 8), (12, 16)])
-    found = quantisation_cost(Saying(0, 1, 2), Saying(0, 1, 2), dataset, Form("nchw", "labels", (6, 8), 2))
+    found = quantisation_cost(Saying(0, 1, 2), Saying(0, 1, 2), dataset, Form("nchw", "labels", (6, 8), 2), QUIET)
     assert found.before.pixels == 40 + 40  # rows of ignored labels are left out: one of 6, and about one of 12
     assert found.equal_labels == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 from rich.console import Console
 
 import segdistill
-from segdistill import UserError
+from segdistill import UserError, progress
+from segdistill.progress import Bar, Tasks, during, tracked
 from segdistill.training.loop import TrainingLoop
 from tests.training.runs import FAST, SCENES, STUDENT, distill_tiny, train_tiny
 
@@ -71,6 +73,58 @@ def test_through_a_pipe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     *epochs, result = [line for line in printed.out.splitlines() if not line.startswith("warning: ")]
     assert [line.split()[:2] for line in epochs] == [["epoch", f"{n}/3"] for n in (1, 2, 3)]
     assert result.startswith(f"{tmp_path / '[run]'}  val mIoU ")  # brackets are not taken for markup
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines come as soon as they can."""
+    monkeypatch.setattr(progress, "BETWEEN_LINES", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_long_work_says_how_far_it_is_where_there_is_no_terminal() -> None:
+    console = Console(file=io.StringIO())
+    assert list(tracked("abc", "evaluating", 3, console)) == ["a", "b", "c"]
+    with during("converting", console):
+        pass
+    with Tasks(console) as tasks:
+        files = tasks.add_task("files", total=2)
+        hidden = tasks.add_task("windows", total=9, visible=False)
+        tasks.update(files, advance=1)
+        tasks.update(hidden, visible=True, advance=4)
+    bar = Bar(console, shown=True, images_per_batch=4)
+    with bar:
+        bar.start("epoch 1/2", 5, done=2)
+        assert bar.due()
+        bar.advance("task 0.5")
+    assert re.sub(r"about .* left|[\d.]+ images/s", "...", console.file.getvalue()).splitlines() == [
+        "evaluating: 1 of 3, ...",
+        "evaluating: 2 of 3, ...",
+        "converting ...",
+        "files: 1 of 2",
+        "files: 1 of 2, windows: 4 of 9",
+        "epoch 1/2  batch 3 of 5  ...  task 0.5",
+    ]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_quiet_work_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    console = Console(quiet=True)
+    assert list(tracked(range(3), "evaluating", 3, console)) == [0, 1, 2]
+    assert list(tracked(range(3), "evaluating", 3, Console(), shown=False)) == [0, 1, 2]
+    with during("converting", console), Tasks(console) as tasks:
+        tasks.update(tasks.add_task("files", total=2), advance=1)
+    bar = Bar(console, shown=True, images_per_batch=4)
+    with bar:
+        bar.start("epoch 1/2", 5)
+        assert not bar.due()
+        bar.advance()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_short_work_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert list(tracked(range(3), "evaluating", 3, Console())) == [0, 1, 2]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_quiet_is_quiet(tmp_path: Path, teacher: Path, capfd: pytest.CaptureFixture[str]) -> None:

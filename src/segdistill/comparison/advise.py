@@ -24,9 +24,9 @@ from segdistill.comparison.verdict import epochs_told
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
 from segdistill.methods import METHODS
+from segdistill.progress import duration
 from segdistill.recipe import Data, MethodSpec, build_data
 from segdistill.training.config import TrainConfig
-from segdistill.training.dry_run import duration
 
 
 def advise(

@@ -39,10 +39,10 @@ from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
 from segdistill.metrics.scores import percent
+from segdistill.progress import duration
 from segdistill.recipe import MethodSpec, build_data
 from segdistill.run_folder import RunFolder
 from segdistill.training.config import TrainConfig
-from segdistill.training.dry_run import duration
 
 #: Columns of the table, where the output is no terminal that has a width of its own.
 WIDTH = 140

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from segdistill.datasets.base import SegmentationDataset
 from segdistill.datasets.reading.checking import pieces
 from segdistill.errors import UserError
 from segdistill.files import write_json
+from segdistill.progress import tracked
 
 _PIXELS = 2**20
 """Pixels that are summed at a time, in float64."""
@@ -104,13 +104,8 @@ def band_statistics(dataset: SegmentationDataset, progress: bool = False) -> Ban
         (3, 2048)
     """
     sums, unit, ignored, missing = _Moments(dataset.in_channels), 1, 0, 0
-    for index in track(
-        range(len(dataset)),
-        description="statistics of the bands",
-        console=Console(stderr=True),
-        transient=True,
-        disable=not progress,
-    ):
+    images = range(len(dataset))
+    for index in tracked(images, "statistics of the bands", len(images), Console(stderr=True), progress):
         sample = dataset.open(index)
         for piece in pieces(sample.size):
             image, labels = sample.window(piece)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from segdistill.metrics.connectivity import ConnectivityCounts, ConnectivityScor
 from segdistill.metrics.scores import Scores, percent, scores_from_confusion
 from segdistill.networks.loading import load_network
 from segdistill.networks.network import Network
+from segdistill.progress import tracked
 from segdistill.recipe import build_split, plain
 from segdistill.run_folder import RunFolder
 
@@ -83,7 +83,7 @@ def evaluate(
         raise UserError(f"{model} has {network.num_classes} classes, but the data has {len(dataset.classes)}")
     if is_run:
         RunFolder(model).check_class_order(dataset.classes)
-    check_dataset(dataset, progress=not quiet and Console().is_terminal)
+    check_dataset(dataset, progress=not quiet)
     found = measure(network.to(choose_device(device)), dataset, batch_size=batch_size, quiet=quiet, lines=lines or ())
     if output is None and is_run:
         output = Path(model) / f"evaluation-{split}.json"
@@ -146,9 +146,7 @@ def measure(
     loader = evaluation_loader(dataset, batch_size, None)
     console = Console(quiet=quiet)
     with torch.inference_mode(), reading(loader):
-        for images, labels in track(
-            loader, "evaluating", console=console, transient=True, disable=quiet or not console.is_terminal
-        ):
+        for images, labels in tracked(loader, "evaluating", len(loader), console):
             for prediction, truth in zip(network(images.to(device)).argmax(1).cpu(), labels, strict=True):
                 valid = truth != ignored
                 pairs = truth[valid] * classes + prediction[valid]

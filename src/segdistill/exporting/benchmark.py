@@ -31,6 +31,7 @@ from segdistill.formats.formats import FORMATS
 from segdistill.networks.loading import load_run
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.networks.weights import WEIGHTS_FILE
+from segdistill.progress import during
 from segdistill.run_folder import RunFolder
 
 _FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
@@ -149,7 +150,7 @@ def benchmark(
             for model in _models(Path(run), size, runtimes, Path(temporary) / str(number), skipped):
                 for count in threads:
                     what = f"{run}, {model.runtime} {model.precision}, {count} threads"
-                    with console.status(what):
+                    with during(f"measuring {what}", console):
                         job = Job(
                             model.runtime, model.precision, str(model.path), channels, model.dtype, size, count, seconds
                         )

@@ -34,6 +34,7 @@ from segdistill.formats.formats import FORMATS, Format
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.prediction.predictor import Predictor, open_predictor
+from segdistill.progress import during
 
 FOLDER = "exports"
 """Where in a run its files go by default."""
@@ -148,7 +149,7 @@ def export(
     console = Console(quiet=quiet)
 
     def converted(network: Network) -> Any:
-        with _converting(run, format, form):
+        with during(f"converting {run} to {format}", console), _converting(run, format, form):
             example, axes = _example(network, form, samples[0].dtype)
             with_logits = format != "torch-export"
             deployable = Deployable(
@@ -164,7 +165,7 @@ def export(
     with _beside(path) as temporary:
         model = converted(network)
         files = kind.module.write(model, temporary / path.name)
-        with _running(path):
+        with during(f"comparing {path.name} with PyTorch on {compared_on}", console), _running(path):
             agreement = compare(network, kind.open(temporary / path.name), form, samples)
         hint = "; a fixed size, such as --size 512x512, may do" if form.size is None else ""
         _require_close(agreement, path, run, compared_on, hint)
@@ -197,7 +198,7 @@ def _to_hub(run: str | Path, output: str | Path | None, images: str | Path | Non
     found: list[Agreement] = []
 
     def check(folder: Path) -> None:
-        with _running(path):
+        with during(f"comparing the folder with PyTorch on {compared_on}", console), _running(path):
             found.append(compare(network, HubModel(folder, network), form, samples))
         _require_close(found[0], path, run, compared_on)
 
@@ -329,14 +330,14 @@ def _quantised(
 
         def scored(model: Any, folder: Path, correct_bias: bool) -> tuple[Sequence[Path], QuantisationCost]:
             images = (at_size(image, form.size) for image in spread_images(sets["train"], count))
-            with _converting(path, "int8", form):
+            said = f"measuring the ranges of activations on {count} training images, and rounding to 8 bits"
+            with during(said, console), _converting(path, "int8", form):
                 quantised = eight_bits.quantise(model, images, form, count, correct_bias=correct_bias)
             folder.mkdir(exist_ok=True)
             files = kind.module.write(quantised, folder / path.name)
             before, after = kind.open(exported.path), kind.open(folder / path.name)
             with _running(path):
-                progress = not console.quiet and console.is_terminal
-                return files, eight_bits.quantisation_cost(before, after, sets["val"], form, progress=progress)
+                return files, eight_bits.quantisation_cost(before, after, sets["val"], form, console)
 
         files, cost = scored(model, temporary, correct_bias=True)
         if fine_tuned is not None:

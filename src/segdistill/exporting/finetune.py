@@ -97,7 +97,7 @@ def finetune(run: Path, network: Network, teacher: Network, epochs: int, console
             sampler.set_epoch(epoch)
             total = 0.0
             text = f"fine-tuning in 8 bits, epoch {epoch + 1}/{epochs}"
-            for images, labels in tracked(loader, text, sampler.batches, console, console.is_terminal):
+            for images, labels in tracked(loader, text, sampler.batches, console):
                 for group in optimizer.param_groups:
                     group["lr"] = train.lr * factor(step)
                 loss = learner(images, labels).loss

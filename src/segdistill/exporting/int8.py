@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +23,7 @@ from segdistill.exporting.sample_images import at_size
 from segdistill.formats.agreement import File, Form
 from segdistill.formats.extra import require
 from segdistill.metrics.scores import Scores, percent, scores_from_confusion
+from segdistill.progress import tracked
 
 CALIBRATION_IMAGES = 128
 """Images of the train split from which the ranges of all activations are taken."""
@@ -134,7 +134,7 @@ def quantise(model: Any, images: Iterable[Tensor], form: Form, count: int, *, co
 
 
 def quantisation_cost(
-    before: File, after: File, dataset: SegmentationDataset, form: Form, *, progress: bool = False
+    before: File, after: File, dataset: SegmentationDataset, form: Form, console: Console
 ) -> QuantisationCost:
     """Runs both files on every image of a split.
 
@@ -145,15 +145,13 @@ def quantisation_cost(
         after: the int8 file.
         dataset: the split.
         form: of both.
-        progress: whether there is a bar.
+        console: where the progress is shown.
     """
     classes, ignored = len(dataset.classes), dataset.ignore_index
     counts = torch.zeros(2, classes, classes, dtype=torch.int64)
     same = images_seen = 0
     loader = evaluation_loader(dataset, 1, 0)
-    for images, labels in track(
-        loader, "int8 on the validation images", console=Console(stderr=True), transient=True, disable=not progress
-    ):
+    for images, labels in tracked(loader, "scoring the int8 file", len(loader), console):
         image, truth = at_size(images[0], form.size), _labels_at_size(labels[0], form.size)
         packed = form.pack(image[None].repeat(form.batch or 1, 1, 1, 1))
         predictions = [form.labels(np.asarray(file(packed)))[0] for file in (before, after)]

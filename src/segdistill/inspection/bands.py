@@ -34,7 +34,7 @@ def data_statistics(*, data: dict[str, Any], output: str | Path = "bands.json", 
     console = Console(quiet=quiet)
     # Converted files would hold the same pixels.
     dataset = build_split({key: value for key, value in data.items() if key != "tiled_copy"}, "train")
-    statistics = band_statistics(dataset, progress=not quiet and console.is_terminal)
+    statistics = band_statistics(dataset, progress=not quiet)
     statistics.save(output)
     console.print(_table(statistics))
     ignored, missing = percent(statistics.ignored), percent(statistics.missing)

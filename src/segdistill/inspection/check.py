@@ -63,10 +63,7 @@ def check_data(
     datasets, findings = _open(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's, of damaged files: each becomes a finding
-        samples = {
-            split: read_samples(dataset, progress=not quiet and console.is_terminal)
-            for split, dataset in datasets.items()
-        }
+        samples = {split: read_samples(dataset, progress=not quiet) for split, dataset in datasets.items()}
     seen = _seen(samples, datasets)
     for split, dataset in datasets.items():
         findings += sample_findings(split, samples[split])

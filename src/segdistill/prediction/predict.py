@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from segdistill.cluster import spread
 from segdistill.errors import UserError
@@ -23,6 +23,7 @@ from segdistill.prediction.polygons import require_pyogrio
 from segdistill.prediction.prediction import OVERLAP, Options, Prediction, Wanted
 from segdistill.prediction.predictor import Predictor, open_predictor
 from segdistill.prediction.windows import Flips
+from segdistill.progress import Tasks
 
 KINDS: dict[Kind, ModuleType] = {"picture": predict_pictures, "raster": predict_rasters, "video": predict_videos}
 """Each with ``predict_all``, ``companions`` (the files beside a label map) and ``made_from`` (what one was made of)."""
@@ -146,7 +147,7 @@ def _run(job: Prediction, items: Sequence[Item], elsewhere: Elsewhere | None = N
     for line in job.predictor.notes:
         job.note(f"note: {line}")
     started = time.perf_counter()
-    with _progress(job) as bar:
+    with Tasks(job.console, shown=not job.quiet) as bar:
         files = bar.add_task("", total=len(todo), visible=len(todo) > 1)
         try:
             finished = _here(job, bar, todo) if elsewhere is None else _gathered(job, elsewhere(todo), len(todo))
@@ -234,18 +235,6 @@ def _is_done(job: Prediction, item: Item) -> bool:
     raise UserError(
         f"{item.target} is there already, and was not made by this model from this image in this way; replace it "
         "with --overwrite, or choose another output"
-    )
-
-
-def _progress(job: Prediction) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=job.console,
-        transient=True,
-        disable=job.quiet or not job.console.is_terminal,
     )
 
 

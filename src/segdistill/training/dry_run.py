@@ -16,6 +16,7 @@ from segdistill.device import peak_memory_mb, wait_for
 from segdistill.distiller import Distiller
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
+from segdistill.progress import duration
 from segdistill.recipe import Data
 from segdistill.training.loop import TrainingLoop
 
@@ -192,17 +193,3 @@ def _hyper_parameters(values: Mapping[str, Any]) -> str:
 
 def _macs(count: int) -> str:
     return f"{count / 1e9:.2f} G MACs" if count >= 1e7 else f"{count / 1e6:.3f} M MACs"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as one number of a fitting unit.
-
-    Example:
-        >>> [duration(number) for number in (0.25, 90, 5400, 200_000)]
-        ['0.2 s', '90 s', '90 min', '2.3 days']
-    """
-    for unit, length, most in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):
-        number = seconds / length
-        if number <= most:
-            return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
-    return f"{seconds / 86400:.1f} days"

@@ -144,7 +144,7 @@ def fit(
     if finished:
         console.out(f"{folder.path} is finished already", highlight=False)
         return folder
-    progress = not silent and console.is_terminal
+    progress = not silent
     if train.precision not in ("auto", precision):
         console.out(f"this machine has no fast {train.precision}; training in {precision}", highlight=False)
     device = fabric.device
@@ -343,7 +343,7 @@ def _fill_cache(
         seed=seed,
         multiple=learner.multiple,
         precision=precision,
-        progress=console.is_terminal and not console.quiet,
+        progress=not console.quiet,
     )
     cache = TeacherCache(folder, made_for, images, views)
     names = teacher_output_names(learner)
@@ -364,7 +364,7 @@ def _fill_cache(
             workers=default_workers() if train.workers is None else train.workers,
             fabric=fabric,
             console=console,
-            progress=console.is_terminal and not console.quiet,
+            progress=not console.quiet,
         )
         fabric.barrier()
         assert isinstance(learner.teacher, Network)

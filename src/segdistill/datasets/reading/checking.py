@@ -11,11 +11,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from segdistill.datasets.base import SegmentationDataset, Window
 from segdistill.errors import UserError
+from segdistill.progress import tracked
 
 LABELS = 256
 """Labels are 0..K-1 with K at most 255, and the ignore label 255."""
@@ -176,14 +176,7 @@ def in_threads(look: Callable[[int], T], number: int, text: str, progress: bool)
     """
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
-        yield from track(
-            pool.map(look, range(number)),
-            description=text,
-            total=number,
-            console=Console(stderr=True),
-            transient=True,
-            disable=not progress,
-        )
+        yield from tracked(pool.map(look, range(number)), text, number, Console(stderr=True), progress)
     finally:
         pool.shutdown(cancel_futures=True)
 

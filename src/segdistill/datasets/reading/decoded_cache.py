@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from segdistill.datasets.base import Sample, SegmentationDataset, Window
@@ -27,6 +26,7 @@ from segdistill.datasets.reading.images import image_size
 from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.errors import UserError
 from segdistill.files import write_json
+from segdistill.progress import tracked
 
 #: Changes when files written before can no longer be read.
 FORMAT = 1
@@ -371,8 +371,7 @@ def _exhaust(pool: ThreadPoolExecutor, results: Iterable[None]) -> None:
 
 
 def _shown(items: Iterable[T], total: int, progress: bool) -> Iterable[T]:
-    console = Console(stderr=True)
-    return track(items, "decoding images", total=total, console=console, transient=True, disable=not progress)
+    return tracked(items, "decoding images", total, Console(stderr=True), progress)
 
 
 def _processes_are_forked() -> bool:

@@ -12,7 +12,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -24,6 +23,7 @@ from segdistill.datasets.reading.images import image_size, read_rgb
 from segdistill.datasets.reading.masks import MaskReader
 from segdistill.datasets.reading.rasters import TiledWriter, has_rasterio, read_header, read_raster, require_rasterio
 from segdistill.errors import UserError
+from segdistill.progress import tracked
 
 _TIFF = (".tif", ".tiff")
 _RGB = (1, 2, 3)
@@ -197,8 +197,7 @@ class TileDataset(FileDataset):
         if missing:
             console = Console(stderr=True)
             console.out(f"converting {len(missing)} images into tiles in {folder}, once", highlight=False)
-            shown = console.is_terminal
-            for index in track(missing, "converting", console=console, transient=True, disable=not shown):
+            for index in tracked(missing, "converting", len(missing), console):
                 self._convert(index, *targets[index])
         return tuple(targets)
 
