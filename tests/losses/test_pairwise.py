@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segdistill import losses
 from segdistill.errors import UserError
-from tests.losses import plain_formulas
+from tests.losses import plain_formulas, plain_predictions
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Case:
         """The options, and the labels, the same for every map of one size: three classes and a few pixels without."""
         if not self.labels:
             return self.options
-        batch, _, height, width = student.shape
+        batch, height, width = len(student), *student.shape[-2:]
         generator = torch.Generator().manual_seed(11)
         labels = torch.randint(0, 4, (batch, 5, 7), generator=generator).repeat(1, height // 5 + 1, width // 7 + 1)
         labels = labels[:, :height, :width]
@@ -52,7 +52,8 @@ class Case:
     def plain(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         if valid is None:
             valid = torch.ones_like(student[:, 0], dtype=torch.bool)
-        formula: Callable[..., Tensor] = getattr(plain_formulas, self.name)
+        formulas = plain_predictions if hasattr(plain_predictions, self.name) else plain_formulas
+        formula: Callable[..., Tensor] = getattr(formulas, self.name)
         return formula(student, teacher, valid, **self._given(student))
 
     def inputs(self, batch: int = 3, size: tuple[int, int] = (5, 7), seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -63,8 +64,11 @@ class Case:
         return student.requires_grad_(), teacher
 
     def __str__(self) -> str:
-        return "-".join([self.name, *map(str, self.channels), *(f"{k}={v}" for k, v in self.options.items())])
+        told = (k if isinstance(v, Tensor) else f"{k}={v}" for k, v in self.options.items())
+        return "-".join([self.name, *map(str, self.channels), *told])
 
+
+VECTORS = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
 
 CASES = [
     Case("pixel_kl", weights=True),
@@ -96,6 +100,32 @@ CASES = [
     Case("latent_distance", options={"p": 2, "q": 2}, weights=True),
     Case("latent_distance", options={"p": 1.5, "q": 3}, weights=True, smooth_at_zero=False),
     Case("latent_distance", channels=(1, 1), options={"p": 1, "q": 1}, weights=True, smooth_at_zero=False),
+    Case("target_kl", labels=True, weights=True),
+    Case("target_kl", options={"temperature": 3.0}, labels=True, weights=True),
+    Case("target_kl", channels=(2, 2), labels=True, weights=True),
+    Case("non_target_kl", labels=True, weights=True),
+    Case("non_target_kl", options={"temperature": 3.0}, labels=True, weights=True),
+    Case("standardised_kl", weights=True),
+    Case("standardised_kl", channels=(1, 1), weights=True),
+    Case("class_correlation", weights=True),
+    Case("class_correlation", options={"temperature": 4.0}, weights=True),
+    Case("position_correlation"),
+    Case("position_correlation", options={"temperature": 4.0, "across": "batch"}, across_batch=True),
+    Case("class_distance_mse", channels=(4, 9), options={"num_classes": 3}, labels=True),
+    Case("class_distance_mse", options={"num_classes": 3, "relative": False}, labels=True),
+    Case("receptive_mse", options={"tokens": VECTORS}),
+    Case("unit_map_mse"),
+    Case("omni_contrast", options={"groups": 3, "patch": 4}, repeated=None, zero_when_equal=False),
+    Case(
+        "omni_contrast",
+        channels=(5, 5),
+        options={"groups": 2, "patch": 2, "temperature": 0.5},
+        repeated=None,
+        zero_when_equal=False,
+    ),
+    Case("cross_image_relation_kl", channels=(4, 9), across_batch=True),
+    Case("cross_image_relation_kl", options={"temperature": 0.5}, across_batch=True),
+    Case("memory_relation_kl", options={"memory": VECTORS / VECTORS.norm(dim=1, keepdim=True)}),
 ]
 every_loss = pytest.mark.parametrize("case", CASES, ids=str)
 # Of a single channel nothing but its sign is left once it is scaled to unit length: there is no slope to
@@ -244,6 +274,13 @@ def test_weights_of_positions_make_a_weighted_mean(case: Case) -> None:
     if case.options.get("standardise") == "channel":  # its statistics take each position once
         return
     weights = valid + valid.logical_and(torch.arange(7) % 2 == 0).float()
+    if case.labels:  # positions without a label do not count
+        known = valid & (case._given(student)["labels"] < case.channels[0])
+        number = torch.arange(known.numel()).view_as(known)
+        single = [case(student, teacher, number == at) for at in number[known]]
+        expected = (torch.stack(single) * weights[known]).sum() / weights[known].sum()
+        torch.testing.assert_close(case(student, teacher, weights), expected, rtol=1e-5, atol=1e-7)
+        return
     double = [torch.cat([maps, maps[..., ::2]], dim=3) for maps in (student, teacher)]
     expected = case(*double, torch.cat([valid, valid[..., ::2]], dim=2))
     torch.testing.assert_close(case(student, teacher, weights), expected, rtol=1e-5, atol=1e-7)
@@ -292,7 +329,7 @@ def test_a_dead_pixel_is_harmless(case: Case) -> None:
 @every_loss
 def test_the_host_never_waits_for_a_value(case: Case) -> None:
     # Fake tensors have shapes and no values: whoever reads one, or sizes a result by a mask, fails.
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):
         student = torch.randn(3, case.channels[0], 5, 7, requires_grad=True)
         teacher = torch.randn(3, case.channels[1], 5, 7)
         case(student, teacher, torch.ones(3, 5, 7, dtype=torch.bool)).backward()

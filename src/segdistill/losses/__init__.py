@@ -10,11 +10,21 @@ from segdistill.losses.affinity import affinity_mse
 from segdistill.losses.boundary import boundary_map, boundary_mse
 from segdistill.losses.channel import channel_kl
 from segdistill.losses.channel_relation import channel_relation_mse
+from segdistill.losses.class_distance import class_distance_mse
+from segdistill.losses.correlation import class_correlation, position_correlation
+from segdistill.losses.cross_image import cross_image_relation_kl, memory_relation_kl
+from segdistill.losses.decoupled import non_target_kl, target_kl
+from segdistill.losses.edges import label_edges, shrink_any
 from segdistill.losses.feature import feature_cosine, feature_mse
 from segdistill.losses.latent import latent_distance
+from segdistill.losses.omni_contrast import omni_contrast
 from segdistill.losses.pixel import pixel_kl
+from segdistill.losses.receptive import mask_overlap, receptive_masks, receptive_mse
+from segdistill.losses.refined import unit_map_mse
 from segdistill.losses.relation import relation_kl, relation_mse
 from segdistill.losses.shrink import shrink_valid, shrink_weights
+from segdistill.losses.shrink_labels import shrink_labels
+from segdistill.losses.standardised_scores import standardised_kl
 from segdistill.losses.task import balanced_weights, cross_entropy, ohem_cross_entropy
 
 __all__ = [
@@ -24,14 +34,30 @@ __all__ = [
     "boundary_mse",
     "channel_kl",
     "channel_relation_mse",
+    "class_correlation",
+    "class_distance_mse",
     "cross_entropy",
+    "cross_image_relation_kl",
     "feature_cosine",
     "feature_mse",
+    "label_edges",
     "latent_distance",
+    "mask_overlap",
+    "memory_relation_kl",
+    "non_target_kl",
     "ohem_cross_entropy",
+    "omni_contrast",
     "pixel_kl",
+    "position_correlation",
+    "receptive_masks",
+    "receptive_mse",
     "relation_kl",
     "relation_mse",
+    "shrink_any",
+    "shrink_labels",
     "shrink_valid",
     "shrink_weights",
+    "standardised_kl",
+    "target_kl",
+    "unit_map_mse",
 ]
