@@ -34,9 +34,10 @@ from segdistill.datasets import SyntheticAerial
 from segdistill.device import choose_device, choose_precision
 from segdistill.distiller import AbsentTeacher
 from segdistill.methods import METHODS
-from segdistill.training.config import TrainConfig
+from segdistill.recipe.train_config import TrainConfig
 from segdistill.training.loop import Kept
-from segdistill.training.strategies import Machines, launch
+from segdistill.training.options import RunOptions
+from segdistill.training.strategies import launch
 from segdistill.training.teacher_cache import TeacherCache, teacher_output_names
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "idd-lite"
@@ -57,7 +58,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    fabric = launch(Machines(str(device)), precision)
+    fabric = launch(RunOptions(output="", device=str(device)), precision)
 
     teacher_spec = yaml.safe_load((RECIPES / "teacher.yaml").read_text())["network"]
     student_spec = yaml.safe_load((RECIPES / "distill.yaml").read_text())["student"]

@@ -31,8 +31,8 @@ from segdistill import Supervised, load_network
 from segdistill.data import TrainingSamples
 from segdistill.data.loading import padded_batch
 from segdistill.device import choose_device, choose_precision
-from segdistill.recipe import Data, build_data, keep_decoded
-from segdistill.training.config import TrainConfig
+from segdistill.recipe.data import Data, build_data, keep_decoded
+from segdistill.recipe.train_config import TrainConfig
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "idd-lite" / "alone.yaml"
 BATCH = 16

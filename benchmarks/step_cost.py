@@ -25,7 +25,7 @@ from rich.table import Table
 from segdistill import Distiller, Supervised, load_network
 from segdistill.device import choose_device, choose_precision
 from segdistill.methods import METHODS
-from segdistill.training.config import TrainConfig
+from segdistill.recipe.train_config import TrainConfig
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "idd-lite"
 

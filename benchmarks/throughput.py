@@ -38,7 +38,8 @@ from segdistill.methods import KD
 from segdistill.progress import Bar
 from segdistill.training.balance import Balance
 from segdistill.training.loop import Loaders, TrainingLoop
-from segdistill.training.strategies import Machines, StopSignals, launch
+from segdistill.training.options import RunOptions
+from segdistill.training.strategies import StopSignals, launch
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "idd-lite"
 
@@ -173,7 +174,7 @@ def _loop(
     folder: Path,
 ) -> TrainingLoop:
     device = next(distiller.student.parameters()).device
-    fabric = launch(Machines(str(device)), precision)
+    fabric = launch(RunOptions(output="", device=str(device)), precision)
     sampler = EpochSampler(len(scenes), 0, config.batch_size)
     return TimedLoop(
         distiller,

@@ -11,7 +11,7 @@ from segdistill import demonstration as module
 from segdistill.comparison.results import load_comparison
 from segdistill.demonstration import demo
 from segdistill.evaluation.evaluate import measure
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
 from tests.training.runs import SCENES, STUDENT, TEACHER, contents
 
 DATA = SCENES | {"count": 8}

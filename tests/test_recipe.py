@@ -7,7 +7,9 @@ import pytest
 
 from segdistill import UserError
 from segdistill.methods import BRD, CWD, KA, KD
-from segdistill.recipe import LARGEST_DEFAULT_CROP, build_data, build_methods, build_split, plain
+from segdistill.recipe.data import LARGEST_DEFAULT_CROP, build_data, build_split
+from segdistill.recipe.methods import build_methods
+from segdistill.recipe.values import plain
 from tests.datasets.trees import folder_tree, index_mask, write_image, write_mask
 
 SCENES = {"dataset": "synthetic-aerial", "count": 2, "size": [32, 48]}

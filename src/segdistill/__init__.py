@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from segdistill.networks.network import Network
     from segdistill.playground.play import play
     from segdistill.prediction.predict import predict
+    from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
+    from segdistill.recipe.train_config import TrainConfig
     from segdistill.run_folder import RunFolder
-    from segdistill.training.config import TrainConfig
     from segdistill.training.distill import distill
+    from segdistill.training.options import RunOptions
     from segdistill.training.train import train
 
 
@@ -63,7 +65,10 @@ _HOMES = {
     "NetworkInfo": "segdistill.networks.features",
     "Tap": "segdistill.networks.features",
     "Features": "segdistill.networks.features",
-    "TrainConfig": "segdistill.training.config",
+    "DistillRecipe": "segdistill.recipe.recipes",
+    "TrainRecipe": "segdistill.recipe.recipes",
+    "TrainConfig": "segdistill.recipe.train_config",
+    "RunOptions": "segdistill.training.options",
     "distill": "segdistill.training.distill",
     "RunFolder": "segdistill.run_folder",
     "train": "segdistill.training.train",
@@ -72,15 +77,18 @@ _HOMES = {
 __all__ = [
     "Advice",
     "Comparison",
+    "DistillRecipe",
     "Distiller",
     "Features",
     "LearnerOutput",
     "Network",
     "NetworkInfo",
     "RunFolder",
+    "RunOptions",
     "Supervised",
     "Tap",
     "TrainConfig",
+    "TrainRecipe",
     "UserError",
     "__version__",
     "advise",

@@ -11,8 +11,8 @@ import rich
 from rich.console import Console
 from rich.table import Table
 
-from segdistill.comparison.cells import parse_methods
 from segdistill.comparison.compare import compare
+from segdistill.comparison.methods import parse_methods
 from segdistill.comparison.results import BASELINE, read_plan
 from segdistill.device import choose_device
 from segdistill.errors import UserError
@@ -20,9 +20,9 @@ from segdistill.evaluation.evaluate import measure
 from segdistill.evaluation.latency import latency_ms
 from segdistill.files import write_atomically, write_json
 from segdistill.networks.loading import load_run
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
+from segdistill.recipe.train_config import TrainConfig
 from segdistill.reporting.picture import side_by_side
-from segdistill.training.config import TrainConfig
 from segdistill.training.train import train
 
 # Narrow decoders, so that a teacher is trained from nothing within two minutes on two CPU cores.

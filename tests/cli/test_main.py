@@ -20,7 +20,7 @@ from segdistill import RunFolder
 from segdistill.cli import main as entry
 from segdistill.cli.main import COMMANDS, main
 from segdistill.methods import METHODS
-from segdistill.recipe import build_methods
+from segdistill.recipe.methods import build_methods
 from segdistill.training.loop import TrainingLoop
 from tests.cli.test_bad_input import argv, fails
 from tests.training.runs import FAST, SCENES, STUDENT, contents, distill_tiny, fingerprint, train_tiny
@@ -73,8 +73,8 @@ def test_help_tells_of_every_option(command: str, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         main([command, "--help"])
     printed = capsys.readouterr().out
-    for name in inspect.signature(getattr(segdistill, command)).parameters:
-        assert f"--{name}" in printed
+    for name, parameter in inspect.signature(getattr(segdistill, command)).parameters.items():
+        assert f"--{name}" in printed or parameter.kind is parameter.POSITIONAL_ONLY
 
 
 def test_recipes_in_examples_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from segdistill import UserError
+from segdistill import DistillRecipe, UserError
 from segdistill.comparison import advise as module
 from segdistill.comparison import cells
 from segdistill.comparison.advice import Advice, rung_epochs
 from segdistill.comparison.advise import advise
 from segdistill.comparison.cost import CellCost
+from segdistill.comparison.options import CompareOptions
 from segdistill.comparison.results import Comparison, load_comparison
 from tests.comparison.planted import plant
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, contents, train_tiny
@@ -67,13 +68,15 @@ class Planted:
         self.calls: list[tuple[int, tuple[str, ...]]] = []
         monkeypatch.setattr(module, "compare", self)
 
-    def __call__(self, **options: Any) -> Comparison:
-        names, seeds, epochs = options["methods"], options["seeds"], options["train"].epochs
+    def __call__(self, recipe: DistillRecipe, options: CompareOptions) -> Comparison:
+        names, epochs = options.methods, recipe.train.epochs
+        assert isinstance(options.seeds, list)
+        seeds = options.seeds
         self.calls.append((epochs, tuple(names)))
         # Two runs of one method differ by chance alone.
         rights = {name: [self.rights[name] + 0.002 * (seed % 2) for seed in seeds] for name in names}
         seconds = {name: epochs * self.seconds.get(name, 1.0) for name in names}
-        folder = plant(Path(options["output"]), rights, teacher=self.big, seconds=seconds)
+        folder = plant(Path(options.output), rights, teacher=self.big, seconds=seconds)
         for file in folder.glob("cells/*/*/metrics.json"):
             file.write_text(json.dumps({"epochs": epochs}))
         return load_comparison(folder)

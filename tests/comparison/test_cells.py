@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from segdistill import DistillRecipe
 from segdistill.comparison import cost
-from segdistill.comparison.cells import SharedRecipe, teacher_hash
+from segdistill.comparison.cells import teacher_hash
 from segdistill.distiller import LearnerOutput, Supervised
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, train_tiny
 
@@ -23,7 +24,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_the_teacher_is_known_by_the_weights_that_it_takes(runs: tuple[Path, Path]) -> None:
     """A folder's own, or a file or folder that is named beside it."""
     own, other = runs
-    recipe = SharedRecipe(data=SCENES, teacher=str(own), student=STUDENT)
+    recipe = DistillRecipe(data=SCENES, teacher=str(own), student=STUDENT)
     plain = teacher_hash(recipe)
     assert plain is not None
     as_file = teacher_hash(replace(recipe, teacher_weights=str(other / "model.safetensors")))
@@ -45,7 +46,7 @@ def test_cost_is_of_batches_as_they_are_trained(monkeypatch: pytest.MonkeyPatch)
     # A clock that counts passes: each step of two is two.
     monkeypatch.setattr(cost, "time", type("Clock", (), {"perf_counter": staticmethod(lambda: float(len(seen)))}))
     data: dict[str, Any] = SCENES | {"count": 8}
-    recipe = SharedRecipe(data=data, teacher="", student=STUDENT, train=replace(FAST, batch_size=4, accumulate=2))
+    recipe = DistillRecipe(data=data, teacher="", student=STUDENT, train=replace(FAST, batch_size=4, accumulate=2))
     found = cost.cell_cost(recipe, "none", device="cpu")
     assert set(seen) == {2}
     assert found == cost.CellCost(pre_stage=0.0, epoch=2 * 2.0)  # two steps an epoch

@@ -17,15 +17,16 @@ import torch
 from segdistill import RunFolder, UserError
 from segdistill.comparison import cells
 from segdistill.comparison import compare as module
-from segdistill.comparison.cells import parse_methods, per_image
+from segdistill.comparison.cells import per_image
 from segdistill.comparison.compare import compare
+from segdistill.comparison.methods import parse_methods
 from segdistill.comparison.results import Comparison, Row, load_comparison
 from segdistill.data.tiling import EvaluationTiles
 from segdistill.datasets import SegmentationDataset
 from segdistill.evaluation.evaluate import measure
 from segdistill.metrics.scores import scores_from_confusion
 from segdistill.networks.loading import load_network
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
 from segdistill.training.strategies import Stopped
 from tests.datasets.trees import folder_tree
 from tests.tiny import tiny_network

@@ -10,7 +10,7 @@ import torch
 from segdistill.datasets.reading.checking import check_dataset
 from segdistill.datasets.voc import VOC, voc_colors
 from segdistill.errors import UserError
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
 from tests.datasets.official_trees import codes_mask, sbd_tree, voc_tree, write_listing
 from tests.datasets.trees import write_mask
 
@@ -103,7 +103,7 @@ def test_the_list_of_the_one_and_the_masks_of_the_other_go_together(tmp_path: Pa
 
 def test_a_recipe_trains_on_the_augmented_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     aug_tree(tmp_path)
-    monkeypatch.setattr("segdistill.recipe.DATASETS", {"voc": VOC})
+    monkeypatch.setattr("segdistill.recipe.data.DATASETS", {"voc": VOC})
     values = {"dataset": "voc", "root": str(tmp_path)}
     assert len(build_split(values, "train")) == 4
     assert len(build_split(values | {"augmented": False}, "train")) == 2

@@ -30,7 +30,7 @@ from segdistill.metrics.scores import scores_from_confusion
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
 from segdistill.prediction.predictor import open_predictor
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
 from segdistill.run_folder import RunFolder
 from tests.inspection.trees import folder_data, sound_tree
 from tests.prediction.networks import saved

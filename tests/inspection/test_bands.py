@@ -13,7 +13,7 @@ from PIL import Image
 from segdistill import RunFolder, UserError, load_run
 from segdistill.data.statistics import BandStatistics
 from segdistill.inspection.bands import data_statistics
-from segdistill.recipe import build_data
+from segdistill.recipe.data import build_data
 from segdistill.training import run as fit
 from tests.inspection.trees import folder_data, sound_tree
 from tests.training.runs import train_tiny

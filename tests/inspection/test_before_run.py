@@ -17,7 +17,7 @@ from segdistill.datasets import check_dataset
 from segdistill.inspection import duplicates
 from segdistill.inspection.before_run import check_before_run
 from segdistill.inspection.duplicates import same_files
-from segdistill.recipe import build_data, keep_decoded
+from segdistill.recipe.data import build_data, keep_decoded
 from tests.inspection.trees import HEIGHT, WIDTH, areas, folder_data, save, sound_tree
 from tests.training.runs import SCENES
 

@@ -18,7 +18,7 @@ from PIL import Image
 import segdistill
 from segdistill import UserError
 from segdistill.inspection.check import check_data
-from segdistill.training.config import TrainConfig
+from segdistill.recipe.train_config import TrainConfig
 from tests.inspection.trees import HEIGHT, WIDTH, areas, folder_data, picture, save, sound_tree
 
 TINY = "python:tests.tiny:build_tiny"

@@ -22,7 +22,7 @@ from segdistill.comparison.compare import compare
 from segdistill.comparison.report import write_report
 from segdistill.comparison.results import load_comparison
 from segdistill.files import write_json
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
 from segdistill.reporting.error_map import mistakes
 from segdistill.reporting.gallery import image_scores, most_different
 from tests.datasets.trees import folder_tree

@@ -15,7 +15,7 @@ import segdistill
 from segdistill import RunFolder
 from segdistill.evaluation.evaluate import measure
 from segdistill.metrics.scores import Scores
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
 from segdistill.training.loop import TrainingLoop
 from tests.training.faults import Killed, kill_after
 from tests.training.runs import FAST, SCENES, STUDENT, fingerprint, train_tiny

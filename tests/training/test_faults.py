@@ -21,7 +21,7 @@ from segdistill import RunFolder, UserError, load_run
 from segdistill.cli.main import main
 from segdistill.datasets import SegmentationDataset
 from segdistill.files import write_yaml
-from segdistill.recipe import Data
+from segdistill.recipe.data import Data
 from segdistill.training import train
 from segdistill.training.loop import TrainingLoop
 from tests.datasets.trees import folder_tree
@@ -175,7 +175,7 @@ def test_nan_in_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method:
     scenes = FloatScenes(8)
 
     def build(values: Any, *rest: Any, **more: Any) -> Data:
-        augmentation = segdistill.recipe.Augmentation(crop=(32, 32), scale=(1.0, 1.0))
+        augmentation = segdistill.recipe.data.Augmentation(crop=(32, 32), scale=(1.0, 1.0))
         return Data(train=scenes, val=scenes, augmentation=augmentation, values={"dataset": "mine", "crop": [32, 32]})
 
     def go(name: str, **options: Any) -> RunFolder:

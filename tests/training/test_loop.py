@@ -21,7 +21,7 @@ from segdistill import Network, RunFolder, TrainConfig, distiller
 from segdistill.data.loading import training_loader
 from segdistill.datasets import SyntheticAerial
 from segdistill.methods import METHODS
-from segdistill.recipe import build_data
+from segdistill.recipe.data import build_data
 from segdistill.training.loop import TrainingLoop
 from tests.tiny import tiny_network
 from tests.training import runs

@@ -16,7 +16,7 @@ import segdistill
 from segdistill.cli.main import main
 from segdistill.datasets import SyntheticAerial
 from segdistill.evaluation.evaluate import measure
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
 from tests.datasets.trees import folder_tree
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, distill_tiny, fingerprint, train_tiny
 

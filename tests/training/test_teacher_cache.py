@@ -34,7 +34,8 @@ from segdistill.networks.features import Features
 from segdistill.training import distill as distilling
 from segdistill.training import teacher_cache
 from segdistill.training.loop import Kept
-from segdistill.training.strategies import Machines, launch
+from segdistill.training.options import RunOptions
+from segdistill.training.strategies import launch
 from segdistill.training.teacher_cache import TeacherCache, describe, teacher_output_names
 from tests.tiny import tiny_network
 from tests.training.runs import TEACHER, contents, distill_tiny, fingerprint, train_tiny
@@ -83,7 +84,7 @@ class Filling:
             for parameter in self.teacher.model.classifier.parameters():
                 parameter.mul_(factor)
         self.distiller = Distiller(self.teacher, tiny_network(width=4, stride=16, classes=6), methods)
-        self.fabric: Fabric = launch(Machines("cpu"), precision)
+        self.fabric: Fabric = launch(RunOptions(output="", device="cpu"), precision)
         self.cache = TeacherCache(folder, {"precision": precision}, images, views)
         self.names = teacher_output_names(self.distiller)
 

@@ -6,15 +6,17 @@ import inspect
 import re
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
 
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import read_yaml
-from segdistill.recipe import explain
+from segdistill.recipe.keywords import field_help
+from segdistill.recipe.values import explain
 
 T = TypeVar("T")
 
@@ -53,7 +55,11 @@ def call(function: Callable[..., T], argv: Sequence[str], *, name: str, first: s
             action=ActionConfigFile,
             help="YAML file with any of the options below; later ones win",
         )
-    parser.add_function_arguments(function, as_group=False)  # a group named "train" would clash with its key
+    kinds: tuple[type[Any], ...] = getattr(function, "kinds", ())
+    for kind in kinds:
+        _add_fields(parser, kind)
+    if not kinds:
+        parser.add_function_arguments(function, as_group=False)
     arguments = _with_bare_switches(function, _underscored(argv))
     if first is not None and arguments and not arguments[0].startswith("-"):
         arguments[0:1] = [f"--{first}", arguments[0]]
@@ -69,6 +75,16 @@ def call(function: Callable[..., T], argv: Sequence[str], *, name: str, first: s
         raise _friendly(error, parser) from error
     values.pop("recipe", None)
     return function(**_typed(function, values))
+
+
+def _add_fields(parser: ArgumentParser, kind: type[Any]) -> None:
+    """Make every field of a dataclass an option; those of a dataclass within it become ``--train.lr`` and the like."""
+    hints, texts = get_type_hints(kind), field_help(kind)
+    for field in fields(kind):
+        required = field.default is MISSING and field.default_factory is MISSING
+        default = None if field.default is MISSING else field.default
+        more = {"required": True} if required else {} if is_dataclass(hints[field.name]) else {"default": default}
+        parser.add_argument(f"--{field.name}", type=hints[field.name], help=texts[field.name], **more)
 
 
 def _underscored(argv: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segdistill.comparison import verdict
-from segdistill.comparison.cells import is_alone
+from segdistill.comparison.methods import is_alone
 from segdistill.comparison.results import Comparison, Row, row_difference
 from segdistill.comparison.statistics import Difference
 from segdistill.errors import UserError

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import rich
 from rich.console import Console
 from rich.table import Table
 
 from segdistill.comparison.advice import Advice, Rung, advice, read_rung, rung_epochs, survivors
-from segdistill.comparison.cells import SharedRecipe, hyper_parameters, parse_methods
-from segdistill.comparison.compare import WIDTH, Share, compare
+from segdistill.comparison.compare import WIDTH, check_executor, compare
 from segdistill.comparison.cost import CellCost, cell_cost
+from segdistill.comparison.methods import hyper_parameters, parse_methods
+from segdistill.comparison.options import AdviseOptions, CellOptions, CompareOptions
 from segdistill.comparison.plan import checked_plan, choose_seeds
 from segdistill.comparison.results import BASELINE, EQUAL_TIME, load_comparison, read_cell, read_plan
 from segdistill.comparison.statistics import Difference
@@ -25,160 +25,51 @@ from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
 from segdistill.methods import METHODS
 from segdistill.progress import duration
-from segdistill.recipe import Data, MethodSpec, build_data
-from segdistill.training.config import TrainConfig
+from segdistill.recipe.data import Data, build_data
+from segdistill.recipe.keywords import takes_fields
+from segdistill.recipe.recipes import DistillRecipe
 
 
-def advise(
-    *,
-    data: dict[str, Any],
-    teacher: str | Path,
-    student: str,
-    output: str | Path,
-    methods: list[str] | str | None = None,
-    seeds: list[int] | int = 1,
-    rungs: int = 3,
-    eta: int = 3,
-    budget: float | None = None,
-    method: MethodSpec | None = None,
-    train: TrainConfig = TrainConfig(),
-    teacher_weights: str | None = None,
-    init_weights: str | None = None,
-    loss_weights: dict[str, float] | Literal["fixed", "auto"] = "fixed",
-    views: int | None = None,
-    ignored: Literal["skip", "distil"] = "skip",
-    seed: int = 0,
-    device: str = "auto",
-    teacher_cache: str | Path | None = None,
-    executor: Literal["local", "ray"] = "local",
-    cpus_per_cell: int = 1,
-    gpus_per_cell: float | None = None,
-    dry_run: bool = False,
-    resume: bool = True,
-    quiet: bool = False,
-) -> Advice | None:
-    """Tries methods in short runs, the best of them in longer ones, and recommends one, or the student alone.
+@takes_fields
+def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
+    """Try methods in short runs, the best of them in longer ones, and recommend one, or the student alone.
 
-    Successive halving: each rung is a comparison in output/rung-N, with the recipe's schedule over fewer epochs; of its
-    methods the best 1/eta by mIoU go on to runs eta times as long. The student alone is trained in every rung, and what
-    is recommended follows from the interval of the best method's difference to it in the last one. Running it again
-    goes on where it was stopped; finished runs are never done again. Writes advice.json and report.html.
-
-    Args:
-        data: the data set and its augmentation, as in segdistill compare.
-        teacher: a run folder, or a network spec with --teacher_weights.
-        student: the network to train, e.g. smp:FPN:tu-mobilenetv3_small_050.
-        output: folder for all of it.
-        methods: methods with commas between, + for several at once; all by default. With none@time the last rung also
-            trains the student alone for as many seconds as the dearest method took.
-        seeds: how many seeds, from seed on, or a list of them; in every rung.
-        rungs: how many at most, the last one being the whole recipe.
-        eta: each rung has runs so many times as long as the one before, and the best 1/eta of its methods, at least 2.
-        budget: minutes of training, in all; a rung that is estimated to go beyond it is not begun.
-        method: hyper-parameters of methods that shall not have their defaults, {brd: {boundary: 2.0}}.
-        train: how to train; its epochs are those of the last rung.
-        teacher_weights: a .safetensors or .pth file with the weights of a teacher that is given as a spec.
-        init_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
-        loss_weights: factors of the loss terms by name, see segdistill distill.
-        views: how many views of each image the augmentation gives, shown in turn; null for a new one every epoch.
-        ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
-        seed: the first seed.
-        device: auto, cpu, cuda, cuda:N or mps.
-        teacher_cache: folder for what the teacher says of every view, kept for each seed; needs views.
-        executor: local or ray, as in segdistill compare.
-        cpus_per_cell: cores of a run, with ray.
-        gpus_per_cell: GPUs of a run, with ray.
-        dry_run: only say what rungs there are and about how long they will take.
-        resume: go on with what is in the output folder; false refuses a folder that holds advice.
-        quiet: print nothing.
+    Successive halving: each rung is a comparison in output/rung-N, with the recipe's schedule over fewer epochs; the
+    best 1/eta of its methods by mIoU are kept for runs eta times as long. The student alone is trained in every rung,
+    and the recommendation follows from the interval of the best method's difference to it in the last one. Running the
+    command again continues where it was stopped; finished runs are never repeated. Writes advice.json and report.html.
 
     Returns:
         What is recommended, and why; None after a dry run.
 
     Raises:
-        UserError: for a recipe or data that cannot work, an output folder that holds something else or runs of another
+        UserError: a recipe or data that cannot work, an output folder that holds something else or runs of another
             recipe, a budget too small for the first rung, or where the student alone or every method failed.
     """
-    for name, value, least in (("rungs", rungs, 1), ("eta", eta, 2)):
-        if value < least:
-            raise UserError(f"{name} is {value}, expected at least {least}")
-    if budget is not None and not 0 < budget < math.inf:
-        raise UserError(f"budget is {budget:g}, expected minutes, above 0")
-    asked = _asked(methods)
-    candidates, timed = tuple(name for name in asked if name != EQUAL_TIME), EQUAL_TIME in asked
-    chosen = choose_seeds(seeds, seed)
-    Share(executor, device, cpus_per_cell, gpus_per_cell).check_cache(teacher_cache, views)
-    folder = Path(output)
+    asked = _asked(options.methods)
+    candidates = tuple(name for name in asked if name != EQUAL_TIME)
+    seeds = choose_seeds(options.seeds, recipe.seed)
+    check_executor(recipe, options)
+    folder = Path(options.output)
     _check_folder(folder)
-    sets = build_data(data, converting=not dry_run)
-    recipe = SharedRecipe(
-        data=sets.values,
-        teacher=str(teacher),
-        student=student,
-        train=train,
-        method=hyper_parameters(method),
-        teacher_weights=teacher_weights,
-        init_weights=init_weights,
-        loss_weights=loss_weights,
-        views=views,
-        ignored=ignored,
-        teacher_cache=None if teacher_cache is None else str(teacher_cache),
-    )
-    lengths = rung_epochs(train.epochs, rungs, eta)
+    data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
+    recipe = replace(recipe, data=data.values, method=hyper_parameters(recipe.method))
+    lengths = rung_epochs(recipe.train.epochs, options.rungs, options.eta)
     if len(candidates) == 1:
         lengths = lengths[-1:]  # there is nothing to choose between
-    ladder = _Ladder(folder, recipe, chosen, device)
-    console = Console(quiet=True) if quiet else rich.get_console()
-    wide = console if console.is_terminal else Console(quiet=quiet, width=WIDTH)
-    if dry_run:
-        wide.print(_cost_table(ladder, sets, lengths, candidates, timed, eta, resume))
+    ladder = _Ladder(recipe, options, seeds, candidates, EQUAL_TIME in asked)
+    console = Console(quiet=True) if options.quiet else rich.get_console()
+    wide = console if console.is_terminal else Console(quiet=options.quiet, width=WIDTH)
+    if options.dry_run:
+        wide.print(_cost_table(ladder, data, lengths))
         return None
 
-    keys = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
-    found: list[Rung] = []
-    ended = None
-    for number, epochs in enumerate(lengths, 1):
-        last = epochs == lengths[-1]
-        if len(candidates) == 1 and not last:
-            continue
-        names = [BASELINE, *candidates, *[EQUAL_TIME] * (timed and last)]
-        cost = ladder.cost(number, epochs, names) if budget is not None else None
-        gone = sum(rung.seconds for rung in found)
-        if budget is not None and cost is not None and cost.left and gone + cost.done + cost.left > 60 * budget:
-            needed = (
-                f"{len(names) * len(chosen)} runs of {epochs_told(epochs)} would take about {duration(cost.left)} more"
-            )
-            if not found:
-                raise UserError(
-                    f"budget is {budget:g} min, but in the first rung {needed}; give more, fewer methods, or more rungs"
-                )
-            ended = f"the budget of {budget:g} min ended it after {duration(gone)}: {needed}"
-            break
-        console.rule(f"rung {number} of {len(lengths)}: {', '.join(candidates)}, {epochs_told(epochs)}")
-        comparison = compare(
-            **keys
-            | {
-                "train": replace(train, epochs=epochs),
-                "output": ladder.rung(number),
-                "methods": names,
-                "seeds": list(chosen),
-                "device": device,
-                "executor": executor,
-                "cpus_per_cell": cpus_per_cell,
-                "gpus_per_cell": gpus_per_cell,
-                "resume": resume,
-                "quiet": quiet,
-            }
-        )
-        assert comparison is not None  # it is no dry run
-        found.append(read_rung(comparison, epochs, 1 if last else survivors(len(candidates), eta)))
-        candidates = found[-1].kept
-
+    found, ended = _climb(ladder, lengths, console)
     write_yaml(folder / "recipe.yaml", recipe.as_dict())
     command = ["segdistill", "advise", str(folder / "recipe.yaml"), "--methods", ",".join(asked)]
-    command += ["--seeds", str(list(chosen)), "--rungs", str(rungs), "--eta", str(eta), "--output", str(folder)]
-    command += [] if budget is None else ["--budget", f"{budget:g}"]
-    result = advice(folder, found, full=train.epochs, ended=ended, command=shlex.join(command))
+    command += ["--seeds", str(list(seeds)), "--rungs", str(options.rungs), "--eta", str(options.eta)]
+    command += ["--output", str(folder)] + ([] if options.budget is None else ["--budget", f"{options.budget:g}"])
+    result = advice(folder, found, full=recipe.train.epochs, ended=ended, command=shlex.join(command))
     write_json(folder / "advice.json", result.as_dict())
     wide.print(advice_table(result))
     for text in (result.text, *(f"note: {note}" for note in result.notes)):
@@ -190,7 +81,31 @@ def advise(
     return result
 
 
-def _asked(methods: list[str] | str | None) -> tuple[str, ...]:
+def _climb(ladder: _Ladder, lengths: Sequence[int], console: Console) -> tuple[list[Rung], str | None]:
+    """Run one rung after another.
+
+    Returns:
+        What each rung found, and why it ended before the last one, if it did.
+    """
+    options, candidates = ladder.options, ladder.candidates
+    found: list[Rung] = []
+    for number, epochs in enumerate(lengths, 1):
+        last = epochs == lengths[-1]
+        if len(candidates) == 1 and not last:
+            continue
+        names = [BASELINE, *candidates, *[EQUAL_TIME] * (ladder.timed and last)]
+        ended = ladder.over_budget(number, epochs, names, sum(rung.seconds for rung in found))
+        if ended is not None:
+            return found, ended
+        console.rule(f"rung {number} of {len(lengths)}: {', '.join(candidates)}, {epochs_told(epochs)}")
+        comparison = compare(ladder.recipe_of(epochs), ladder.compare_options(number, names))
+        assert comparison is not None  # it is no dry run
+        found.append(read_rung(comparison, epochs, 1 if last else survivors(len(candidates), options.eta)))
+        candidates = found[-1].kept
+    return found, None
+
+
+def _asked(methods: str | list[Any] | None) -> tuple[str, ...]:
     """The methods to try, without the student alone, which is always there."""
     given = list(METHODS) if methods is None else methods.split(",") if isinstance(methods, str) else methods
     names = [name for name in given if name.strip() != BASELINE]
@@ -214,11 +129,48 @@ class _Cost:
 
 
 class _Ladder:
-    """What the rungs in a folder cost: measured where there are finished runs, else estimated from a few steps."""
+    """The rungs in a folder, and what they cost: measured where there are finished runs, else estimated from steps."""
 
-    def __init__(self, folder: Path, recipe: SharedRecipe, seeds: tuple[int, ...], device: str) -> None:
-        self.folder, self.recipe, self.seeds, self.device = folder, recipe, seeds, device
+    def __init__(
+        self,
+        recipe: DistillRecipe,
+        options: AdviseOptions,
+        seeds: tuple[int, ...],
+        candidates: tuple[str, ...],
+        timed: bool,
+    ) -> None:
+        self.folder, self.recipe, self.options, self.seeds = Path(options.output), recipe, options, seeds
+        self.candidates, self.timed = candidates, timed
         self._estimates: dict[str, CellCost] = {}
+
+    def recipe_of(self, epochs: int) -> DistillRecipe:
+        """The recipe over so many epochs."""
+        return replace(self.recipe, train=replace(self.recipe.train, epochs=epochs))
+
+    def compare_options(self, number: int, names: list[str]) -> CompareOptions:
+        """Of a rung's comparison."""
+        shared = {field.name: getattr(self.options, field.name) for field in fields(CellOptions)}
+        return CompareOptions(**shared | {"output": self.rung(number), "methods": names, "seeds": list(self.seeds)})
+
+    def over_budget(self, number: int, epochs: int, names: Sequence[str], spent: float) -> str | None:
+        """Why a rung is not begun: the sentence for the advice; None where the budget allows it.
+
+        Raises:
+            UserError: the budget is too small even for the first rung.
+        """
+        budget = self.options.budget
+        if budget is None:
+            return None
+        cost = self.cost(number, epochs, names)
+        if not cost.left or spent + cost.done + cost.left <= 60 * budget:
+            return None
+        runs = f"{len(names) * len(self.seeds)} runs of {epochs_told(epochs)}"
+        needed = f"{runs} would take about {duration(cost.left)} more"
+        if number == 1:
+            raise UserError(
+                f"budget is {budget:g} min, but in the first rung {needed}; give more, fewer methods, or more rungs"
+            )
+        return f"the budget of {budget:g} min ended it after {duration(spent)}: {needed}"
 
     def rung(self, number: int) -> Path:
         """Folder of a rung's comparison; numbers begin at 1."""
@@ -248,14 +200,13 @@ class _Ladder:
             if seen:
                 return epochs * sum(seen) / len(seen)
         if name not in self._estimates:
-            self._estimates[name] = cell_cost(self.recipe, name, device=self.device)
+            self._estimates[name] = cell_cost(self.recipe, name, device=self.options.device)
         return self._estimates[name].seconds(epochs)
 
 
-def _cost_table(
-    ladder: _Ladder, sets: Data, lengths: Sequence[int], names: tuple[str, ...], timed: bool, eta: int, resume: bool
-) -> Table:
+def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
     """Rungs and about how long they will take, without validations."""
+    names, options = ladder.candidates, ladder.options
     table = Table(title="rungs", title_justify="left")
     for heading in ("rung", "epochs", "methods", "runs", "time left"):
         table.add_column(heading, justify="left" if heading == "methods" else "right")
@@ -265,11 +216,11 @@ def _cost_table(
         last = epochs == lengths[-1]
         if count == 1 and not last:
             continue
-        alone = [BASELINE, *[EQUAL_TIME] * (timed and last)]
+        alone = [BASELINE, *[EQUAL_TIME] * (ladder.timed and last)]
         if known:
-            recipe = replace(ladder.recipe, train=replace(ladder.recipe.train, epochs=epochs))
             every = (*alone, *names)
-            checked_plan(ladder.rung(number), recipe, every, ladder.seeds, sets, ladder.device, resume=resume)
+            where, device = ladder.rung(number), options.device
+            checked_plan(where, ladder.recipe_of(epochs), every, ladder.seeds, data, device, resume=options.resume)
             cost = ladder.cost(number, epochs, every)
         else:  # which ones they will be is not known; the dearest may be among them
             dearest = sorted(names, key=lambda name: -ladder.each(number, epochs, name))[:count]
@@ -278,7 +229,7 @@ def _cost_table(
         which = ", ".join(names) if known else f"the best {count} of {len(names)}"
         runs = len(ladder.seeds) * (count + len(alone))
         table.add_row(str(number), str(epochs), f"{', '.join(alone)}; {which}", str(runs), duration(cost.left))
-        keep = 1 if last else survivors(count, eta)
+        keep = 1 if last else survivors(count, options.eta)
         known = known and not cost.left
         if known:
             names = read_rung(load_comparison(ladder.rung(number)), epochs, keep).kept

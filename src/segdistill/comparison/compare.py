@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import rich
 from rich.console import Console
 from rich.table import Table
 
 from segdistill.comparison import verdict
-from segdistill.comparison.cells import (
-    SharedRecipe,
-    equal_time_recipe,
-    hyper_parameters,
-    is_alone,
-    measure_teacher,
-    parse_methods,
-    run_cell,
-)
+from segdistill.comparison.cells import equal_time_recipe, measure_teacher, run_cell
 from segdistill.comparison.cost import cell_cost
+from segdistill.comparison.methods import hyper_parameters, is_alone, parse_methods
 from segdistill.comparison.on_ray import run_on_ray
+from segdistill.comparison.options import CellOptions, CompareOptions
 from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_teacher
 from segdistill.comparison.results import (
     BASELINE,
@@ -40,120 +34,48 @@ from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
 from segdistill.metrics.scores import percent
 from segdistill.progress import duration
-from segdistill.recipe import MethodSpec, build_data
+from segdistill.recipe.data import build_data
+from segdistill.recipe.keywords import takes_fields
+from segdistill.recipe.recipes import DistillRecipe
 from segdistill.run_folder import RunFolder
-from segdistill.training.config import TrainConfig
 
 #: Columns of the table, where the output is no terminal that has a width of its own.
 WIDTH = 140
 
 
-def compare(
-    *,
-    data: dict[str, Any],
-    teacher: str | Path,
-    student: str,
-    output: str | Path,
-    methods: list[str] | str = "none,kd,brd",
-    seeds: list[int] | int = 3,
-    method: MethodSpec | None = None,
-    train: TrainConfig = TrainConfig(),
-    teacher_weights: str | None = None,
-    init_weights: str | None = None,
-    loss_weights: dict[str, float] | Literal["fixed", "auto"] = "fixed",
-    views: int | None = None,
-    ignored: Literal["skip", "distil"] = "skip",
-    seed: int = 0,
-    device: str = "auto",
-    teacher_cache: str | Path | None = None,
-    executor: Literal["local", "ray"] = "local",
-    cpus_per_cell: int = 1,
-    gpus_per_cell: float | None = None,
-    dry_run: bool = False,
-    resume: bool = True,
-    quiet: bool = False,
-) -> Comparison | None:
-    """Holds distillation methods against the same student alone: same recipe, same seeds, same batches; is it a gain?
+@takes_fields
+def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None:
+    """Compare distillation methods with the same student trained alone: same recipe, same seeds, same batches.
 
-    Every method is trained with every seed into output/cells/METHOD/seed-N, measured on the validation split, and the
-    difference in mIoU to the student alone is given with a confidence interval over images and seeds. Running it again
-    goes on where it was stopped, with more methods or seeds if so wished; what is finished is never done again, and a
-    cell that fails does not stop the others. Writes comparison.json and report.html.
-
-    Args:
-        data: the data set and its augmentation, e.g. {dataset: camvid, root: data/camvid, crop: [352, 480]}.
-        teacher: a run folder, or a network spec with --teacher_weights.
-        student: the network to train, e.g. smp:FPN:tu-mobilenetv3_small_050.
-        output: folder of the comparison.
-        methods: methods with commas between, + for several at once: none,kd,kd+brd. none is the student alone, which
-            must be among them; none@time the student alone, trained for as many seconds as the dearest method took.
-        seeds: how many seeds, from seed on, or a list of them; three or more tell whether another would agree.
-        method: hyper-parameters of methods that shall not have their defaults, {brd: {boundary: 2.0}}; what the recipe
-            of a single run says here is understood.
-        train: how to train.
-        teacher_weights: a .safetensors or .pth file with the weights of a teacher that is given as a spec.
-        init_weights: none, "imagenet" (downloads the backbone's), or a .safetensors or .pth file to start from.
-        loss_weights: factors of the loss terms by name, see segdistill distill.
-        views: how many views of each image the augmentation gives, shown in turn; null for a new one every epoch.
-        ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
-        seed: the first seed.
-        device: auto, cpu, cuda, cuda:N or mps.
-        teacher_cache: folder for what the teacher says of every view, kept for each seed; needs views.
-        executor: local trains one cell after another; ray (needs segdistill[ray]) as many at once as a Ray cluster, or
-            this machine where RAY_ADDRESS names none, has room for.
-        cpus_per_cell: cores of a cell, with ray.
-        gpus_per_cell: GPUs of a cell, with ray; 1 by default on cuda; 0.5 lets two share one.
-        dry_run: only say what cells there are and about how long they will take.
-        resume: go on with the comparison in the output folder; false refuses a folder that holds one.
-        quiet: print nothing.
+    Every method is trained with every seed into output/cells/METHOD/seed-N and measured on the validation split; its
+    difference in mIoU to the student alone is given with a confidence interval over images and seeds. Running the
+    command again continues where it was stopped, with more methods or seeds if so wished; a finished run is never
+    repeated, and a run that fails does not stop the others. Writes comparison.json and report.html.
 
     Returns:
         What was found; None after a dry run.
 
     Raises:
-        UserError: for a recipe or data that cannot work, or an output folder whose runs were made with another recipe
-            or other data.
+        UserError: a recipe or data that cannot work, or an output folder whose runs were made with another recipe or
+            other data.
     """
-    names = parse_methods(methods)
-    chosen = choose_seeds(seeds, seed)
-    share = Share(executor, device, cpus_per_cell, gpus_per_cell)
-    share.check_cache(teacher_cache, views)
-    sets = build_data(data, converting=not dry_run)
-    recipe = SharedRecipe(
-        data=sets.values,
-        teacher=str(teacher),
-        student=student,
-        train=train,
-        method=hyper_parameters(method),
-        teacher_weights=teacher_weights,
-        init_weights=init_weights,
-        loss_weights=loss_weights,
-        views=views,
-        ignored=ignored,
-        teacher_cache=None if teacher_cache is None else str(teacher_cache),
-    )
-    folder = Path(output)
-    plan = checked_plan(folder, recipe, names, chosen, sets, device, resume=resume)
-    console = Console(quiet=True) if quiet else rich.get_console()
-    wide = console if console.is_terminal else Console(quiet=quiet, width=WIDTH)
-    if dry_run:
-        wide.print(_cost_table(folder, recipe, plan, device))
+    names = parse_methods(options.methods)
+    seeds = choose_seeds(options.seeds, recipe.seed)
+    check_executor(recipe, options)
+    data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
+    recipe = replace(recipe, data=data.values, method=hyper_parameters(recipe.method))
+    folder = Path(options.output)
+    plan = checked_plan(folder, recipe, names, seeds, data, options.device, resume=options.resume)
+    console = Console(quiet=True) if options.quiet else rich.get_console()
+    wide = console if console.is_terminal else Console(quiet=options.quiet, width=WIDTH)
+    if options.dry_run:
+        wide.print(_cost_table(folder, recipe, plan, options.device))
         return None
 
     forget_other_teacher(folder, plan)
     write_json(folder / "plan.json", plan)
     write_yaml(folder / "recipe.yaml", recipe.as_dict())
-    if not read_cell(folder, "teacher", -1, plan).finished:
-        measure_teacher(recipe, folder, device=device, quiet=quiet)
-    scores = read_cell(folder, "teacher", -1, plan).evaluation or {}
-    console.out(f"teacher {teacher}  val mIoU {scores['miou']:.2f}", highlight=False)
-    # Seed by seed, so that a comparison that is stopped has all methods with the first seeds.
-    cells = [(name, number) for number in chosen for name in names if name != EQUAL_TIME]
-    _run_cells(recipe, folder, cells, plan, share, console)
-    if EQUAL_TIME in names:  # last, when the others have shown how long it is
-        stretched = equal_time_recipe(recipe, _equal_time_epochs(folder, recipe, plan))
-        _run_cells(stretched, folder, [(EQUAL_TIME, number) for number in chosen], plan, share, console)
-
+    _run_all(recipe, folder, plan, options, console)
     comparison = load_comparison(folder)
     write_json(folder / "comparison.json", comparison.as_dict())
     wide.print(comparison_table(comparison))
@@ -161,55 +83,47 @@ def compare(
         wide.print(text, highlight=False, markup=False)
     from segdistill.comparison.report import write_report
 
-    write_report(comparison, folder / "report.html", device=device, quiet=quiet)
+    write_report(comparison, folder / "report.html", device=options.device, quiet=options.quiet)
     wide.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
     return comparison
 
 
-@dataclass(frozen=True)
-class Share:
-    """What cells run on; see `compare` for the options.
+def check_executor(recipe: DistillRecipe, options: CellOptions) -> None:
+    """Refuse an executor or a device that is not there, before anything is read.
 
     Raises:
-        UserError: for a number that cannot be, a device that is not there, or ray where it is not installed.
+        UserError: ray without its library or with a teacher cache, or a device that does not exist.
     """
+    if options.executor == "ray" and find_spec("ray") is None:
+        raise UserError("executor ray needs the ray library: pip install 'segdistill[ray]'")
+    if options.executor == "ray" and recipe.teacher_cache is not None:
+        raise UserError("teacher_cache does not go with executor ray: cells of one seed would fill its cache at once")
+    choose_device(options.device)
 
-    executor: Literal["local", "ray"]
-    device: str
-    cpus: int
-    gpus: float | None
 
-    def __post_init__(self) -> None:
-        if self.cpus < 1:
-            raise UserError(f"cpus_per_cell is {self.cpus}, expected at least 1")
-        if self.gpus is not None and self.gpus < 0:
-            raise UserError(f"gpus_per_cell is {self.gpus}, expected 0 or more")
-        if self.executor == "ray" and find_spec("ray") is None:
-            raise UserError("executor ray needs the ray library: pip install 'segdistill[ray]'")
-        choose_device(self.device)
-
-    def check_cache(self, teacher_cache: str | Path | None, views: int | None) -> None:
-        """Refuses a teacher cache that could not be filled.
-
-        Raises:
-            UserError: without views, or with ray.
-        """
-        if teacher_cache is not None and views is None:
-            raise UserError(
-                "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views 4"
-            )
-        if teacher_cache is not None and self.executor == "ray":
-            raise UserError(
-                "teacher_cache does not go with executor ray: cells of one seed would fill its cache at once"
-            )
+def _run_all(
+    recipe: DistillRecipe, folder: Path, plan: dict[str, Any], options: CompareOptions, console: Console
+) -> None:
+    """Measure the teacher, and train and measure all cells that are not finished."""
+    names, seeds = plan["methods"], plan["seeds"]
+    if not read_cell(folder, "teacher", -1, plan).finished:
+        measure_teacher(recipe, folder, device=options.device, quiet=options.quiet)
+    scores = read_cell(folder, "teacher", -1, plan).evaluation or {}
+    console.out(f"teacher {recipe.teacher}  val mIoU {scores['miou']:.2f}", highlight=False)
+    # Seed by seed, so that a comparison that is stopped has all methods with the first seeds.
+    cells = [(name, number) for number in seeds for name in names if name != EQUAL_TIME]
+    _run_cells(recipe, folder, cells, plan, options, console)
+    if EQUAL_TIME in names:  # last, when the others have shown how long it is
+        stretched = equal_time_recipe(recipe, _equal_time_epochs(folder, recipe, plan))
+        _run_cells(stretched, folder, [(EQUAL_TIME, number) for number in seeds], plan, options, console)
 
 
 def _run_cells(
-    recipe: SharedRecipe,
+    recipe: DistillRecipe,
     folder: Path,
     cells: list[tuple[str, int]],
     plan: dict[str, Any],
-    share: Share,
+    options: CellOptions,
     console: Console,
 ) -> None:
     """Trains and measures the cells that are not finished."""
@@ -219,16 +133,17 @@ def _run_cells(
         cell = read_cell(folder, name, seed, plan)
         if cell.error is not None:
             console.out(f"{name}, seed {seed} failed: {cell.error}", highlight=False)
-        elif share.executor == "ray" and cell.evaluation is not None:
+        elif options.executor == "ray" and cell.evaluation is not None:
             console.out(f"{name}, seed {seed}  val mIoU {cell.evaluation['miou']:.2f}", highlight=False)
 
-    if share.executor == "ray":
-        gpus = float(choose_device(share.device).type == "cuda") if share.gpus is None else share.gpus
-        run_on_ray(recipe, folder, left, device=share.device, cpus=share.cpus, gpus=gpus, done=tell)
+    if options.executor == "ray":
+        gpus, cpus = options.gpus_per_cell, options.cpus_per_cell
+        gpus = float(choose_device(options.device).type == "cuda") if gpus is None else gpus
+        run_on_ray(recipe, folder, left, device=options.device, cpus=cpus, gpus=gpus, done=tell)
         return
     for index, (name, seed) in enumerate(left):
         console.rule(f"{name}, seed {seed} ({index + 1} of {len(left)})")
-        run_cell(recipe, folder, name, seed, device=share.device, quiet=console.quiet)
+        run_cell(recipe, folder, name, seed, device=options.device, quiet=console.quiet)
         tell(name, seed)
 
 
@@ -280,7 +195,7 @@ def _spread(summary: Summary | None) -> str:
     return f"{summary.mean:.2f} ({summary.least:.2f} to {summary.most:.2f})"
 
 
-def _equal_time_epochs(folder: Path, recipe: SharedRecipe, plan: dict[str, Any]) -> int:
+def _equal_time_epochs(folder: Path, recipe: DistillRecipe, plan: dict[str, Any]) -> int:
     """Epochs in which the student alone trains for as long as the dearest method did; those once chosen are kept."""
     for seed in plan["seeds"]:
         begun = RunFolder(cell_folder(folder, EQUAL_TIME, seed))
@@ -309,7 +224,7 @@ def _finished_seconds(folder: Path, plan: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _cost_table(folder: Path, recipe: SharedRecipe, plan: dict[str, Any], device: str) -> Table:
+def _cost_table(folder: Path, recipe: DistillRecipe, plan: dict[str, Any], device: str) -> Table:
     """Cells and about how long they will take, without validations."""
     known = _finished_seconds(folder, plan)
     cost = {

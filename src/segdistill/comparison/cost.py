@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 
-from segdistill.comparison.cells import SharedRecipe, is_alone, load_teacher
+from segdistill.comparison.methods import cell_recipe
 from segdistill.data.loading import training_loader
 from segdistill.device import choose_device, choose_precision, wait_for
 from segdistill.distiller import Distiller, Supervised
 from segdistill.networks.loading import load_network
-from segdistill.recipe import build_data, build_methods
+from segdistill.recipe.data import build_data
+from segdistill.recipe.methods import build_methods
+from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
+from segdistill.training.distill import load_teacher
 
 #: Steps that are timed, after one that is not: the first is slower than all others.
 TIMED_STEPS = 3
@@ -45,7 +48,7 @@ class CellCost:
         return self.pre_stage + epochs * self.epoch
 
 
-def cell_cost(recipe: SharedRecipe, method: str, *, device: str) -> CellCost:
+def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
     """What a cell will cost: a few steps and, where there is one, a bit of the pre-stage, timed.
 
     The teacher is run live, so that with a teacher cache it will be less.
@@ -62,10 +65,11 @@ def cell_cost(recipe: SharedRecipe, method: str, *, device: str) -> CellCost:
     dtype = _DTYPES[choose_precision(recipe.train.precision, where)]
     student = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels)
     learner: Supervised | Distiller
-    if is_alone(method):
+    own = cell_recipe(recipe, method, recipe.seed)
+    if isinstance(own, TrainRecipe):
         learner = Supervised(student, ignore_index=sets.train.ignore_index)
     else:
-        methods = build_methods(recipe.spec(method))
+        methods = build_methods(own.method)
         learner = Distiller(load_teacher(recipe, sets), student, methods, ignore_index=sets.train.ignore_index)
     learner.to(where).train()
     optimizer = recipe.train.build_optimizer(learner.named_parameters())

@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from segdistill.cluster import spread
-from segdistill.comparison.cells import SharedRecipe, run_cell
+from segdistill.comparison.cells import run_cell
 from segdistill.comparison.results import cell_folder, error_file
 from segdistill.files import write_text
+from segdistill.recipe.recipes import DistillRecipe
 
 
 def run_on_ray(
-    recipe: SharedRecipe,
+    recipe: DistillRecipe,
     folder: Path,
     cells: Sequence[tuple[str, int]],
     *,
@@ -43,6 +44,6 @@ def run_on_ray(
         done(method, seed)
 
 
-def _run_cell(recipe: SharedRecipe, folder: Path, device: str, cell: tuple[str, int]) -> None:
+def _run_cell(recipe: DistillRecipe, folder: Path, device: str, cell: tuple[str, int]) -> None:
     method, seed = cell
     run_cell(recipe, folder, method, seed, device=device, quiet=True)

@@ -12,13 +12,17 @@ from typing import Any
 import torch
 
 import segdistill
-from segdistill.comparison.cells import SharedRecipe, cell_differences, is_alone, load_teacher, teacher_hash
+from segdistill.comparison.cells import cell_differences, check_teacher_finished, teacher_hash
+from segdistill.comparison.methods import cell_recipe
 from segdistill.comparison.results import EVALUATION_FILE, cell_folder, read_plan
 from segdistill.device import choose_device, processor
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
 from segdistill.networks.loading import load_network
-from segdistill.recipe import Data, build_methods
+from segdistill.recipe.data import Data
+from segdistill.recipe.methods import build_methods
+from segdistill.recipe.recipes import DistillRecipe
+from segdistill.training.distill import load_teacher
 
 LIBRARIES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "transformers", "numpy")
 
@@ -41,7 +45,7 @@ def choose_seeds(seeds: list[int] | int, first: int) -> tuple[int, ...]:
 
 def checked_plan(
     folder: Path,
-    recipe: SharedRecipe,
+    recipe: DistillRecipe,
     names: tuple[str, ...],
     seeds: tuple[int, ...],
     sets: Data,
@@ -71,7 +75,7 @@ def checked_plan(
 
 
 def _plan(
-    folder: Path, recipe: SharedRecipe, names: tuple[str, ...], seeds: tuple[int, ...], sets: Data, device: str
+    folder: Path, recipe: DistillRecipe, names: tuple[str, ...], seeds: tuple[int, ...], sets: Data, device: str
 ) -> dict[str, Any]:
     """What plan.json holds."""
     command = ["segdistill", "compare", str(folder / "recipe.yaml"), "--methods", ",".join(names)]
@@ -165,7 +169,7 @@ def _changed(before: list[str], after: list[str]) -> str:
     return f" ({', '.join(told)})" if told else " in another order"
 
 
-def _check_cells(folder: Path, recipe: SharedRecipe, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+def _check_cells(folder: Path, recipe: DistillRecipe, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
     """Refuses a folder with runs of another recipe, which would not be compared but confused."""
     for name in names:
         for seed in seeds:
@@ -177,13 +181,15 @@ def _check_cells(folder: Path, recipe: SharedRecipe, names: tuple[str, ...], see
                 )
 
 
-def _check_pairs(recipe: SharedRecipe, sets: Data, names: tuple[str, ...]) -> None:
+def _check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> None:
     """Makes every pair of networks once, so that what cannot work is told before the first hour is spent."""
     if sets.train.classes != sets.val.classes:
         raise UserError(f"the splits disagree on classes: train {sets.train.classes}, val {sets.val.classes}")
     with torch.random.fork_rng(devices=[]):
+        check_teacher_finished(recipe)
         big = load_teacher(recipe, sets)
         small = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels, recipe.init_weights)
         for name in names:
-            if not is_alone(name):
-                Distiller(big, small, build_methods(recipe.spec(name)))
+            own = cell_recipe(recipe, name, recipe.seed)
+            if isinstance(own, DistillRecipe):
+                Distiller(big, small, build_methods(own.method))

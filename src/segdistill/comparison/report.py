@@ -21,7 +21,7 @@ from segdistill.files import write_text
 from segdistill.metrics.scores import percent
 from segdistill.networks.loading import load_network, load_run
 from segdistill.networks.network import Network
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
 from segdistill.reporting import charts, gallery, markup
 from segdistill.reporting.charts import Curve, Point, Style
 from segdistill.reporting.picture import predict

@@ -24,7 +24,8 @@ from segdistill.metrics.scores import Scores, percent, scores_from_confusion
 from segdistill.networks.loading import load_network
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
-from segdistill.recipe import build_split, plain
+from segdistill.recipe.data import build_split
+from segdistill.recipe.values import plain
 from segdistill.run_folder import RunFolder
 
 

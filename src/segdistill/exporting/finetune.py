@@ -23,9 +23,10 @@ from segdistill.methods import KD
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
-from segdistill.recipe import build_data, construct
+from segdistill.recipe.data import build_data
+from segdistill.recipe.train_config import TrainConfig
+from segdistill.recipe.values import construct
 from segdistill.run_folder import RunFolder
-from segdistill.training.config import TrainConfig
 
 RATE = 0.1
 """Learning rate as a part of the run's own."""

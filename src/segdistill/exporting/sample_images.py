@@ -16,7 +16,7 @@ from segdistill.datasets.reading.images import read_rgb
 from segdistill.errors import UserError
 from segdistill.formats.agreement import Form
 from segdistill.networks.network import Network
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
 from segdistill.reporting.picture import sample_in_sight
 from segdistill.run_folder import RunFolder
 

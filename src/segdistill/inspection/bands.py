@@ -12,7 +12,7 @@ from segdistill.data.statistics import BandStatistics, band_statistics
 from segdistill.files import check_json_file
 from segdistill.inspection.check import check_keys
 from segdistill.inspection.findings import percent
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
 
 
 def data_statistics(*, data: dict[str, Any], output: str | Path = "bands.json", quiet: bool = False) -> BandStatistics:

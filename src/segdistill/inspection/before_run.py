@@ -18,7 +18,7 @@ from segdistill.inspection.duplicates import same_files
 from segdistill.inspection.findings import Finding
 from segdistill.inspection.pairing import TOLERANT, open_tolerantly
 from segdistill.inspection.samples import SampleFacts, facts_of
-from segdistill.recipe import Data
+from segdistill.recipe.data import Data
 
 _OF_SCORES = ("same-image", "class-not-in-train")
 """Errors of the check that spoil what scores say, and no training."""

@@ -29,7 +29,8 @@ from segdistill.inspection.pairing import (
     unused_files,
 )
 from segdistill.inspection.samples import SampleFacts, read_samples
-from segdistill.recipe import build_split, plain
+from segdistill.recipe.data import build_split
+from segdistill.recipe.values import plain
 
 
 def check_data(

@@ -22,7 +22,7 @@ from segdistill.datasets.reading.rasters import read_header
 from segdistill.datasets.reading.tiles import TileDataset, WindowMaskReader
 from segdistill.errors import UserError
 from segdistill.inspection.findings import Finding, Severity, counted
-from segdistill.recipe import construct
+from segdistill.recipe.values import construct
 
 
 @dataclass

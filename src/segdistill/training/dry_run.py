@@ -17,7 +17,7 @@ from segdistill.distiller import Distiller
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.progress import duration
-from segdistill.recipe import Data
+from segdistill.recipe.data import Data
 from segdistill.training.loop import TrainingLoop
 
 #: Steps that are timed, after a first one that is not: memory is set up in it, and kernels are chosen.

@@ -11,8 +11,8 @@ import torch
 from lightning.fabric import Fabric
 
 from segdistill.errors import UserError
-from segdistill.recipe import Data
-from segdistill.training.config import TrainConfig
+from segdistill.recipe.data import Data
+from segdistill.recipe.train_config import TrainConfig
 
 
 @contextmanager

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from lightning.fabric.loggers.logger import Logger
 
 from segdistill.errors import UserError, unknown_name
 from segdistill.run_folder import RunFolder
-
-Tracker = Literal["wandb", "mlflow"]
+from segdistill.training.options import Tracker
 
 
 def check_tracker(name: Tracker) -> None:

@@ -25,10 +25,10 @@ from segdistill.errors import UserError
 from segdistill.metrics.scores import ConfusionCounts, Scores, scores_from_confusion
 from segdistill.networks.network import Network
 from segdistill.progress import Bar, tracked
+from segdistill.recipe.train_config import TrainConfig
 from segdistill.run_folder import RunFolder
 from segdistill.training.balance import MEASURED_STEPS, Balance
 from segdistill.training.checkpoint import save_checkpoint
-from segdistill.training.config import TrainConfig
 from segdistill.training.failures import short
 from segdistill.training.sharding import gathered, mesh_of, scattered, scattered_optimizer, shard, whole_network
 from segdistill.training.strategies import Stopped, StopSignals

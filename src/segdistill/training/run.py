@@ -6,9 +6,8 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import lightning as L
 import rich
@@ -32,19 +31,21 @@ from segdistill.metrics.scores import Scores, percent
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.progress import tracked
-from segdistill.recipe import KEEP_IN_MEMORY, Data, keep_decoded, plain
+from segdistill.recipe.data import KEEP_IN_MEMORY, Data, keep_decoded
+from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
+from segdistill.recipe.train_config import TrainConfig
 from segdistill.reporting.page import report_page
 from segdistill.reporting.picture import side_by_side
 from segdistill.run_folder import RunFolder, recipe_differences
 from segdistill.training.balance import Balance
 from segdistill.training.checkpoint import load_checkpoint
-from segdistill.training.config import TrainConfig
 from segdistill.training.dry_run import dry_run
 from segdistill.training.failures import short, told
-from segdistill.training.loggers import Tracker, check_tracker, make_tracker
+from segdistill.training.loggers import check_tracker, make_tracker
 from segdistill.training.loop import Loaders, TrainingLoop
+from segdistill.training.options import RunOptions, Tracker
 from segdistill.training.sharding import whole_network
-from segdistill.training.strategies import Machines, launch
+from segdistill.training.strategies import launch
 from segdistill.training.teacher_cache import TeacherCache, describe, teacher_output_names
 
 #: Validation images in a run's report.
@@ -55,68 +56,21 @@ T = TypeVar("T")
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """Where and how a run goes, apart from its recipe: nothing here changes its result.
-
-    Attributes:
-        output: the run folder.
-        machines: devices and processes.
-        resume: go on from the last checkpoint in ``output``; a finished run is left as it is.
-        overwrite: replace the run in ``output``.
-        quiet: print nothing.
-        compile: compile the student with torch.compile.
-        checkpoint_minutes: between checkpoints within an epoch.
-        tracker: where curves go besides TensorBoard.
-        dry_run: build everything, take a few steps, say what the run would be, and write nothing.
-    """
-
-    output: str | Path
-    machines: Machines = field(default_factory=Machines)
-    resume: bool = False
-    overwrite: bool = False
-    quiet: bool = False
-    compile: bool = False
-    checkpoint_minutes: float = 10.0
-    tracker: Tracker | None = None
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        if self.tracker is not None:
-            check_tracker(self.tracker)
-        if self.compile and self.machines.strategy == "fsdp":
-            raise UserError("compile and strategy fsdp do not go together; choose one, or strategy ddp")
-        if not self.checkpoint_minutes >= 0:
-            raise UserError(f"checkpoint_minutes is {self.checkpoint_minutes}, expected 0 or more")
-
-
 def fit(
     make_learner: Callable[[AbsentTeacher | None], Distiller | Supervised],
     *,
-    kind: Literal["train", "distill"],
-    config: Mapping[str, Any],
+    recipe: TrainRecipe | DistillRecipe,
     data: Data,
-    train: TrainConfig,
-    seed: int,
     options: RunOptions,
-    views: int | None = None,
-    loss_weights: Mapping[str, float] | Literal["fixed", "auto"] = "fixed",
-    teacher_cache: str | Path | None = None,
 ) -> RunFolder:
     """Trains a learner into a run folder.
 
     Args:
         make_learner: builds the learner, once the random state is set, with a stand-in for the teacher where one is
             given; its loss on labels is set here.
-        kind: what the run is, for metrics.json.
-        config: the complete recipe, written to config.yaml.
+        recipe: complete, as it is written to config.yaml.
         data: splits and augmentation.
-        train: hyper-parameters.
-        seed: seed of everything random.
         options: where and how.
-        views: see `TrainingSamples`.
-        loss_weights: of the loss terms, see `Balance`: a factor by term, none, or to be measured.
-        teacher_cache: folder of what the teacher says of every view, see `TeacherCache`.
 
     Returns:
         The finished run; a dry run's folder is not even made.
@@ -124,20 +78,23 @@ def fit(
     Raises:
         UserError: for a recipe or data that cannot work, before anything is written.
     """
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed is {seed}, expected 0 to {2**32 - 1}")
+    if options.tracker is not None:
+        check_tracker(options.tracker)
+    train, seed, views = recipe.train, recipe.seed, recipe.views
+    loss_weights = recipe.loss_weights if isinstance(recipe, DistillRecipe) else "fixed"
+    teacher_cache = recipe.teacher_cache if isinstance(recipe, DistillRecipe) else None
     balance = Balance(loss_weights if isinstance(loss_weights, Mapping) else {} if loss_weights == "fixed" else None)
-    config = plain(config, "")
+    config = recipe.as_dict()
     folder = RunFolder(options.output)
     folder.check_free(config, resume=options.resume, overwrite=options.overwrite)
     _check_sources(config, folder.path)
-    device = choose_device(options.machines.device)
+    device = choose_device(options.device)
     precision = choose_precision(train.precision, device)
-    parts = _parts(train, options.machines)
+    parts = _parts(train, options.processes)
     finished = options.resume and folder.read_metrics() is not None
     if not finished:
         _check_classes(data)
-        fabric = launch(options.machines, precision)
+        fabric = launch(options, precision)
     # Rich's own console is the one that the progress bar draws on, so that lines appear above the bar.
     silent = options.quiet or (not finished and not fabric.is_global_zero)
     console = Console(quiet=True) if silent else rich.get_console()
@@ -178,7 +135,7 @@ def fit(
             )
     learner.task_loss = train.build_task_loss(counts.pixels.to(device))
     learner.to(device)
-    if options.machines.devices * options.machines.nodes > 1:
+    if options.processes > 1:
         learner.student = _synchronized(learner.student, device, console)
     loader = training_loader(
         data.train,
@@ -264,7 +221,7 @@ def fit(
     if fabric.is_global_zero:
         folder.write_metrics(
             {
-                "kind": kind,
+                "kind": "distill" if isinstance(recipe, DistillRecipe) else "train",
                 "split": "val",
                 **scores.as_dict(),
                 "best": loop.best,
@@ -307,9 +264,8 @@ def _fit_bands(network: Network, data: Data, file: Path | None, progress: bool) 
     return statistics
 
 
-def _parts(train: TrainConfig, machines: Machines) -> int:
+def _parts(train: TrainConfig, processes: int) -> int:
     """Into how many parts each batch falls, one process's and one accumulation's each."""
-    processes = machines.devices * machines.nodes
     parts = train.accumulate * processes
     if train.batch_size % parts:
         raise UserError(

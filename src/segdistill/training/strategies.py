@@ -6,10 +6,8 @@ import logging
 import signal
 import threading
 import warnings
-from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
-from typing import Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -19,46 +17,20 @@ from lightning.fabric.strategies.strategy import Strategy
 
 from segdistill.device import choose_device
 from segdistill.errors import UserError
+from segdistill.training.options import RunOptions
 from segdistill.training.sharding import shard_objective
-
-Engine = Literal["auto", "ddp", "fsdp"]
 
 #: How long a process waits for the others before it gives up on them.
 PATIENCE = timedelta(minutes=10)
 
 
-@dataclass(frozen=True)
-class Machines:
-    """What a run goes on.
-
-    Attributes:
-        device: see `choose_device`.
-        devices: processes on each machine, one per device.
-        nodes: machines.
-        strategy: how processes share the work. "ddp": each has all weights; "fsdp": each holds its part of teacher,
-            student, averages and optimiser; "auto" is one process, or "ddp" where there are several.
-    """
-
-    device: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    strategy: Engine = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("devices", "nodes"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.strategy == "fsdp" and self.devices * self.nodes == 1:
-            raise UserError("strategy fsdp shares weights out among processes, but devices is 1; give 2 or more")
-
-
-def launch(machines: Machines, precision: str) -> Fabric:
+def launch(options: RunOptions, precision: str) -> Fabric:
     """Starts the processes of a run; each of them returns from here.
 
     Without several devices nothing is started. Under torchrun or SLURM the processes are there already.
 
     Args:
-        machines: where to.
+        options: device, devices, nodes and strategy of the run.
         precision: ``"bf16"``, ``"fp16"`` or ``"fp32"``.
 
     Raises:
@@ -68,12 +40,12 @@ def launch(machines: Machines, precision: str) -> Fabric:
     for name in ("lightning.fabric", "lightning.fabric.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
-    device = choose_device(machines.device)
-    processes = machines.devices * machines.nodes
-    if device.type == "cuda" and machines.devices > torch.cuda.device_count():
-        raise UserError(f"devices is {machines.devices}, but this machine has {torch.cuda.device_count()} GPUs")
+    device = choose_device(options.device)
+    processes = options.processes
+    if device.type == "cuda" and options.devices > torch.cuda.device_count():
+        raise UserError(f"devices is {options.devices}, but this machine has {torch.cuda.device_count()} GPUs")
     strategy: str | Strategy = "auto"
-    if machines.strategy == "fsdp":
+    if options.strategy == "fsdp":
         if precision == "fp16":
             raise UserError("strategy fsdp trains in bf16 or fp32, but train.precision is fp16")
         # The library's own slicing of scores to the image's size; nothing writes into them.
@@ -81,13 +53,13 @@ def launch(machines: Machines, precision: str) -> Fabric:
         strategy = ModelParallelStrategy(
             shard_objective, data_parallel_size=processes, tensor_parallel_size=1, timeout=PATIENCE
         )
-    elif processes > 1 or machines.strategy == "ddp":
+    elif processes > 1 or options.strategy == "ddp":
         strategy = DDPStrategy(timeout=PATIENCE, gradient_as_bucket_view=True)
     alone = device.type == "cuda" and processes == 1
     fabric = Fabric(
         accelerator={"cuda": "gpu"}.get(device.type, device.type),
-        devices=[device.index or 0] if alone else machines.devices,
-        num_nodes=machines.nodes,
+        devices=[device.index or 0] if alone else options.devices,
+        num_nodes=options.nodes,
         strategy=strategy,
         precision={"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}[precision],  # type: ignore[arg-type]
     )

@@ -22,7 +22,7 @@ from segdistill.datasets.reading import decoded_cache as module
 from segdistill.datasets.reading.decoded_cache import DecodedCache
 from segdistill.datasets.reading.images import read_rgb
 from segdistill.errors import UserError
-from segdistill.recipe import Data, build_data, keep_decoded
+from segdistill.recipe.data import Data, build_data, keep_decoded
 from tests.datasets.test_isprs import vaihingen_tree
 from tests.datasets.trees import folder_tree, index_mask, write_image, write_mask
 from tests.training.runs import fingerprint, train_tiny
@@ -281,7 +281,7 @@ import os, signal
 from pathlib import Path
 from rich.console import Console
 from segdistill.datasets.reading import decoded_cache as kept
-from segdistill.recipe import build_data, keep_decoded
+from segdistill.recipe.data import build_data, keep_decoded
 kept._CHUNK = 2
 record = kept.DecodedCache._record
 def dying(self, index):

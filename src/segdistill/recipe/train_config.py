@@ -1,4 +1,4 @@
-"""Hyper-parameters of a training run, and what they build."""
+"""`TrainConfig`: how a network is trained, and the loss, optimiser and schedule that follow from it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_type_hints
 
-import torch
-from torch import Tensor, nn
-
-from segdistill.distiller import TaskLoss
 from segdistill.errors import UserError, unknown_name
-from segdistill.losses import balanced_weights, cross_entropy, ohem_cross_entropy
+
+if TYPE_CHECKING:  # a recipe can be read, and its mistakes found, without torch
+    import torch
+    from torch import Tensor, nn
+
+    from segdistill.distiller import TaskLoss
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class TrainConfig:
         Args:
             pixels_per_class: training pixels of each class, (K,); used by "balanced".
         """
+        from segdistill.losses import balanced_weights, cross_entropy, ohem_cross_entropy
+
         if self.loss == "ce":
             return cross_entropy
         if self.loss == "ohem":
@@ -90,6 +93,8 @@ class TrainConfig:
 
     def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """The optimizer over named parameters; those of one dimension (biases, norms) get no weight decay."""
+        import torch
+
         decayed: list[nn.Parameter] = []
         free: list[nn.Parameter] = []
         for _, parameter in parameters:
@@ -100,7 +105,7 @@ class TrainConfig:
             {"params": free, "weight_decay": 0.0},
         ]
         # One kernel for all parameters. A fused step unscales fp16 gradients by itself, which clipping must come after.
-        kinds = {parameter.device.type for group in groups for parameter in cast(list[nn.Parameter], group["params"])}
+        kinds = {parameter.device.type for group in groups for parameter in cast("list[nn.Parameter]", group["params"])}
         fused = kinds <= {"cuda", "cpu"} and not (self.precision == "fp16" and self.clip is not None)
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=0.9, fused=fused)

@@ -1,16 +1,13 @@
-"""From a recipe's plain values (YAML, command line, keywords) to objects, each value checked on the way."""
+"""The data of a recipe: splits and augmentation from its plain values, each checked on the way."""
 
 from __future__ import annotations
 
 import inspect
-import re
-from argparse import ArgumentError
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from segdistill.data.augmentation import Augmentation
@@ -20,10 +17,7 @@ from segdistill.datasets.base import Window
 from segdistill.datasets.reading.decoded_cache import DecodedCache
 from segdistill.datasets.reading.first import FirstSamples
 from segdistill.errors import UserError, unknown_name
-from segdistill.methods import METHODS, Method
-
-#: A method as a recipe writes it: a name, a list, or a mapping from names to hyper-parameters.
-MethodSpec = str | list[Any] | dict[str, Any]
+from segdistill.recipe.values import construct, plain
 
 #: As ``decoded_cache`` in a recipe's data: decoded images stay in memory. Anything else is a folder.
 KEEP_IN_MEMORY = "ram"
@@ -33,8 +27,6 @@ _NOT_OF_CONTENT = ("root", "sbd", "tiled_copy", "crops_per_image", "evaluation_w
 
 #: Longest side of a training crop where the recipe names none.
 LARGEST_DEFAULT_CROP = 512
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,109 +125,6 @@ def build_split(values: Mapping[str, Any], split: str) -> SegmentationDataset:
     return construct(kind, {key: value for key, value in values.items() if key in reading} | {"split": split}, "data")
 
 
-def build_methods(spec: MethodSpec | Method) -> list[Method]:
-    """The methods that a recipe's ``method`` names.
-
-    Args:
-        spec: ``"brd"``, ``["brd", "cwd"]``, ``[{"brd": {"boundary": 2.0}}, "cwd"]``, ``{"brd": {...}, "cwd": {}}``,
-            or methods already made.
-
-    Raises:
-        UserError: for an unknown method, an unknown or wrong-typed hyper-parameter, or no method at all.
-
-    Example:
-        >>> [type(method).__name__ for method in build_methods({"brd": {"boundary": 2.0}, "cwd": {}})]
-        ['BRD', 'CWD']
-    """
-    if isinstance(spec, Method):
-        return [spec]
-    if isinstance(spec, str):
-        return [_method(spec, {})]
-    if isinstance(spec, Mapping) and spec:
-        return [_method(name, values) for name, values in spec.items()]
-    if isinstance(spec, list | tuple) and spec:
-        return [method for entry in spec for method in build_methods(entry)]
-    raise UserError(
-        f"method is {spec!r}, expected a method's name, a list of names, or {{name: {{hyper-parameter: value}}}}"
-    )
-
-
-def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> T:
-    """Calls ``kind`` with ``values``, after checking every key and type against its signature.
-
-    Args:
-        kind: a class with an annotated ``__init__``.
-        values: its arguments as plain values; lists become tuples and so on, as annotated.
-        where: what the values are in the recipe, for messages, e.g. ``"data"``.
-
-    Raises:
-        UserError: for an unknown, missing or wrong-typed key.
-    """
-    known = inspect.signature(kind).parameters
-    for key in values:
-        if key not in known:
-            raise unknown_name(f"key in {where}:", key, known)
-    for key, parameter in known.items():
-        if parameter.default is parameter.empty and values.get(key) is None:
-            raise UserError(f"{where}: the key '{key}' is missing")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind)
-    try:
-        arguments = parser.parse_object(dict(values)).as_dict()
-    except ArgumentError as error:
-        raise UserError(f"{where}: {explain(error)}") from error
-    return kind(**arguments)
-
-
-def plain(values: Any, where: str) -> Any:
-    """``values`` as YAML gives them back: mappings, lists, texts, numbers; paths become texts and tuples lists.
-
-    Args:
-        values: what a recipe holds at ``where``.
-        where: the keys that lead there, joined by dots, for messages.
-
-    Raises:
-        UserError: for anything that a recipe cannot write down.
-
-    Example:
-        >>> plain({"root": Path("data/camvid"), "crop": (352, 480)}, "data")
-        {'root': 'data/camvid', 'crop': [352, 480]}
-    """
-    if isinstance(values, Mapping):
-        return {str(key): plain(value, f"{where}.{key}" if where else str(key)) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [plain(value, where) for value in values]
-    if isinstance(values, Path):
-        return str(values)
-    if isinstance(values, Method):
-        return {values.name: plain(values.hyper_parameters(), where)}
-    if values is None or isinstance(values, str | bool | int | float):
-        return values
-    raise UserError(
-        f"{where} holds a {type(values).__name__}, expected what a recipe can write down: names, numbers, lists and "
-        "mappings of them"
-    )
-
-
-def explain(error: Exception) -> str:
-    """A parser's message as one sentence.
-
-    Example:
-        >>> explain(ValueError('Parser key "train.lr":\\n  Expected a <class \\'float\\'>. Got value: hello'))
-        'train.lr: expected float, found hello'
-    """
-    text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(str(error).split())).replace("NoneType", "null")
-    text = text.replace("collections.abc.Sequence", "list").replace("pathlib.", "")
-    text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
-    text = re.sub(r'^Parser key "([^"]*)":', r"\1:", text)
-    text = re.sub(
-        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*? Given value: ",
-        lambda match: f"expected {match[1].replace(', null', ' or null')}, found ",
-        text,
-    )
-    return re.sub(r"Expected an? (.*?)\. Got value: ", r"expected \1, found ", text)
-
-
 def _dataset_class(values: Mapping[str, Any]) -> type[SegmentationDataset]:
     if not isinstance(values, Mapping):
         raise UserError(f"data is {values!r}, expected a mapping such as {{dataset: camvid, root: data/camvid}}")
@@ -271,11 +160,3 @@ def _reading(values: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _NOT_OF_CONTENT:
             told[name] = plain(values.get(name, parameter.default), f"data.{name}")
     return told
-
-
-def _method(name: str, values: Any) -> Method:
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
-    if not isinstance(values, Mapping | None):
-        raise UserError(f"method {name} is followed by {values!r}, expected a mapping {{hyper-parameter: value}}")
-    return construct(METHODS[name], values or {}, f"method {name}")

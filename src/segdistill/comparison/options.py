@@ -1,0 +1,91 @@
+"""Where and how a comparison or advice is carried out, and what it is of; apart from the recipe that its runs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from segdistill.errors import UserError
+
+if TYPE_CHECKING:
+    MethodList = str | list[Any]
+else:  # as the command line and YAML have it
+    MethodList = str | list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellOptions:
+    """Where and how the runs of a comparison are carried out.
+
+    Args:
+        output: folder of the comparison, or of the advice.
+        device: auto, cpu, cuda, cuda:N or mps.
+        executor: local trains one run after another; ray (needs segdistill[ray]) as many at once as a Ray cluster, or
+            this machine where RAY_ADDRESS names none, has room for.
+        cpus_per_cell: CPU cores of each run, with ray.
+        gpus_per_cell: GPUs of each run, with ray; 1 by default on cuda; 0.5 lets two runs share one.
+        dry_run: only print which runs there are and about how long they will take.
+        resume: continue what is in the output folder; false refuses a folder that holds something.
+        quiet: print nothing.
+    """
+
+    output: str | Path
+    device: str = "auto"
+    executor: Literal["local", "ray"] = "local"
+    cpus_per_cell: int = 1
+    gpus_per_cell: float | None = None
+    dry_run: bool = False
+    resume: bool = True
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cpus_per_cell < 1:
+            raise UserError(f"cpus_per_cell is {self.cpus_per_cell}, expected at least 1")
+        if self.gpus_per_cell is not None and self.gpus_per_cell < 0:
+            raise UserError(f"gpus_per_cell is {self.gpus_per_cell}, expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(CellOptions):
+    """What a comparison is of.
+
+    Args:
+        methods: methods separated by commas, + for several at once: none,kd,kd+brd. none is the student trained alone,
+            which must be among them; none@time is the student alone, trained for as many seconds as the slowest method.
+            Hyper-parameters other than the defaults stand under method in the recipe: {brd: {boundary: 2.0}}.
+        seeds: number of seeds, counted from seed, or a list of them; three or more show whether another seed would
+            agree.
+    """
+
+    methods: MethodList = "none,kd,brd"
+    seeds: list[int] | int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdviseOptions(CellOptions):
+    """What advice is about.
+
+    Args:
+        methods: methods to try, separated by commas, + for several at once; all by default. With none@time the last
+            rung also trains the student alone for as many seconds as the slowest method took.
+        seeds: number of seeds, counted from seed, or a list of them; the same in every rung.
+        rungs: largest number of rungs; the last one is the whole recipe.
+        eta: the runs of each rung are so many times as long as those of the one before, and the best 1/eta of its
+            methods, at least 2, are kept.
+        budget: minutes of training in all; a rung that is estimated to exceed it is not begun.
+    """
+
+    methods: MethodList | None = None
+    seeds: list[int] | int = 1
+    rungs: int = 3
+    eta: int = 3
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value, least in (("rungs", self.rungs, 1), ("eta", self.eta, 2)):
+            if value < least:
+                raise UserError(f"{name} is {value}, expected at least {least}")
+        if self.budget is not None and not 0 < self.budget < float("inf"):
+            raise UserError(f"budget is {self.budget:g}, expected minutes, above 0")

@@ -1,0 +1,184 @@
+"""One function, called with dataclasses or with their fields as keywords: nothing lists the fields a second time."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from argparse import ArgumentError
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentParser
+
+from segdistill.errors import UserError, unknown_name
+from segdistill.files import read_yaml
+from segdistill.recipe.values import explain, is_plain
+
+K = TypeVar("K")
+T = TypeVar("T", covariant=True)
+
+
+class Keywords(Protocol[T]):
+    """A function that takes dataclasses, or their fields as keywords."""
+
+    kinds: tuple[type[Any], ...]
+
+    def __call__(self, *given: Any, **keywords: Any) -> T:
+        """See `takes_fields`."""
+        ...
+
+
+def takes_fields(function: Callable[..., T]) -> Keywords[T]:
+    """Let ``function(recipe, options)`` also be called with the fields of both dataclasses as keywords.
+
+    The first argument may also be a YAML file or a mapping, and a keyword replaces what it says:
+    ``distill("recipe.yaml", method="brd", output="runs/brd")``. Signature and docstring are made from the dataclasses,
+    whose docstrings describe each field once.
+
+    Args:
+        function: its parameters are annotated with dataclasses that share no field's name.
+    """
+    hints = get_type_hints(function)
+    kinds: tuple[type[Any], ...] = tuple(hints[name] for name in inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*given: Any, **keywords: Any) -> T:
+        return function(*_objects(kinds, given, keywords))
+
+    call.kinds = kinds  # type: ignore[attr-defined]
+    call.__signature__ = _signature(function, kinds)  # type: ignore[attr-defined]
+    call.__doc__ = _docstring(function, kinds)
+    return call  # type: ignore[return-value]
+
+
+def from_values(kind: type[K], values: Mapping[str, Any], *, where: str = "") -> K:
+    """Make a dataclass from the values of its fields, after checking every key and every plain value's type.
+
+    Args:
+        kind: a dataclass with annotated fields.
+        values: of its fields; a field that is itself a dataclass may be a mapping; objects are taken as they are.
+        where: the key that leads there, for messages, e.g. ``"train"``.
+
+    Raises:
+        UserError: an unknown, missing or wrong-typed key.
+    """
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in known:
+            raise unknown_name("key", f"{prefix}{key}", [f"{prefix}{name}" for name in known])
+    check_required(known.values(), values, prefix)
+    hints = get_type_hints(kind)
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        if is_dataclass(hints[key]) and not isinstance(value, hints[key]):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{prefix}{key} is {value!r}, expected a mapping of keys to values")
+            made[key] = from_values(hints[key], value, where=f"{prefix}{key}")
+        else:
+            made[key] = checked(value, hints[key], f"{prefix}{key}") if is_plain(value) else value
+    return kind(**made)
+
+
+def check_required(known: Iterable[Field[Any]], values: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise a `UserError` that names every field without a default for which there is no value."""
+    missing = [
+        f"{prefix}{field.name}"
+        for field in known
+        if field.default is MISSING and field.default_factory is MISSING and values.get(field.name) is None
+    ]
+    if missing:
+        raise UserError(f"{', '.join(missing)} missing; every run needs {'them' if missing[1:] else 'it'}")
+
+
+def checked(value: Any, expected: Any, key: str) -> Any:
+    """A plain value of an annotated type, such as 3.0 for the text "3"; mappings and lists are left as they are.
+
+    Raises:
+        UserError: it is of another type.
+    """
+    choices = get_args(expected) if get_origin(expected) is Literal else ()
+    for one in get_args(expected):
+        choices += get_args(one) if get_origin(one) is Literal and set(get_args(expected)) == {one, NoneType} else ()
+    if choices and isinstance(value, str) and value not in choices:
+        raise unknown_name(key, value, choices)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=expected)
+    try:
+        found = parser.parse_object({"value": str(value) if isinstance(value, Path) else value}).value
+    except ArgumentError as error:
+        raise UserError(explain(error).replace("value:", f"{key}:", 1)) from error
+    return value if isinstance(value, Mapping | list | tuple | Path) else found
+
+
+def _objects(kinds: tuple[type[Any], ...], given: tuple[Any, ...], keywords: Mapping[str, Any]) -> list[Any]:
+    """One object of each kind, from those that were given and the fields among the keywords."""
+    if len(given) > len(kinds):
+        raise UserError(f"{len(given)} arguments, expected {' and '.join(kind.__name__ for kind in kinds)}")
+    known = [field.name for kind in kinds for field in fields(kind)]
+    for key in keywords:
+        if key not in known:
+            raise unknown_name("key", key, known)
+    made = []
+    for kind, one in zip(kinds, [*given, *[None] * (len(kinds) - len(given))], strict=True):
+        own = {field.name: keywords[field.name] for field in fields(kind) if field.name in keywords}
+        if isinstance(one, kind):
+            made.append(replace(one, **own))
+            continue
+        values = read_yaml(Path(one)) if isinstance(one, str | Path) else one
+        if not isinstance(values, Mapping | None):
+            raise UserError(f"a {type(one).__name__} is given, expected a {kind.__name__}, a mapping or a YAML file")
+        made.append(from_values(kind, {**(values or {}), **own}))
+    return made
+
+
+def _signature(function: Callable[..., Any], kinds: tuple[type[Any], ...]) -> inspect.Signature:
+    first = [
+        inspect.Parameter(parameter.name, inspect.Parameter.POSITIONAL_ONLY, default=None)
+        for parameter in inspect.signature(function).parameters.values()
+    ]
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for kind in kinds
+        for parameter in inspect.signature(kind, eval_str=True).parameters.values()
+    ]
+    return inspect.Signature([*first, *own], return_annotation=get_type_hints(function).get("return"))
+
+
+def _docstring(function: Callable[..., Any], kinds: tuple[type[Any], ...]) -> str:
+    """The function's docstring, with the fields of the dataclasses as its Args."""
+    lines = (inspect.getdoc(function) or "").splitlines()
+    sections = [index for index, line in enumerate(lines) if line in ("Returns:", "Raises:", "Example:")]
+    place = sections[0] if sections else len(lines)
+    own = [line for kind in kinds for base in reversed(kind.__mro__) for line in _documented(base)]
+    return "\n".join([*lines[:place], "Args:", *own, "", *lines[place:]])
+
+
+def field_help(kind: type[Any]) -> dict[str, str]:
+    """What the docstrings of a dataclass and its bases say of each field, as one line."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        name = ""
+        for line in _documented(base):
+            if line.startswith(" " * 8):
+                texts[name] += f" {line.strip()}"
+            else:
+                name, _, text = line.strip().partition(": ")
+                texts[name] = text
+    return texts
+
+
+def _documented(kind: type[Any]) -> list[str]:
+    """The lines of a class's Args, indented by 4."""
+    text = inspect.cleandoc(kind.__doc__ or "") if "__doc__" in vars(kind) else ""
+    _, _, after = text.partition("Args:\n")
+    lines = []
+    for line in after.splitlines():
+        if line and not line.startswith(" "):
+            break
+        if line:
+            lines.append(line)
+    return lines

@@ -1,0 +1,142 @@
+"""`TrainRecipe` and `DistillRecipe`: what a run is made of. config.yaml of a run is one of them written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from segdistill.errors import UserError
+from segdistill.recipe.keywords import from_values
+from segdistill.recipe.train_config import TrainConfig
+from segdistill.recipe.values import plain
+
+if TYPE_CHECKING:
+    from segdistill.methods import Method
+
+    DataSpec = Mapping[str, Any]
+    MethodSpec = str | list[Any] | Mapping[str, Any] | Method
+    Source = str | Path
+else:  # as the command line and YAML have them, without importing torch
+    DataSpec = dict[str, Any]
+    MethodSpec = str | list[Any] | dict[str, Any]
+    Source = str
+
+
+class Recipe:
+    """What `TrainRecipe` and `DistillRecipe` share: reading, writing and their common checks."""
+
+    views: int | None
+    seed: int
+    overfit: int | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
+        for name in ("views", "overfit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}, expected at least 1")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read a recipe from plain values, such as those of a config.yaml.
+
+        Raises:
+            UserError: an unknown, missing or wrong-typed key, or a value out of range.
+        """
+        return from_values(cls, values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as plain values, complete: what config.yaml holds."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
+        written: dict[str, Any] = plain(values | {"train": asdict(values["train"])}, "")
+        return written
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe(Recipe):
+    """A network trained from labels alone: a teacher, or the baseline of a student.
+
+    Args:
+        data: data set and augmentation, e.g. {dataset: camvid, root: data/camvid, crop: [352, 480]}.
+        network: the network to train, e.g. smp:Unet:resnet34, torchvision:fcn_resnet50, transformers:segformer, a run
+            folder.
+        init_weights: weights to start from: none (random), "imagenet" (downloads those of the backbone), or a
+            .safetensors or .pth file.
+        train: how to train.
+        views: number of different augmented views of each image, shown in turn; null for a new one every epoch.
+        seed: random seed; the same seed gives the same run.
+        overfit: train and validate on the first so many training images, without augmentation, to check that a set-up
+            can learn.
+    """
+
+    data: DataSpec
+    network: Source
+    init_weights: Source | None = None
+    train: TrainConfig = field(default_factory=TrainConfig)
+    views: int | None = None
+    seed: int = 0
+    overfit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRecipe(Recipe):
+    """A student trained from labels and a teacher.
+
+    Args:
+        data: data set and augmentation, e.g. {dataset: camvid, root: data/camvid, crop: [352, 480]}.
+        teacher: a run folder, or a network spec together with teacher_weights.
+        student: the network to train, e.g. smp:FPN:tu-mobilenetv3_small_050.
+        method: a method's name, a list of names, or {name: {hyper-parameter: value}}; segdistill methods lists them.
+        teacher_weights: .safetensors or .pth file with the weights of a teacher that is given as a spec.
+        init_weights: weights the student starts from: none (random), "imagenet" (downloads those of the backbone), or a
+            .safetensors or .pth file.
+        loss_weights: factors of the loss terms by name, on top of the method's own weights, e.g. {brd.relation: 2.0};
+            fixed uses none; auto measures over the first steps the factor that gives each distillation term a set share
+            of the task loss's gradient, and keeps it from then on.
+        ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
+        train: how to train.
+        views: number of different augmented views of each image, shown in turn; null for a new one every epoch.
+        teacher_cache: folder that keeps the teacher's outputs for every view; filled once for this teacher, data,
+            augmentation and seed; later runs then do not run the teacher, nor load it. Needs views.
+        seed: random seed; the same seed gives the same run.
+        overfit: train and validate on the first so many training images, without augmentation, to check that a set-up
+            can learn.
+    """
+
+    data: DataSpec
+    teacher: Source
+    student: Source
+    method: MethodSpec = "kd"
+    teacher_weights: Source | None = None
+    init_weights: Source | None = None
+    loss_weights: dict[str, float] | Literal["fixed", "auto"] = "fixed"
+    ignored: Literal["skip", "distil"] = "skip"
+    train: TrainConfig = field(default_factory=TrainConfig)
+    views: int | None = None
+    teacher_cache: Source | None = None
+    seed: int = 0
+    overfit: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher_cache is not None and self.views is None:
+            raise UserError(
+                "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views 4"
+            )
+        if isinstance(self.loss_weights, str) and self.loss_weights not in ("fixed", "auto"):
+            raise UserError(
+                f"loss_weights is '{self.loss_weights}', expected fixed, auto, or a factor for each loss term: "
+                "{brd.relation: 2.0}"
+            )
+
+    def alone(self) -> TrainRecipe:
+        """The same student trained in the same way from labels alone: the baseline of this recipe."""
+        shared = {name: getattr(self, name) for name in _SHARED}
+        return TrainRecipe(network=self.student, **shared)
+
+
+#: Keys that both kinds of recipe have.
+_SHARED = {one.name for one in fields(TrainRecipe)} & {one.name for one in fields(DistillRecipe)}

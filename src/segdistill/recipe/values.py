@@ -1,0 +1,103 @@
+"""Plain values (YAML, command line, keywords) checked against a signature, and objects written as plain values."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser
+
+from segdistill.errors import UserError, unknown_name
+
+T = TypeVar("T")
+
+
+def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> T:
+    """Call ``kind`` with ``values``, after checking every key and type against its signature.
+
+    Args:
+        kind: a class with an annotated ``__init__``.
+        values: its arguments as plain values; lists become tuples and so on, as annotated.
+        where: what the values are in the recipe, for messages, e.g. ``"data"``.
+
+    Raises:
+        UserError: an unknown, missing or wrong-typed key.
+    """
+    known = inspect.signature(kind).parameters
+    for key in values:
+        if key not in known:
+            raise unknown_name(f"key in {where}:", key, known)
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and values.get(key) is None:
+            raise UserError(f"{where}: the key '{key}' is missing")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    try:
+        arguments = parser.parse_object(dict(values)).as_dict()
+    except ArgumentError as error:
+        raise UserError(f"{where}: {explain(error)}") from error
+    return kind(**arguments)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether YAML can hold ``value``: mappings, lists, texts, numbers, and paths, which are written as texts."""
+    if isinstance(value, Mapping):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | bool | int | float | Path)
+
+
+def plain(values: Any, where: str) -> Any:
+    """Write ``values`` as YAML gives them back: mappings, lists, texts, numbers; paths become texts and tuples lists.
+
+    Args:
+        values: what a recipe holds at ``where``.
+        where: the keys that lead there, joined by dots, for messages.
+
+    Raises:
+        UserError: anything that a recipe cannot write down.
+
+    Example:
+        >>> plain({"root": Path("data/camvid"), "crop": (352, 480)}, "data")
+        {'root': 'data/camvid', 'crop': [352, 480]}
+    """
+    if isinstance(values, Mapping):
+        return {str(key): plain(value, f"{where}.{key}" if where else str(key)) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [plain(value, where) for value in values]
+    if isinstance(values, Path):
+        return str(values)
+    if is_plain(values):
+        return values
+    from segdistill.methods import Method  # heavy, and only needed where a recipe holds objects
+
+    if isinstance(values, Method):
+        return {values.name: plain(values.hyper_parameters(), where)}
+    raise UserError(
+        f"{where} holds a {type(values).__name__}, expected what a recipe can write down: names, numbers, lists and "
+        "mappings of them"
+    )
+
+
+def explain(error: Exception) -> str:
+    """Write a parser's message as one sentence.
+
+    Example:
+        >>> explain(ValueError('Parser key "train.lr":\\n  Expected a <class \\'float\\'>. Got value: hello'))
+        'train.lr: expected float, found hello'
+    """
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(str(error).split())).replace("NoneType", "null")
+    text = text.replace("collections.abc.Sequence", "list").replace("pathlib.", "")
+    text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
+    text = re.sub(r'^Parser key "([^"]*)":', r"\1:", text)
+    text = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*? Given value: ",
+        lambda match: f"expected {match[1].replace(', null', ' or null')}, found ",
+        text,
+    )
+    return re.sub(r"Expected an? (.*?)\. Got value: ", r"expected \1, found ", text)
