@@ -125,7 +125,7 @@ def test_paths_and_tuples_are_welcome(tmp_path: Path) -> None:
 
 def test_a_method_object_is_written_down_in_full(tmp_path: Path, teacher: Path) -> None:
     run = distill_tiny(tmp_path / "run", teacher, method=segdistill.methods.KD(weight=2.0))
-    assert run.read_config()["method"] == [{"kd": KD(weight=2.0).hyper_parameters()}]
+    assert run.read_config()["method"] == [{"kd": segdistill.methods.KD(weight=2.0).hyper_parameters()}]
 
 
 def test_loss_goes_down_where_there_is_nothing_to_generalise(tmp_path: Path) -> None:
