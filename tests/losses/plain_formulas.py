@@ -119,3 +119,68 @@ def feature_cosine(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
         cosines = (s * t).sum(0) / torch.sqrt((s**2).sum(0) * (t**2).sum(0))
         rows.append(1 - cosines)
     return torch.cat(rows).mean()
+
+
+def _unit(vector: Tensor) -> Tensor:
+    return vector / torch.sqrt((vector**2).sum())
+
+
+def attention_mse(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    images = [((_unit((s**2).sum(0)) - _unit((t**2).sum(0))) ** 2).sum() for s, t in _pairs(student, teacher, valid)]
+    return torch.stack(images).mean()
+
+
+def residual_attention_mse(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+    terms = []
+    for s, t in _pairs(student, teacher, valid):
+        for n in range(len(s)):
+            for m in range(n):
+                residuals = [_unit(_unit(maps[n]) - _unit(maps[m])) for maps in (s, t)]
+                terms.append(((residuals[0] - residuals[1]).nan_to_num() ** 2).sum())
+    return torch.stack(terms).mean()
+
+
+def category_similarity_mse(student: Tensor, teacher: Tensor, valid: Tensor, temperature: float = 4.0) -> Tensor:
+    images = []
+    for s, t in _pairs(student, teacher, valid):
+        phi_s, phi_t = torch.softmax(s / temperature, 1), torch.softmax(t / temperature, 1)
+        images.append(((_cosines(phi_s.T) - _cosines(phi_t.T)) ** 2).mean())
+    return torch.stack(images).mean()
+
+
+def class_center_mse(student: Tensor, teacher: Tensor, valid: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    squares = []
+    for s, t, inside, classes in zip(student.double(), teacher.double(), valid, labels, strict=True):
+        for label in range(num_classes):
+            members = inside & (classes == label)
+            if members.any():
+                cosines = []
+                for maps in (s, t):
+                    columns = maps[:, members]
+                    center = columns.mean(1, keepdim=True)
+                    cosines.append((columns * center).sum(0) / torch.sqrt((columns**2).sum(0) * (center**2).sum()))
+                squares.append((cosines[0] - cosines[1]) ** 2)
+    return torch.cat(squares).mean() if squares else 0.0 * student.sum()
+
+
+def pyramid_mse(student: Tensor, teacher: Tensor, valid: Tensor, levels: tuple[int, ...] = (4, 2, 1)) -> Tensor:
+    difference = student.double() - teacher.double()
+    batch, _, height, width = difference.shape
+    squares = [(difference[b, :, y, x] ** 2).mean() for b, y, x in torch.nonzero(valid).tolist()]
+    total, weight, weights = torch.stack(squares).mean(), 1.0, 1.0
+    for level in levels:
+        if level >= height:
+            continue
+        weight, cells = weight / 2, []
+        weights += weight
+        for b in range(batch):
+            for i in range(level):
+                for j in range(level):
+                    rows = slice(i * height // level, -(-(i + 1) * height // level))
+                    columns = slice(j * width // level, -(-(j + 1) * width // level))
+                    inside = valid[b, rows, columns]
+                    if 2 * inside.sum() >= inside.numel():
+                        cells.append((difference[b, :, rows, columns][:, inside].mean(1) ** 2).mean())
+        if cells:
+            total = total + weight * torch.stack(cells).mean()
+    return total / weights

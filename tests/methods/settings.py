@@ -20,7 +20,8 @@ class Setting:
         zero_when_equal: no adapter stands between the two networks: equal features cost nothing.
         neighbours: a position's features reach other positions (convolution, pooling, boundaries), so that those of an
             ignored pixel may matter beside it.
-        resized: by how much, relative, a term may change where a scene is repeated four times.
+        resized: by how much, relative, a term may change where a scene is repeated four times; None: no such law, as
+            where an image is cut into a fixed number of regions.
         across_batch: images are related to each other: a batch is more than the mean of its images.
         random: draws random numbers at every step.
     """
@@ -29,7 +30,7 @@ class Setting:
     options: dict[str, Any] = field(default_factory=dict)
     zero_when_equal: bool = False
     neighbours: bool = False
-    resized: float = 1e-4
+    resized: float | None = 1e-4
     across_batch: bool = False
     random: bool = False
 
@@ -53,4 +54,13 @@ SETTINGS = [
     Setting("drd"),
     Setting("drd", {"normalize": "softmax", "stages": True}, resized=0.05),
     Setting("cwd", zero_when_equal=True),
+    Setting("cwd", {"at": "embedding"}),
+    Setting("at", zero_when_equal=True),
+    Setting("at", {"preset": "cirkd"}, zero_when_equal=True),
+    Setting("skd", zero_when_equal=True, neighbours=True),
+    Setting("skd", {"preset": "authors", "balance": "labels"}, zero_when_equal=True, neighbours=True, resized=None),
+    Setting("ifvd", zero_when_equal=True),
+    Setting("ifvd", {"preset": "authors", "balance": "labels"}, zero_when_equal=True),
+    Setting("dsd", zero_when_equal=True, neighbours=True),
+    Setting("reviewkd", neighbours=True, resized=None),
 ]

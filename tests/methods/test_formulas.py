@@ -7,45 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segdistill import Features
 from segdistill.losses import balanced_weights
 from segdistill.methods import BRD, CWD, DRD, KA, KD, Feature
+from tests.methods.scene import built
 from tests.tiny import tiny_network
-
-WIDTHS = (4, 8)  # student, teacher
-
-
-def networks() -> tuple[object, object]:
-    """Both of stride 8 throughout the head: nothing is pooled, nothing resized."""
-    student, teacher = (tiny_network(width, stride=8, classes=5, seed=width) for width in WIDTHS)
-    return student.info, teacher.info
-
-
-def features(info: object, seed: int) -> Features:
-    generator = torch.Generator().manual_seed(seed)
-
-    def maps(tap: object) -> Tensor:
-        side = 72 // tap.stride  # type: ignore[attr-defined]
-        return torch.randn(2, tap.channels, side, side, generator=generator, dtype=torch.float64)  # type: ignore[attr-defined]
-
-    return Features(
-        tuple(maps(tap) for tap in info.stages),  # type: ignore[attr-defined]
-        maps(info.embedding),  # type: ignore[attr-defined]
-        maps(info.logits),  # type: ignore[attr-defined]
-    )
-
-
-@pytest.fixture
-def case() -> dict[str, object]:
-    student, teacher = networks()
-    valid = torch.ones(2, 72, 72, dtype=torch.bool)
-    valid[0, :24] = False  # whole positions of every stride
-    return {"student": features(student, 1), "teacher": features(teacher, 2), "labels": None, "valid": valid}
-
-
-def built(method: object) -> object:
-    method.build(*networks())  # type: ignore[attr-defined]
-    return method.double().eval()  # type: ignore[attr-defined]
 
 
 def positions(maps: Tensor, image: int) -> Tensor:
@@ -134,18 +99,6 @@ def test_feature_at_every_stage_is_a_mean_over_places(case: dict[str, object]) -
         rows = [(positions(adapted, i) - positions(t, i)).square().mean(1) for i in range(2)]
         expected.append(torch.cat(rows).mean())
     assert method(**case)["features"].item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-6)
-
-
-def test_fitnet_equals_the_authors_reduction_and_that_of_its_segmentation_port(case: dict[str, object]) -> None:
-    """FitNets: half the sum of squares, times 2 / (C h w); CIRKD's port: the mean over all elements."""
-    case["valid"] = torch.ones_like(case["valid"])
-    method = built(Feature(preset="fitnet", weight=1.0))
-    difference = method.adapters[0](case["student"].embedding) - case["teacher"].embedding
-    value = method(**case)["features"].item()
-    assert value == pytest.approx(difference.square().mean().item(), rel=1e-6)
-    elements = difference[0].numel()
-    half_sums = torch.stack([0.5 * image.square().sum() for image in difference]).mean()
-    assert value == pytest.approx(2 / elements * half_sums.item(), rel=1e-6)
 
 
 def test_cwd(case: dict[str, object]) -> None:

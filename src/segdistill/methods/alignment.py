@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segdistill.losses import attention_map
 from segdistill.networks.features import Features, NetworkInfo, Tap
 
 #: Relations and adapters work at this stride where a map is finer: with a stride-4 decoder the method would otherwise
@@ -36,6 +39,24 @@ def bounded(maps: Tensor, stride: int) -> Tensor:
 
 def _pooling(stride: int) -> int:
     return max(1, FINEST_STRIDE // stride)
+
+
+def peak_of_one(maps: Tensor) -> Tensor:
+    """Maps >= 0, (B, 1, H, W), divided by the largest value of each image: for losses to which their scale is nothing.
+
+    What is small as a whole could not be held in half precision by a teacher cache.
+    """
+    return maps / maps.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def attention_outputs(
+    teacher: Features, stages: Iterable[int], *, embedding: bool = False, logits: bool = False
+) -> dict[str, Tensor]:
+    """The teacher's attention maps (B, 1, H, W), named ``attention.stages.0``, ``attention.embedding``, ..."""
+    chosen = {f"stages.{stage}": teacher.stages[stage] for stage in sorted(stages)}
+    chosen |= {"embedding": teacher.embedding} if embedding else {}
+    chosen |= {"logits": teacher.logits} if logits else {}
+    return {f"attention.{name}": peak_of_one(attention_map(maps)[:, None]) for name, maps in chosen.items()}
 
 
 def size_of(maps: Tensor) -> tuple[int, int]:

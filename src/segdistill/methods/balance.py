@@ -34,12 +34,20 @@ class CountedPixels:
         self._valid = valid
         self._weights = weights
         self._known: dict[tuple[int, int], Tensor] = {}
+        self._masks: dict[tuple[int, int], Tensor] = {}
+
+    def mask(self, size: tuple[int, int]) -> Tensor:
+        """Which positions count, bool (B, h, w)."""
+        if size not in self._masks:
+            self._masks[size] = shrink_valid(self._valid, size)
+        return self._masks[size]
 
     def at(self, size: tuple[int, int]) -> Tensor:
         """What to give a loss as ``valid``, (B, h, w): bool, or float32 weights, 0 where a position does not count."""
+        if self._weights is None:
+            return self.mask(size)
         if size not in self._known:
-            inside = shrink_valid(self._valid, size)
-            self._known[size] = inside if self._weights is None else shrink_weights(self._weights, size) * inside
+            self._known[size] = shrink_weights(self._weights, size) * self.mask(size)
         return self._known[size]
 
 

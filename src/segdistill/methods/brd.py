@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segdistill.losses import boundary_map, boundary_mse, pixel_kl, relation_kl, shrink_valid
-from segdistill.methods.alignment import bounded, match_stages, resize, size_of
+from segdistill.methods.alignment import bounded, match_stages, peak_of_one, resize, size_of
 from segdistill.methods.method import Method, TeacherOutputs, check_choice, check_not_negative, check_positive
 from segdistill.networks.features import Features, NetworkInfo
 
@@ -73,9 +73,7 @@ class BRD(Method):
         if self.boundary:
             for stage in sorted({stage for _, stage in self._pairs}):
                 energy = boundary_map(teacher.stages[stage], operator=self.operator)[:, None]
-                # Its scale means nothing to the loss, and could be too small for half precision.
-                largest = energy.amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
-                teacher_outputs[self._boundary_name(stage)] = energy / largest
+                teacher_outputs[self._boundary_name(stage)] = peak_of_one(energy)
         if self.relation:
             teacher_outputs["embedding.pooled"] = bounded(teacher.embedding, self._strides[1])
         if self.kd:

@@ -1,0 +1,153 @@
+"""Our values against the reductions of papers and their authors, by the conversions that the docstrings give."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from segdistill.methods import AT, CWD, DSD, IFVD, SKD, Feature, ReviewKD
+from tests.methods.scene import built
+
+Case = dict[str, object]
+
+
+@pytest.fixture
+def whole(case: Case) -> Case:
+    """Without ignored pixels: the published codes know none."""
+    return case | {"valid": torch.ones_like(case["valid"])}  # type: ignore[arg-type]
+
+
+def test_fitnet_has_half_the_sum_and_its_port_the_mean_over_elements(whole: Case) -> None:
+    method = built(Feature(preset="fitnet", weight=1.0))
+    difference = method.adapters[0](whole["student"].embedding) - whole["teacher"].embedding
+    value = method(**whole)["features"].item()
+    assert value == pytest.approx(difference.square().mean().item(), rel=1e-6)
+    half_sums = torch.stack([0.5 * image.square().sum() for image in difference]).mean()
+    assert difference[0].numel() / 2 * value == pytest.approx(half_sums.item(), rel=1e-6)
+
+
+def attention(maps: Tensor) -> Tensor:
+    return F.normalize(maps.pow(2).mean(1).flatten(1))
+
+
+def test_at_has_the_mean_over_positions(whole: Case) -> None:
+    x, t = (whole[role].embedding for role in ("student", "teacher"))
+    published = 10_000 * (attention(x) - attention(t)).pow(2).mean()
+    positions = x.shape[2] * x.shape[3]
+    value = built(AT(preset="cirkd", weight=10_000 / positions))(**whole)["attention"]
+    assert value.item() == pytest.approx(published.item(), rel=1e-6)
+    assert AT(preset="cirkd").weight == pytest.approx(10_000 / (64 * 128), rel=0.02)
+
+
+def test_at_sums_over_the_stages(whole: Case) -> None:
+    pairs = list(zip(whole["student"].stages, whole["teacher"].stages, strict=True))
+    published = sum((attention(x) - attention(t)).pow(2).sum(1).mean() for x, t in pairs)
+    value = built(AT(weight=len(pairs)))(**whole)["attention"]
+    assert value.item() == pytest.approx(published.item(), rel=1e-6)
+    assert AT().weight == pytest.approx(sum(500 / side**2 for side in (32, 16, 8)), rel=0.05)
+
+
+def test_cwd_divides_by_images_and_channels(whole: Case) -> None:
+    method = built(CWD(at="embedding"))
+    x, t = method.adapter(whole["student"].embedding), whole["teacher"].embedding
+    p, q = (F.softmax(maps.flatten(0, 1).flatten(1) / 4, dim=1) for maps in (t, x))
+    published = 50 * 16 * (p * (p.log() - q.log())).sum() / p.shape[0]
+    assert method(**whole)["embedding"].item() == pytest.approx(published.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("preset", "window"), [("paper", 2), ("authors", 4)])
+def test_skd_pairs_every_two_regions(whole: Case, preset: str, window: int) -> None:
+    """9 x 9 positions; half a side is 4, rounded down."""
+    nodes = []
+    for role in ("student", "teacher"):
+        pooled = F.max_pool2d(whole[role].embedding, window, ceil_mode=True).flatten(2)
+        pooled = pooled / pooled.norm(dim=1, keepdim=True)
+        nodes.append(torch.einsum("icm,icn->imn", pooled, pooled))
+    published = (nodes[1] - nodes[0]).pow(2).sum() / nodes[0].shape[-1] ** 2 / len(nodes[0])
+    weight = {"paper": 10.0, "authors": 1.0}[preset]
+    value = built(SKD(preset=preset))(**whole)["pairwise"].item()
+    assert value == pytest.approx(weight * published.item(), rel=1e-5)
+
+
+def test_skds_authors_do_not_divide_the_pixel_term_by_the_batch(whole: Case) -> None:
+    x, t = (whole[role].logits for role in ("student", "teacher"))
+    entropy = -(t.softmax(1) * t.log_softmax(1)).sum()
+    published = (-(t.softmax(1) * x.log_softmax(1)).sum() - entropy) / x.shape[2] / x.shape[3]
+    value = built(SKD(kd=10.0 * len(x)))(**whole)["kd"].item()
+    assert value == pytest.approx(10 * published.item(), rel=1e-6)
+    assert SKD(preset="authors").kd == 10 * 8
+
+
+def test_ifvds_authors_count_unlabelled_pixels_and_divide_by_classes(whole: Case) -> None:
+    blocks = torch.randint(0, 5, (2, 9, 9), generator=torch.Generator().manual_seed(4))
+    blocks[0, :2] = 255
+    labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    whole |= {"labels": labels, "valid": labels != 255}
+    cosines = []
+    for role in ("student", "teacher"):
+        maps = whole[role].embedding
+        centers = maps.clone()
+        for image, label in [(image, label) for image in range(2) for label in range(5)]:
+            members = blocks[image] == label
+            centers[image][:, members] = maps[image][:, members].mean(1, keepdim=True)
+        cosines.append(F.cosine_similarity(maps, centers, dim=1))
+    published = 200 * F.mse_loss(*cosines)
+    terms = built(IFVD(preset="authors", kd=10 / 5))(**whole)
+    share = (blocks != 255).double().mean()
+    assert share * terms["variation"].item() == pytest.approx(published.item(), rel=1e-6)
+
+    inside = (blocks != 255)[:, None]
+    logs, p = whole["student"].logits.log_softmax(1), whole["teacher"].logits.softmax(1)
+    elements = F.kl_div(logs, p, reduction="none").masked_select(inside)
+    assert terms["kd"].item() == pytest.approx(10 * elements.mean().item(), rel=1e-6)
+    assert IFVD(preset="authors").kd == 10 / 19
+
+
+def test_dsds_port_has_the_mean_over_positions(whole: Case) -> None:
+    residuals = []
+    for role in ("student", "teacher"):
+        features = whole[role]
+        maps = [attention(F.adaptive_avg_pool2d(m, (9, 9))) for m in (features.embedding, features.logits)]
+        energy = F.avg_pool2d(features.stages[1].pow(2).mean(1), features.stages[1].shape[-1] // 9)
+        maps.insert(0, F.normalize(energy.flatten(1)))
+        residuals.append([F.normalize(maps[m] - maps[n]) for n, m in combinations(range(3), 2)])
+    published = 1000 * torch.stack([(s - t).pow(2).mean() for s, t in zip(*residuals, strict=True)]).mean()
+    terms = built(DSD(pixel=1000 / 81))(**whole)
+    assert terms["pixel"].item() == pytest.approx(published.item(), rel=1e-5)
+
+    grams = []
+    for role in ("student", "teacher"):
+        pooled = F.avg_pool2d(whole[role].logits, 2, ceil_mode=True, count_include_pad=False).flatten(2)
+        distribution = F.normalize((pooled / 4).softmax(2), dim=2)
+        grams.append(distribution @ distribution.mT)
+    assert terms["category"].item() == pytest.approx(10 * (grams[0] - grams[1]).square().mean().item(), rel=1e-5)
+
+
+def published_hcl(student: Tensor, teacher: Tensor) -> Tensor:
+    loss, weight, weights = F.mse_loss(student, teacher), 1.0, 1.0
+    for level in (4, 2, 1):
+        if level < student.shape[2]:
+            weight /= 2
+            loss = loss + weight * F.mse_loss(*(F.adaptive_avg_pool2d(maps, level) for maps in (student, teacher)))
+            weights += weight
+    return loss / weights
+
+
+def test_reviewkd_sums_over_stages_from_the_last_to_the_first(whole: Case) -> None:
+    method = built(ReviewKD(channels=6))
+    published, above = torch.zeros((), dtype=torch.float64), None
+    stages = list(zip(whole["student"].stages, whole["teacher"].stages, method.fusions, strict=True))
+    for x, t, fusion in reversed(stages):
+        x, t = (F.avg_pool2d(maps, 2) if maps.shape[-1] == 18 else maps for maps in (x, t))  # noqa: PLW2901
+        x = fusion.reduce(x)  # noqa: PLW2901
+        if above is not None:
+            above = F.interpolate(above, size=x.shape[2:])
+            shares = torch.sigmoid(fusion.attention[0](torch.cat([x, above], 1)))
+            x = x * shares[:, :1] + above * shares[:, 1:]  # noqa: PLW2901
+        above = x
+        published = published + published_hcl(fusion.expand(x), t)
+    assert method(**whole)["review"].item() == pytest.approx(published.item(), rel=1e-6)
