@@ -20,9 +20,12 @@ BETWEEN_LOOKS = 2.0
 #: Seconds between two lines where the output is no terminal.
 BETWEEN_LINES = 15.0
 
+#: The same within an epoch of a training, which prints a line for each epoch anyway.
+BETWEEN_TRAINING_LINES = 60.0
+
 
 class Bar:
-    """The progress of a training: one line at the bottom of a terminal, a line every `BETWEEN_LINES` elsewhere.
+    """The progress of a training: a bar on a terminal, elsewhere a line every `BETWEEN_TRAINING_LINES` seconds.
 
     Args:
         console: what lines are printed on, above the bar where there is one.
@@ -71,7 +74,7 @@ class Bar:
 
     def due(self) -> bool:
         """Whether it is time to show the losses again."""
-        pause = BETWEEN_LOOKS if self._console.is_terminal else BETWEEN_LINES
+        pause = BETWEEN_LOOKS if self._console.is_terminal else BETWEEN_TRAINING_LINES
         return self.shown and time.perf_counter() - self._looked > pause
 
     def advance(self, losses: str | None = None) -> None:

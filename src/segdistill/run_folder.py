@@ -172,6 +172,10 @@ class RunFolder:
         with self.history_file.open(newline="") as file:
             return list(csv.DictReader(file))
 
+    def read_numbers(self) -> list[dict[str, float]]:
+        """The numbers of each epoch so far, by column of history.csv; what is empty is left out."""
+        return [{key: float(text) for key, text in line.items() if text} for line in self.read_history()]
+
     def write_history(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Writes history.csv; columns are all keys in the order in which they first appear."""
         columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -34,7 +34,7 @@ def test_from_a_recipe(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(arguments) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert "no difference to none seen" in printed.out
+    assert "no difference seen" in printed.out
     assert (tmp_path / "out" / "report.html").stat().st_size > 0
     found = load_comparison(tmp_path / "out")
     assert [cell.seed for cell in found.baseline.cells] == [3, 4]

@@ -130,7 +130,7 @@ def test_no_gain_is_recommended_where_none_was_planted(
     assert found.recommended == "none"
     assert found.text.startswith("Train the student alone: no difference to ")
     assert "plain training does as well" in found.text
-    assert "With one seed no interval over seeds can be given" in found.text
+    assert "With one seed the intervals say nothing about other seeds" in found.text
     # The one that was left out might as well have gone on, and that is told.
     assert any("was left out, though its difference to" in note for note in found.notes)
 

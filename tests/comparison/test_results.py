@@ -39,8 +39,8 @@ def test_planted_difference_is_found(tmp_path: Path) -> None:
     assert 0 < kd.difference.low < kd.difference.difference < kd.difference.high
     assert kd.gap is not None
     assert kd.gap.closed == pytest.approx(100 * (np.mean(distilled) - np.mean(alone)) / (big - np.mean(alone)))
-    assert kd.verdict == "better than none"
-    assert row(found, "ka").verdict == "no difference to none seen"
+    assert kd.verdict == "better than the student alone"
+    assert row(found, "ka").verdict == "no difference seen"
     assert found.baseline.verdict == "the baseline"
     assert found.baseline.difference is None
     assert found.verdict.startswith("kd is better than the same student trained alone: +")
@@ -54,14 +54,14 @@ def test_planted_difference_is_found(tmp_path: Path) -> None:
 
 def test_no_difference_is_claimed_where_none_was_planted(tmp_path: Path) -> None:
     found = load_comparison(plant(tmp_path, {"none": (0.70, 0.71), "kd": (0.71, 0.70)}))
-    assert row(found, "kd").verdict == "no difference to none seen"
+    assert row(found, "kd").verdict == "no difference seen"
     assert found.verdict.startswith("No method is seen to be better than the same student trained alone")
     assert any("two seeds tell little" in text for text in found.warnings)
 
 
 def test_a_worse_method_is_called_worse(tmp_path: Path) -> None:
     found = load_comparison(plant(tmp_path, {"none": GAIN, "kd": ALONE, "ka": GAIN}))
-    assert row(found, "kd").verdict == "worse than none"
+    assert row(found, "kd").verdict == "worse than the student alone"
     assert found.verdict.endswith("Worse than the student alone: kd.")
 
 
@@ -82,8 +82,8 @@ def test_teacher_that_is_no_better_is_said_first(tmp_path: Path) -> None:
 
 def test_one_seed_gives_no_interval_over_seeds(tmp_path: Path) -> None:
     found = load_comparison(plant(tmp_path, {"none": ALONE[:1], "kd": GAIN[:1]}))
-    assert row(found, "kd").verdict == "better than none; one seed, no interval over seeds"
-    assert "With one seed no interval over seeds can be given" in found.verdict
+    assert row(found, "kd").verdict == "better than the student alone; one seed, no interval over seeds"
+    assert "With one seed the intervals say nothing about other seeds" in found.verdict
     assert "over 60 images" in found.verdict
     assert any("with one seed" in text for text in found.warnings)
     assert row(found, "kd").miou == Summary((plain_miou(counts(GAIN[0], 10)),))
@@ -105,11 +105,11 @@ def test_equal_time(tmp_path: Path) -> None:
     )
     found = load_comparison(planted)
     kd, longer = row(found, "kd"), row(found, "none@time")
-    assert kd.verdict == "better than none"
+    assert kd.verdict == "better than the student alone"
     assert kd.difference_at_time is not None
     assert kd.difference_at_time.verdict == "no difference seen"
     assert "Against the student alone trained for as long in seconds, kd is not seen to be better: " in found.verdict
-    assert longer.verdict == "better than none"
+    assert longer.verdict == "better than the student alone"
     assert longer.difference_at_time is None
     assert found.verdict.startswith("kd is better")  # none@time is no method to be praised
     assert (found.baseline.seconds, kd.seconds) == (10, 20)
@@ -167,7 +167,7 @@ def test_half_finished(tmp_path: Path) -> None:
     (tmp_path / "cells/ka/seed-1.error.txt").write_text("the loss became NaN\n")
     found = load_comparison(tmp_path)
     assert not found.finished
-    assert found.verdict.startswith("Of the cells 2 not finished and 1 failed; what follows is about the others.")
+    assert found.verdict.startswith("2 runs not finished yet and 1 run failed; what follows is about the others.")
     kd, ka = row(found, "kd"), row(found, "ka")
     assert [cell.status for cell in kd.cells] == ["finished", "finished", "not finished"]
     assert kd.difference is not None
@@ -177,7 +177,7 @@ def test_half_finished(tmp_path: Path) -> None:
     assert [cell.status for cell in ka.cells] == ["not finished", "failed", "finished"]
     assert ka.difference is not None
     assert ka.difference.baseline.runs == pytest.approx((plain_miou(counts(ALONE[2], 2)),))
-    assert ka.verdict == "better than none; one seed, no interval over seeds"
+    assert ka.verdict == "better than the student alone; one seed, no interval over seeds"
     assert "ka failed with seed 1: the loss became NaN" in found.warnings
 
 
@@ -186,7 +186,7 @@ def test_nothing_yet(tmp_path: Path) -> None:
     for file in tmp_path.glob("cells/*/*/metrics.json"):
         file.unlink()
     found = load_comparison(tmp_path)
-    assert "No method can be held against the student alone yet" in found.verdict
+    assert "No method can be compared with the student alone yet" in found.verdict
     assert found.teacher.miou is None
     assert row(found, "kd").verdict == "cannot be told yet"
     assert row(found, "kd").seconds is None

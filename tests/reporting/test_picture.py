@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import base64
-import io
-import re
-
 import numpy as np
 import torch
 from PIL import Image
 
 from segdistill.datasets import SyntheticAerial
 from segdistill.evaluation.latency import latency_ms
-from segdistill.reporting.page import report_page
 from segdistill.reporting.picture import colourise, side_by_side
 from tests.tiny import tiny_network
 
@@ -44,17 +39,6 @@ def test_truth_and_predictions_stand_in_their_columns() -> None:
                 prediction = network.eval()(image[None]).argmax(1)[0]
             assert shown(colourise(prediction, scenes.palette))
     assert not shown(colourise(scenes[1][1], scenes.palette))
-
-
-def test_report_stands_alone() -> None:
-    picture = Image.new("RGB", (4, 3), (1, 2, 3))
-    page = report_page("a < b", ["net & co"], [["<1>"]], picture)
-    assert "a &lt; b" in page
-    assert "<td>&lt;1&gt;</td>" in page
-    assert "http" not in page
-    encoded = re.search(r"base64,([^\"]+)", page)
-    assert encoded is not None
-    assert Image.open(io.BytesIO(base64.b64decode(encoded[1]))).getpixel((0, 0)) == (1, 2, 3)
 
 
 def test_latency_counts_the_repeats_alone() -> None:

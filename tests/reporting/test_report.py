@@ -19,12 +19,14 @@ from PIL import Image
 import segdistill
 from segdistill import UserError
 from segdistill.comparison.compare import compare
+from segdistill.comparison.in_short import advised
 from segdistill.comparison.report import write_report
 from segdistill.comparison.results import load_comparison
 from segdistill.files import write_json
 from segdistill.recipe.data import build_split
 from segdistill.reporting.error_map import mistakes
 from segdistill.reporting.gallery import image_scores, most_different
+from tests.comparison.planted import plant
 from tests.datasets.trees import folder_tree
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, train_tiny
 
@@ -44,6 +46,7 @@ class Page(HTMLParser):
         self.rows: list[list[str]] = []
         self.scripts: list[str] = []
         self.tags: list[str] = []
+        self.labels: list[str] = []
         self.text = ""
         self.feed(text)
         self.close()
@@ -56,6 +59,8 @@ class Page(HTMLParser):
         for name, value in attributes:
             if name in ("src", "href"):
                 self.addresses.append(value or "")
+            if name == "aria-label":
+                self.labels.append(value or "")
             if name == "id":
                 self.ids.append(value or "")
         if tag == "h2":
@@ -112,21 +117,22 @@ def pixels(address: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
 
 
-def test_the_verdict_comes_first_and_nothing_from_elsewhere(page: Page, comparison_folder: Path) -> None:
+def test_what_to_do_comes_first_and_nothing_from_elsewhere(page: Page, comparison_folder: Path) -> None:
     comparison = load_comparison(comparison_folder)
     assert page.headings == [
-        "Verdict",
+        "In short",
+        "Images",
+        "Next steps",
         "Methods",
-        "Accuracy and cost",
+        "Size and speed",
         "Classes",
         "Boundaries",
         "Broken and missing objects",
         "Training",
-        "Images",
-        "Recipe",
+        "How it was made",
     ]
     assert comparison.verdict in page.text
-    assert all(warning in page.text for warning in comparison.warnings)
+    assert all(warning[1:] in page.text for warning in comparison.warnings)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert {address[1:] for address in page.addresses if address[0] == "#"} <= set(page.ids)
     assert len(page.ids) == len(set(page.ids))
@@ -134,6 +140,45 @@ def test_the_verdict_comes_first_and_nothing_from_elsewhere(page: Page, comparis
     assert "http:" not in text
     assert "https:" not in text
     assert len(text) < LARGEST_PAGE
+
+
+def test_the_first_line_says_how_small_how_fast_and_how_good(page: Page, comparison_folder: Path) -> None:
+    comparison = load_comparison(comparison_folder)
+    teacher, baseline = comparison.teacher, comparison.baseline
+    assert teacher.parameters is not None
+    assert baseline.parameters is not None
+    assert teacher.miou is not None
+    assert page.text.split()[:6] == ["Which", "training", "is", "best", "for", "build_student?"]
+    chosen = advised(comparison).row
+    assert chosen is not None
+    assert chosen.miou is not None
+    smaller = teacher.parameters / baseline.parameters
+    kept = f"keeps {100 * chosen.miou.mean / teacher.miou.mean:.0f} % of its teacher's mIoU "
+    first = re.search(r"Compared with its teacher, the student is (\S+) times smaller(.*?)\.\n", page.text)
+    assert first is not None
+    assert first[1] == f"{smaller:.1f}"
+    assert kept in first[2]
+    assert re.search(r"faster|slower|as fast", first[2])
+    assert f"segdistill export {advised(comparison).cell.run}" in page.text  # type: ignore[union-attr]
+
+
+def test_what_is_advised(tmp_path: Path) -> None:
+    """The same rules as `segdistill advise`: what an interval does not show is not recommended."""
+
+    def found(name: str, rights: dict[str, list[float]], **options: Any) -> tuple[str | None, str]:
+        choice = advised(load_comparison(plant(tmp_path / name, rights, **options)))
+        return (None if choice.row is None else choice.row.method), choice.text
+
+    alone, better = [0.6, 0.61, 0.6], [0.8, 0.81, 0.8]
+    assert found("a", {"none": alone, "kd": better})[0] == "kd"
+    assert found("b", {"none": better, "kd": better})[0] == "none"
+    assert found("c", {"none": better, "kd": alone})[0] == "none"
+    assert found("d", {"none": alone, "kd": better, "none@time": better})[0] == "none@time"
+    assert found("e", {"none": alone, "kd": better, "none@time": alone})[0] == "kd"
+    assert found("f", {"none": alone}) == (
+        None,
+        "Nothing can be recommended before a method is trained: run the command again.",
+    )
 
 
 def test_numbers_of_the_table(page: Page, comparison_folder: Path) -> None:
@@ -220,7 +265,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert not {"i", "b"} & set(page.tags)
     assert page.row("a & b <i>")[0] == "a & b <i>"
     assert page.row("</script>")[0] == classes[0]
-    assert "Comparison a<b>&c" in page.text
+    assert "Folder: a<b>&c" in page.text
     assert [one["name"] for one in page.gallery()["classes"]] == classes
     assert "$c$" in page.text
 
@@ -249,7 +294,8 @@ def test_nothing_finished_yet(comparison_folder: Path, tmp_path: Path) -> None:
 
     page = changed(comparison_folder, tmp_path / "x", clear)
     assert page.row("none")[1:3] == ["0 of 2", "–"]
-    assert {"Verdict", "Methods", "Recipe"} <= set(page.headings)
+    assert {"In short", "Methods", "How it was made"} <= set(page.headings)
+    assert "Nothing can be recommended before the student alone is trained" in page.text
     assert "gallery-data" not in page.ids
 
 

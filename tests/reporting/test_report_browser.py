@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segdistill.datasets import SyntheticAerial
+from segdistill.reporting.gallery import MISTAKES
 from tests.reporting.browser import MISSING, Browser
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -91,6 +93,18 @@ def test_the_slider_moves_by_keyboard_and_by_pointer(browser: Browser) -> None:
     assert float(browser.run("return document.getElementById('slider').value")) == pytest.approx(25, abs=1)
 
 
+def test_it_opens_on_the_plain_prediction_and_says_what_the_colours_are(browser: Browser) -> None:
+    chosen = "return document.getElementById('view').value"
+    legend = "return [...document.querySelectorAll('#legend li')].map((it) => it.textContent)"
+    meaning = "return document.getElementById('meaning').textContent"
+    assert browser.run(chosen) == "classes"
+    assert browser.run(legend) == list(SyntheticAerial.CLASSES)
+    assert browser.run(meaning).startswith("The colour of a pixel is its class")
+    choose(browser, "view", "mistakes")
+    assert browser.run(legend) == [name for name, _ in MISTAKES.values()]
+    assert browser.run(meaning).startswith("Only the wrong pixels of a prediction are coloured")
+
+
 def test_classes_are_drawn_in_their_colours(browser: Browser) -> None:
     choose(browser, "view", "classes")
     choose(browser, "class", "")
@@ -153,15 +167,29 @@ def test_light_and_dark(browser: Browser) -> None:
     assert dark == "rgb(20, 23, 26)"
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, True)])
+#: What sticks out of the page, boxes that scroll by themselves aside.
+CUT_OFF = """
+const width = document.documentElement.clientWidth;
+return [...document.querySelectorAll("body *")]
+  .filter((it) => !it.closest(".wide *, pre, svg, details:not([open]) > *"))
+  .filter((it) => getComputedStyle(it).position !== "absolute" && it.getBoundingClientRect().right > width + 1)
+  .map((it) => it.outerHTML.slice(0, 120));
+"""
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (800, False), (390, True)])
 def test_it_fits_the_window(comparison_folder: Path, tmp_path: Path, width: int, dark: bool) -> None:
     with Browser(tmp_path / "profile", width, 800, dark) as browser:
         load(browser, comparison_folder)
         assert browser.run("return document.documentElement.scrollWidth") <= width
+        assert browser.run(CUT_OFF) == []
         sizes = browser.run(SIZES)
         assert min(sizes) > 9
         screenshot = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("RGB"))
         assert screenshot.shape == (800, width, 3)
         assert len(np.unique(screenshot.reshape(-1, 3), axis=0)) > 20
         assert (np.median(screenshot) < 60) == dark
+        browser.open(comparison_folder.parent / "teacher" / "report.html")
+        assert browser.run("return document.documentElement.scrollWidth") <= width
+        assert browser.run(CUT_OFF) == []
         assert browser.messages() == []

@@ -79,6 +79,7 @@ def test_through_a_pipe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines come as soon as they can."""
     monkeypatch.setattr(progress, "BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "BETWEEN_TRAINING_LINES", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")

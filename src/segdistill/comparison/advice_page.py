@@ -1,15 +1,28 @@
-"""The page of a recommendation: what to train, the rungs that say so, and where the comparisons lie."""
+"""The page of a recommendation: what to train, the rungs that say so, and where the comparisons are."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from segdistill.comparison.advice import Advice, Rung
+from segdistill.comparison.in_short import EXPLANATION, network_name
 from segdistill.comparison.results import BASELINE
 from segdistill.comparison.verdict import as_cell, epochs_told
 from segdistill.files import write_text
-from segdistill.reporting import charts, markup
+from segdistill.reporting import charts
 from segdistill.reporting.charts import Point
+from segdistill.reporting.page import (
+    Block,
+    Bullets,
+    Figure,
+    Figures,
+    Fold,
+    Listing,
+    Page,
+    Paragraph,
+    Section,
+    Table,
+)
 
 
 def write_advice(found: Advice, path: Path) -> None:
@@ -22,47 +35,67 @@ def write_advice(found: Advice, path: Path) -> None:
     Raises:
         UserError: if the page cannot be written.
     """
-    said = markup.paragraph(found.text, "verdict") + markup.bullets(found.notes, "warnings")
-    again = markup.paragraph("This makes it again, or goes on with it:") + markup.listing(found.command, "command")
+    said: list[Block] = [
+        Paragraph(found.text, "lead"),
+        Bullets([f"{note[:1].upper()}{note[1:].removesuffix('.')}." for note in found.notes], "warnings"),
+        Fold("What do these words mean?", [Paragraph(EXPLANATION)]),
+    ]
+    again = [
+        Paragraph("This command makes it again, or continues it where it was stopped:"),
+        Listing(found.command, "command"),
+    ]
     sections = [
-        ("verdict", "Recommendation", said),
+        Section("verdict", "Recommendation", said),
         *(
-            (f"rung-{number}", f"Runs of {epochs_told(rung.epochs)}", _rung(rung))
+            Section(f"rung-{number}", f"Runs of {epochs_told(rung.epochs)}", _rung(rung))
             for number, rung in enumerate(found.rungs, 1)
         ),
-        ("again", "Command", again),
+        Section("again", "How it was made", again),
     ]
     first = found.rungs[0]
     methods = ", ".join(one.method for one in first.standings)
     images = len(first.comparison.ids)
-    summary = f"Tried: {methods}; {images} validation {'image' if images == 1 else 'images'}"
-    write_text(path, markup.page(f"Advice {found.folder.name}", summary, sections))
-
-
-def _rung(rung: Rung) -> str:
-    table = markup.table(
-        "mIoU in percent, differences in points with 95% intervals below",
-        ["method", "mIoU", f"minus {BASELINE}", f"minus {rung.best.method}, the best", "training s", "then"],
-        [
-            [
-                one.method,
-                "–" if one.miou is None else f"{one.miou:.2f}",
-                as_cell(one.difference),
-                as_cell(one.to_best),
-                "–" if one.seconds is None else f"{one.seconds:.0f}",
-                one.said,
-            ]
-            for one in rung.standings
-        ],
-        words=["then"],
+    summary = (
+        f"Tried: {methods}; {images} validation {'image' if images == 1 else 'images'}. Folder: {found.folder.name}"
     )
+    student = network_name(str(first.comparison.recipe.get("student", "the student")))
+    write_text(path, Page(f"How to train {student}", summary, sections).render())
+
+
+def _rung(rung: Rung) -> list[Block]:
+    rows = [
+        [
+            one.method,
+            "–" if one.miou is None else f"{one.miou:.2f}",
+            as_cell(one.difference),
+            as_cell(one.to_best),
+            "–" if one.seconds is None else f"{one.seconds:.0f}",
+            one.said,
+        ]
+        for one in rung.standings
+    ]
     points = [
         Point(one.method, one.difference.difference, one.difference.low, one.difference.high)
         for one in rung.standings
         if one.difference is not None
     ]
     looks = charts.styles([one.method for one in rung.standings], plain=(BASELINE,))
-    title = f"difference to {BASELINE} after {epochs_told(rung.epochs)}"
+    title = f"gain over {BASELINE} after {epochs_told(rung.epochs)}"
     chart = charts.intervals(title, points, looks, f"mIoU minus that of {BASELINE}, in points")
-    where = markup.paragraph(f"All of it is in {rung.comparison.folder / 'report.html'}.", "note")
-    return table + markup.figure(chart, "An interval that holds 0 shows no difference.") + where
+    return [
+        Table(
+            "mIoU in percent; gains in points, with 95% intervals below",
+            [
+                "method",
+                "mIoU",
+                f"gain over {BASELINE}",
+                f"gain over {rung.best.method}, the best",
+                "training s",
+                "then",
+            ],
+            rows,
+            words=["then"],
+        ),
+        Figures([Figure(chart, "A line right of 0 is a gain; a line that crosses 0 shows no difference.")]),
+        Paragraph(f"The whole comparison is in {rung.comparison.folder / 'report.html'}.", "note"),
+    ]

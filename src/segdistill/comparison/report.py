@@ -1,219 +1,170 @@
-"""The page of a comparison: what was found, how sure it is, what it looks like, and how to make it again."""
+"""The page of a comparison: what to do, what it looks like, how sure it is, and how to make it again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.progress import track
 
-from segdistill.comparison.results import BASELINE, EQUAL_TIME, Comparison, Row, Summary
+from segdistill.comparison import report_scores as scores
+from segdistill.comparison.in_short import EXPLANATION, Advised, advised, lead, network_name
+from segdistill.comparison.report_networks import Seen, look
+from segdistill.comparison.report_scores import DASH, mean_and_range
+from segdistill.comparison.results import BASELINE, EQUAL_TIME, Comparison, Row
 from segdistill.comparison.verdict import as_cell, closure
-from segdistill.datasets import SegmentationDataset
-from segdistill.device import choose_device
-from segdistill.errors import UserError
-from segdistill.evaluation.latency import latency_ms
 from segdistill.files import write_text
 from segdistill.metrics.scores import percent
-from segdistill.networks.loading import load_network, load_run
-from segdistill.networks.network import Network
-from segdistill.recipe.data import build_split
-from segdistill.reporting import charts, gallery, markup
-from segdistill.reporting.charts import Curve, Point, Style
-from segdistill.reporting.picture import predict
-from segdistill.run_folder import RunFolder
-
-#: Images in the gallery.
-IMAGES = 8
-
-#: Classes in a chart; tables have all of them.
-CHARTED_CLASSES = 20
-
-#: A score over runs, by class and method; None where it has none.
-ClassScores = dict[str, dict[str, Summary | None]]
-
-_DASH = "–"
+from segdistill.progress import duration
+from segdistill.reporting import charts, gallery
+from segdistill.reporting.charts import Point, Style
+from segdistill.reporting.page import (
+    Block,
+    Bullets,
+    Facts,
+    Figure,
+    Figures,
+    Fold,
+    Gallery,
+    Listing,
+    Page,
+    Paragraph,
+    Section,
+    Table,
+)
 
 _MEANINGS = {
     "teacher": "the large network",
-    BASELINE: "the student alone",
-    EQUAL_TIME: "the student alone, for as long in seconds",
+    BASELINE: "the student without its teacher",
+    EQUAL_TIME: "the student without its teacher, for as long in seconds",
 }
-
-#: What is counted of objects: key in ``evaluation["connectivity"]`` and name.
-_OBJECT_ERRORS = {"split": "broken", "merged": "joined", "missed": "missed", "false_islands": "invented"}
 
 
 def write_report(comparison: Comparison, path: Path, device: str = "cpu", quiet: bool = True) -> None:
     """Writes a comparison as one HTML page that opens from disk and needs nothing else.
 
-    Whatever is missing, cells that failed, data or networks that are no longer there, is told on the page instead.
+    Whatever is missing, runs that failed, data or networks that are no longer there, is named on the page instead.
 
     Args:
         comparison: what was found.
         path: of the page.
         device: where predictions and times are measured: auto, cpu, cuda, cuda:N or mps.
-        quiet: no progress bar.
+        quiet: show no progress.
 
     Raises:
         UserError: if there is no such device, or the page cannot be written.
     """
     rows = [comparison.teacher, *comparison.rows]
     looks = charts.styles([row.method for row in rows], plain=("teacher", BASELINE, EQUAL_TIME))
-    seen = _look(comparison, device, quiet)
-    images = len(comparison.ids)
+    seen = look(comparison, device, quiet)
+    measured = [row for row in rows if row.finished]
+    choice = advised(comparison)
+    sections = [
+        Section("short", "In short", _in_short(comparison, choice, seen)),
+        Section("images", "Images", _images(measured, choice, seen)),
+        Section("next", "Next steps", _next_steps(choice)),
+        Section("methods", "Methods", _methods(comparison, looks, seen)),
+        Section("cost", "Size and speed", scores.cost(measured, looks, seen)),
+        Section("classes", "Classes", scores.classes(measured, comparison.classes, looks)),
+        Section("boundaries", "Boundaries", scores.boundaries(measured, comparison.classes, looks)),
+        Section("objects", "Broken and missing objects", scores.objects(measured, comparison.classes, looks)),
+        Section("training", "Training", scores.training(comparison, looks)),
+        Section("recipe", "How it was made", _recipe(comparison)),
+    ]
+    student = network_name(str(comparison.recipe.get("student", "the student")))
+    teacher = network_name(str(comparison.recipe.get("teacher", "the teacher")))
     seeds = max(len(row.cells) for row in comparison.rows)
     summary = (
-        f"{len(comparison.rows)} ways to train {comparison.recipe.get('student', 'the student')}, "
-        f"{_count(seeds, 'seed')}, {_count(images, 'validation image')}, {_count(len(comparison.classes), 'class')}"
+        f"Teacher: {teacher}. {_count(len(comparison.rows), 'way')} of training, {_count(seeds, 'seed')}, "
+        f"{_count(len(comparison.ids), 'validation image')}, {_count(len(comparison.classes), 'class')}. "
+        f"Folder: {comparison.folder.name}"
     )
-    measured = [row for row in rows if row.finished]
-    sections = [
-        ("verdict", "Verdict", _verdict(comparison, looks)),
-        ("methods", "Methods", _methods(comparison, seen)),
-        ("cost", "Accuracy and cost", _cost(measured, looks, seen)),
-        ("classes", "Classes", _classes(measured, comparison.classes, looks)),
-        ("boundaries", "Boundaries", _boundaries(measured, comparison.classes, looks)),
-        ("objects", "Broken and missing objects", _objects(measured, comparison.classes, looks)),
-        ("training", "Training", _training(comparison, looks)),
-        ("images", "Images", _images(measured, seen)),
-        ("recipe", "Recipe", _recipe(comparison)),
-    ]
-    write_text(path, markup.page(f"Comparison {comparison.folder.name}", summary, sections))
+    write_text(path, Page(f"Which training is best for {student}?", summary, sections).render())
 
 
-@dataclass
-class _Seen:
-    """What the networks themselves were asked for.
-
-    Attributes:
-        where: the device.
-        milliseconds: for one image, by method.
-        scenes: for the gallery, see `gallery.scene_values`.
-        dataset: the validation split; None where it cannot be read.
-        notes: what could not be done, and why.
-    """
-
-    where: str
-    milliseconds: dict[str, float] = field(default_factory=dict)
-    scenes: list[dict[str, Any]] = field(default_factory=list)
-    dataset: SegmentationDataset | None = None
-    notes: list[str] = field(default_factory=list)
+def _in_short(comparison: Comparison, choice: Advised, seen: Seen) -> list[Block]:
+    """What to know and to do, before anything else."""
+    row = choice.row or comparison.baseline
+    first = lead(row, comparison.teacher, seen.milliseconds)
+    blocks: list[Block] = [Paragraph(first, "lead")] if first else []
+    blocks += [Paragraph(choice.text, "verdict"), Paragraph(comparison.verdict)]
+    facts = _facts(row, comparison, seen)
+    if facts:
+        blocks.append(Facts(facts))
+    blocks.append(Bullets([f"{text[:1].upper()}{text[1:]}." for text in comparison.warnings], "warnings"))
+    return blocks
 
 
-def _look(comparison: Comparison, device: str, quiet: bool) -> _Seen:
-    """Loads a network of each row, one after the other, times it and lets it predict the images of the gallery."""
-    chosen = choose_device(device)
-    seen = _Seen(str(chosen))
-    measured = [row for row in (comparison.teacher, *comparison.rows) if row.finished]
-    pictures: list[gallery.Scene] = []
-    try:
-        dataset = build_split(comparison.recipe["data"], "val")
-        if dataset.ids != comparison.ids:
-            raise UserError("the validation images have changed since the comparison was made")
-        pictures = [gallery.read_scene(dataset, index) for index in _chosen_images(measured)]
-        seen.dataset = dataset
-    except UserError as error:
-        seen.notes.append(f"No images: {error}.")
-    console = Console(quiet=quiet)
-    bar = track(measured, "predicting", console=console, transient=True, disable=quiet or not console.is_terminal)
-    times: dict[tuple[int | None, int | None], float] = {}  # equal networks take equal time
-    for row in bar:
-        try:
-            network = _network(row, comparison, 3 if seen.dataset is None else seen.dataset.in_channels).to(chosen)
-        except UserError as error:
-            seen.notes.append(f"No predictions of {row.method}: {error}.")
-            continue
-        cost = (row.parameters, row.macs)
-        if cost not in times:
-            height, width = _evaluations(row)[0].get("size", (256, 256))
-            times[cost] = latency_ms(network, (height, width))
-        seen.milliseconds[row.method] = times[cost]
-        for picture in pictures:
-            picture.predictions[row.method] = predict(network, picture.image)
-    if seen.dataset is not None:
-        scores = gallery.image_scores(_confusion(measured))
-        values = (gallery.scene_values(picture, seen.dataset) for picture in pictures)
-        seen.scenes = gallery.within(values)
-        for picture, scene in zip(pictures, seen.scenes, strict=False):
-            scene["note"] = ", ".join(f"{name} {each[picture.index]:.1f}" for name, each in scores.items())
-    return seen
+def _next_steps(choice: Advised) -> list[Block]:
+    """Commands to use the best run with, and what the words of this page mean."""
+    blocks: list[Block] = []
+    if choice.cell is not None and choice.row is not None:
+        commands = [f"segdistill predict {choice.cell.run} photos -o labels", f"segdistill export {choice.cell.run}"]
+        told = f"The best run of {choice.row.method}: label your images with it, or export it to a file to deploy:"
+        blocks += [Paragraph(told), Listing("\n".join(commands), "commands")]
+    return [*blocks, Paragraph(EXPLANATION, "note")]
 
 
-def _network(row: Row, comparison: Comparison, in_channels: int) -> Network:
-    """The network of a row's first finished cell."""
-    if row.method != "teacher":
-        return load_run(row.finished[0].run)
-    spec = str(comparison.recipe["teacher"])
-    weights = comparison.recipe.get("teacher_weights")
-    return load_network(spec, None if Path(spec).is_dir() else len(comparison.classes), in_channels, weights)
+def _facts(row: Row, comparison: Comparison, seen: Seen) -> list[tuple[str, str, str]]:
+    """The student's numbers, and below each what to hold it against."""
+    teacher, baseline = comparison.teacher, comparison.baseline
+    found = []
+    if row.miou is not None:
+        of_teacher = "teacher not measured" if teacher.miou is None else f"teacher {teacher.miou.mean:.1f} %"
+        found.append((f"mIoU, {row.method}", f"{row.miou.mean:.1f} %", of_teacher))
+    if row.parameters and teacher.parameters:
+        found.append(("parameters", f"{row.parameters / 1e6:.2f} M", f"teacher {teacher.parameters / 1e6:.2f} M"))
+    if {row.method, "teacher"} <= seen.milliseconds.keys():
+        own, other = seen.milliseconds[row.method], seen.milliseconds["teacher"]
+        found.append(("time for an image", f"{own:.1f} ms", f"teacher {other:.1f} ms, on {seen.where}"))
+    if row.seconds is not None and baseline.seconds is not None:
+        without = "" if row is baseline else f"without teacher {duration(baseline.seconds)}"
+        found.append(("training", duration(row.seconds), without))
+    return found
 
 
-def _confusion(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    return {row.method: [cell.confusion for cell in row.finished if cell.confusion is not None] for row in rows}
-
-
-def _chosen_images(measured: Sequence[Row]) -> list[int]:
-    """Those on which students differ most; the teacher only helps out where there is but one."""
-    students = [row for row in measured if row.method != "teacher"]
-    confusion = _confusion(students if len(students) > 1 else measured)
-    return gallery.most_different(confusion, IMAGES) if confusion else []
-
-
-def _verdict(comparison: Comparison, looks: Mapping[str, Style]) -> str:
-    points = [
-        Point(row.method, row.difference.difference, row.difference.low, row.difference.high)
-        for row in comparison.rows
-        if row.difference is not None
-    ]
-    content = markup.paragraph(comparison.verdict, "verdict") + markup.bullets(comparison.warnings, "warnings")
-    if not points:
-        return content
-    chart = charts.intervals("difference to none", points, looks, f"mIoU minus that of {BASELINE}, in points")
-    return content + markup.figure(
-        chart,
-        f"Difference in mIoU to the student alone, with {_intervals(comparison)}. "
-        "An interval that holds 0 shows no difference.",
-    )
-
-
-def _methods(comparison: Comparison, seen: _Seen) -> str:
+def _methods(comparison: Comparison, looks: Mapping[str, Style], seen: Seen) -> list[Block]:
     timed = any(row.method == EQUAL_TIME for row in comparison.rows)
     gains, costs = [], []
     for row in (*comparison.rows, comparison.teacher):
         name = f"{row.method}\n{_MEANINGS.get(row.method, '')}"
-        seeds = _DASH if row.method == "teacher" else f"{len(row.finished)} of {len(row.cells)}"
-        closed = _DASH if row.gap is None or row.gap.closed is None else closure(row.gap).replace(" (", "\n(")
+        seeds = DASH if row.method == "teacher" else f"{len(row.finished)} of {len(row.cells)}"
+        closed = DASH if row.gap is None or row.gap.closed is None else closure(row.gap).replace(" (", "\n(")
         at_time = [as_cell(row.difference_at_time)] * timed
-        gains.append([name, seeds, _mean_and_range(row.miou), as_cell(row.difference), *at_time, closed, row.verdict])
+        gains.append([name, seeds, mean_and_range(row.miou), as_cell(row.difference), *at_time, closed, row.verdict])
         costs.append(
             [
                 name,
-                _mean_and_range(row.boundary_iou),
-                _mean_and_range(row.boundary_f1),
-                _mean_and_range(row.connectivity_error),
-                _DASH if row.seconds is None else f"{row.seconds:.0f}",
-                _DASH if row.parameters is None else f"{row.parameters / 1e6:.2f} M",
-                _DASH if row.macs is None else f"{row.macs / 1e9:.2f} G",
-                f"{seen.milliseconds[row.method]:.1f}" if row.method in seen.milliseconds else _DASH,
+                mean_and_range(row.boundary_iou),
+                mean_and_range(row.boundary_f1),
+                mean_and_range(row.connectivity_error),
+                DASH if row.seconds is None else f"{row.seconds:.0f}",
+                DASH if row.parameters is None else f"{row.parameters / 1e6:.2f} M",
+                DASH if row.macs is None else f"{row.macs / 1e9:.2f} G",
+                f"{seen.milliseconds[row.method]:.1f}" if row.method in seen.milliseconds else DASH,
             ]
         )
-    minus = [f"minus {BASELINE}", *[f"minus {EQUAL_TIME}"] * timed]
-    return (
-        markup.table(
-            "mIoU in percent, differences in points",
-            ["method", "seeds", "mIoU", *minus, "gap closed", "verdict"],
+    minus = [f"gain over {BASELINE}", *[f"gain over {EQUAL_TIME}"] * timed]
+    explained = (
+        "Scores are means over seeds, with the least and the most below. Gains are differences in mIoU, in points; "
+        f"below them, and below the share of the gap to the teacher that was closed, are {_intervals(comparison)}. "
+        "Boundary IoU and boundary F1 score the outlines of objects, F1 within 3 pixels; the connectivity error "
+        "counts objects that are broken, joined, missed or invented, and 0 is best. MACs are the multiplications for "
+        f"one image. Milliseconds are the time for one image in float32 on {seen.where}, measured when this page was "
+        "written."
+    )
+    return [
+        *_gains_chart(comparison, looks),
+        Table(
+            "mIoU in percent, and what each way of training gained",
+            ["training", "seeds", "mIoU", *minus, "gap closed", "verdict"],
             gains,
             words=["verdict"],
-        )
-        + markup.table(
-            "Boundaries and objects in percent, and what each costs",
+        ),
+        Table(
+            "Boundaries and objects in percent, and what each network costs",
             [
-                "method",
+                "training",
                 "boundary IoU",
                 "boundary F1",
                 "connectivity error",
@@ -223,339 +174,83 @@ def _methods(comparison: Comparison, seen: _Seen) -> str:
                 "ms / image",
             ],
             costs,
-        )
-        + markup.paragraph(
-            "Scores are means over seeds, with least and most below. Below differences, and below the share of the gap "
-            f"to the teacher that was closed, stand {_intervals(comparison)}. Boundary F1 forgives 3 pixels; "
-            "a connectivity error of 0 is best. Milliseconds are those of one image in float32 on "
-            f"{seen.where}, measured when this page was written.",
-            "note",
-        )
-    )
-
-
-def _cost(measured: Sequence[Row], looks: Mapping[str, Style], seen: _Seen) -> str:
-    figures = []
-    sizes: list[tuple[str, Callable[[Row], float | None], str]] = [
-        ("milliseconds per image", lambda row: seen.milliseconds.get(row.method), f"on {seen.where}"),
-        ("parameters in millions", lambda row: row.parameters and row.parameters / 1e6, "of the network"),
-    ]
-    for name, size, of in sizes:
-        points = []
-        for row in measured:
-            at = size(row)
-            if row.miou is not None and at:
-                points.append(Point(row.method, row.miou.mean, row.miou.least, row.miou.most, at))
-        if points:
-            chart = charts.scatter(f"mIoU against {name}", points, looks, name, "mIoU in %")
-            figures.append(
-                markup.figure(
-                    chart,
-                    f"mIoU against {name} {of}; bars go from the least to the most over seeds. Networks of equal cost "
-                    "stand side by side.",
-                )
-            )
-    return markup.side_by_side(figures)
-
-
-def _classes(measured: Sequence[Row], classes: Sequence[str], looks: Mapping[str, Style]) -> str:
-    if not measured:
-        return ""
-    scores = _by_class(measured, classes, lambda evaluation: evaluation["iou"])
-    figures = [_bars_by_class("IoU", scores, looks), _class_differences(scores, looks)]
-    return markup.side_by_side(figures) + markup.fold(
-        "IoU of all classes as a table", _class_table("IoU by class, in percent", scores, measured)
-    )
-
-
-def _boundaries(measured: Sequence[Row], classes: Sequence[str], looks: Mapping[str, Style]) -> str:
-    if not measured:
-        return ""
-    figures = []
-    for key, title, x, y, caption in (
-        (
-            "mean_boundary_f1",
-            "boundary F1 by tolerance",
-            "tolerance in pixels",
-            "boundary F1 in %",
-            "Mean boundary F1: how much of the boundaries lies where it should, within so many pixels.",
         ),
-        (
-            "trimap_miou",
-            "mIoU near boundaries",
-            "distance from a boundary in pixels, at most",
-            "mIoU in %",
-            "Trimap: mIoU of the pixels that close to a boundary of the labels.",
-        ),
-    ):
-        curves = []
-        for row in measured:
-            values = _by_pixels([evaluation["boundary"][key] for evaluation in _evaluations(row)])
-            if len(values) > 1:
-                curves.append(Curve(row.method, list(values), list(values.values())))
-        if curves:
-            figures.append(markup.figure(charts.lines(title, curves, looks, x, y), caption))
-    scores = _by_class(measured, classes, lambda evaluation: evaluation["boundary"]["boundary_iou"])
-    return markup.side_by_side([*figures, _bars_by_class("Boundary IoU", scores, looks)]) + markup.fold(
-        "Boundary IoU as a table", _class_table("Boundary IoU by class, in percent", scores, measured)
-    )
-
-
-def _objects(measured: Sequence[Row], classes: Sequence[str], looks: Mapping[str, Style]) -> str:
-    if not measured:
-        return ""
-    groups: list[list[Point]] = []
-    for key in _OBJECT_ERRORS:
-        group = []
-        for row in measured:
-            shares = [_per_hundred(evaluation["connectivity"], key) for evaluation in _evaluations(row)]
-            found = [share for share in shares if share is not None]
-            if found:
-                group.append(Point(row.method, sum(found) / len(found), min(found), max(found)))
-        groups.append(group)
-    figures = []
-    if any(groups):
-        chart = charts.bars(
-            "errors of objects", list(_OBJECT_ERRORS.values()), groups, looks, "per 100 objects of the labels"
-        )
-        figures.append(
-            markup.figure(
-                chart,
-                "Connected components of the labels that are predicted in several pieces, in one piece with others, or "
-                "not at all, and predicted ones that are none.",
-            )
-        )
-    scores = _by_class(measured, classes, lambda evaluation: evaluation["connectivity"]["class_error"])
-    return (
-        markup.side_by_side([*figures, _bars_by_class("Connectivity error", scores, looks)])
-        + markup.fold(
-            "Connectivity error as a table",
-            _class_table("Connectivity error by class, in percent, 0 is best", scores, measured),
-        )
-        + _broken_lines(measured)
-    )
-
-
-def _broken_lines(measured: Sequence[Row]) -> str:
-    """The broken length of classes that are lines, where it was measured."""
-    broken = [evaluation["connectivity"].get("line_broken", {}) for row in measured for evaluation in _evaluations(row)]
-    names = list(dict.fromkeys(name for by_class in broken for name in by_class))
-    if not names:
-        return ""
-    scores = _by_class(measured, names, lambda evaluation: evaluation["connectivity"].get("line_broken", {}))
-    return _class_table("Broken length of lines, in percent", scores, measured)
-
-
-def _training(comparison: Comparison, looks: Mapping[str, Style]) -> str:
-    """Curves of every cell with a history, finished or not."""
-    by_epoch: dict[str, list[Curve]] = {"val/miou": [], "loss/task": []}
-    by_time: list[Curve] = []
-    for row in comparison.rows:
-        for cell in row.cells:
-            history = _history(RunFolder(cell.run))
-            for column, curves in by_epoch.items():
-                points = [(line["epoch"], line[column]) for line in history if column in line]
-                if len(points) > 1:
-                    curves.append(Curve(row.method, *map(list, zip(*points, strict=True))))
-            spent, timed = 0.0, []
-            for line in history:
-                spent += line.get("seconds", 0.0)
-                if "val/miou" in line:
-                    timed.append((spent, line["val/miou"]))
-            if len(timed) > 1:
-                by_time.append(Curve(row.method, *map(list, zip(*timed, strict=True))))
-    teacher = comparison.teacher.miou
-    level = [] if teacher is None else [Curve("teacher", [0.0], [teacher.mean])]
-    figures = [
-        markup.figure(charts.lines(title, [*curves, *extra], looks, x, y), caption)
-        for title, curves, extra, x, y, caption in (
-            (
-                "mIoU by epoch",
-                by_epoch["val/miou"],
-                level,
-                "epoch",
-                "validation mIoU in %",
-                "Validation mIoU, a line for each seed; the teacher's as a level.",
-            ),
-            (
-                "mIoU by seconds",
-                by_time,
-                level,
-                "seconds of training",
-                "validation mIoU in %",
-                "The same over the seconds spent, a method's pre-stage included.",
-            ),
-            (
-                "task loss by epoch",
-                by_epoch["loss/task"],
-                [],
-                "epoch",
-                "task loss",
-                "The loss against the labels alone.",
-            ),
-        )
-        if curves
+        Paragraph(explained, "note"),
     ]
-    return markup.side_by_side(figures) or markup.paragraph("No run has a history.csv of two epochs or more.", "note")
 
 
-def _history(run: RunFolder) -> list[dict[str, float]]:
-    """The numbers of each epoch; what is empty is left out."""
-    return [{key: float(text) for key, text in line.items() if text} for line in run.read_history()]
+def _gains_chart(comparison: Comparison, looks: Mapping[str, Style]) -> list[Block]:
+    points = [
+        Point(row.method, row.difference.difference, row.difference.low, row.difference.high)
+        for row in comparison.rows
+        if row.difference is not None
+    ]
+    if not points:
+        return []
+    chart = charts.intervals(f"gain over {BASELINE}", points, looks, f"mIoU minus that of {BASELINE}, in points")
+    caption = (
+        f"Gain in mIoU over the student without its teacher, with {_intervals(comparison)}. A line right of 0 is a "
+        "gain; a line that crosses 0 shows no difference."
+    )
+    return [Figures([Figure(chart, caption)])]
 
 
-def _images(measured: Sequence[Row], seen: _Seen) -> str:
-    notes = "".join(markup.paragraph(note, "warning") for note in seen.notes)
+def _images(measured: Sequence[Row], choice: Advised, seen: Seen) -> list[Block]:
+    notes: list[Block] = [Paragraph(note, "warning") for note in seen.notes]
     if not seen.scenes or seen.dataset is None:
         return notes
-    shown = [row for row in measured if row.method in seen.milliseconds]
-    layers = {"image": "image", "truth": "truth"}
-    for row in shown:
-        meaning = _MEANINGS.get(row.method)
-        layers[row.method] = f"{row.method} ({meaning})" if meaning else row.method
-    candidates = [row for row in shown if row.method not in ("teacher", BASELINE, EQUAL_TIME)]
-    best = max(candidates or shown, key=lambda row: row.miou.mean if row.miou else 0.0, default=None)
-    left = BASELINE if BASELINE in layers else "truth"
-    explained = markup.paragraph(
-        f"The {_count(len(seen.scenes), 'validation image')} on which the students differ most in mIoU, which is given "
-        "below each: extremes, not what is usual. Predictions are those of each method's first finished seed; of "
-        "images that are too large, a part is shown. Mistakes: near a boundary is as near as Boundary IoU looks; "
-        "objects are connected components, and a patch of wrong pixels breaks or joins them where it lies between "
-        "pieces. Choosing a class leaves the mistakes in which it is the true or the predicted one.",
-        "note",
+    shown = [row.method for row in measured if row.method in seen.milliseconds]
+    layers = {"image": "image", "truth": "truth (the labels)"}
+    for method in shown:
+        layers[method] = f"{method} ({_MEANINGS[method]})" if method in _MEANINGS else method
+    chosen = choice.row.method if choice.row is not None else BASELINE
+    right = chosen if chosen in layers else next(iter(shown), "image")
+    intro = (
+        "Drag the line in the picture, or the slider below it: left of it is one network's prediction, right of it "
+        "another's. 'What is wrong' shows the mistakes instead."
+    )
+    more = (
+        f"These are the {_count(len(seen.scenes), 'validation image')} on which the ways of training differ most, so "
+        "they show extremes, not what is usual; below each is its mIoU. Predictions are those of each method's first "
+        "finished seed. Of images that are too large, a part is shown. 'Near a boundary' is as near as Boundary IoU "
+        "looks; objects are connected areas of one class, and wrong pixels between two pieces of one break it, between "
+        "two objects join them. With a class chosen, only mistakes in which it is the true or the predicted class are "
+        "shown."
     )
     values = {
         "classes": gallery.class_values(seen.dataset),
         "mistakes": gallery.mistake_values(),
         "scenes": seen.scenes,
     }
-    return notes + explained + markup.gallery(values, layers, left, best.method if best else "image")
+    viewer = Gallery(values, layers, "image", right)
+    return [*notes, Paragraph(intro), viewer, Fold("How these images were chosen", [Paragraph(more)])]
 
 
-def _recipe(comparison: Comparison) -> str:
+def _recipe(comparison: Comparison) -> list[Block]:
     cells = [
         [
             cell.method,
-            _DASH if cell.method == "teacher" else str(cell.seed),
+            DASH if cell.method == "teacher" else str(cell.seed),
             cell.status,
-            percent(cell.evaluation["miou"]) if cell.evaluation is not None else _DASH,
-            _DASH if cell.epochs is None else str(cell.epochs),
-            _DASH if cell.seconds is None else f"{cell.seconds:.0f}",
+            percent(cell.evaluation["miou"]) if cell.evaluation is not None else DASH,
+            DASH if cell.epochs is None else str(cell.epochs),
+            DASH if cell.seconds is None else f"{cell.seconds:.0f}",
             f"{cell.run}\n{cell.error or ''}",
         ]
         for row in (comparison.teacher, *comparison.rows)
         for cell in row.cells
     ]
-    recipe = yaml.safe_dump(comparison.recipe, sort_keys=False, allow_unicode=True)
-    return (
-        markup.paragraph("This makes it again, or goes on with it:")
-        + markup.listing(comparison.command, "command")
-        + markup.listing(recipe, "recipe")
-        + markup.table(
-            "Runs",
-            ["method", "seed", "status", "mIoU", "epochs", "seconds", "folder"],
-            cells,
-            words=["status", "folder"],
-        )
-        + markup.table(
-            "Machine", ["property", "value"], [[*pair] for pair in comparison.machine.items()], words=["value"]
-        )
-        + markup.table(
-            "Versions", ["library", "version"], [[*pair] for pair in comparison.versions.items()], words=["version"]
-        )
-    )
-
-
-def _bars_by_class(score: str, scores: ClassScores, looks: Mapping[str, Style]) -> str:
-    """A group of bars for each class."""
-    points = {
-        name: [Point(method, one.mean, one.least, one.most) for method, one in by_method.items() if one is not None]
-        for name, by_method in scores.items()
-    }
-    caption = f"{score} by class: mean over seeds, and a line from the least to the most."
-    return _charted(f"{score} by class", f"{score} in %", points, looks, caption)
-
-
-def _class_differences(scores: ClassScores, looks: Mapping[str, Style]) -> str:
-    """For each class a bar of each method's IoU minus the baseline's."""
-    points: dict[str, list[Point]] = {}
-    for name, by_method in scores.items():
-        baseline = by_method.get(BASELINE)
-        points[name] = []
-        for method, one in by_method.items():
-            if baseline is not None and one is not None and method not in (BASELINE, "teacher"):
-                gained = one.mean - baseline.mean
-                points[name].append(Point(method, gained, gained, gained))
-    caption = (
-        f"IoU by class minus that of {BASELINE}, means over seeds. No intervals: single classes vary more than means."
-    )
-    return _charted("gain by class", f"IoU minus that of {BASELINE}, in points", points, looks, caption)
-
-
-def _charted(title: str, unit: str, points: Mapping[str, list[Point]], looks: Mapping[str, Style], caption: str) -> str:
-    """Bars by class as a figure, of at most `CHARTED_CLASSES`: those in which methods differ most."""
-
-    def spread(name: str) -> float:
-        values = [point.value for point in points[name]]
-        return max(values) - min(values)
-
-    present = [name for name in points if points[name]]
-    kept = set(sorted(present, key=spread, reverse=True)[:CHARTED_CLASSES])
-    names = [name for name in present if name in kept]
-    if not names:
-        return ""
-    fewer = f" Of the {len(present)} classes the {len(names)} in which methods differ most."
-    chart = charts.bars(title, names, [points[name] for name in names], looks, unit)
-    return markup.figure(chart, caption + (fewer if len(names) < len(present) else ""))
-
-
-def _class_table(caption: str, scores: ClassScores, measured: Sequence[Row]) -> str:
-    return markup.table(
-        caption,
-        ["class", *(row.method for row in measured)],
-        [[name, *(_mean_and_range(by_method[row.method]) for row in measured)] for name, by_method in scores.items()],
-    )
-
-
-def _evaluations(row: Row) -> list[dict[str, Any]]:
-    return [cell.evaluation for cell in row.cells if cell.evaluation is not None]
-
-
-def _by_class(
-    measured: Sequence[Row], names: Sequence[str], pick: Callable[[dict[str, Any]], Mapping[str, float | None]]
-) -> ClassScores:
-    """A score of each class and method, from what ``pick`` takes out of an evaluation."""
-    found: ClassScores = {}
-    for name in names:
-        found[name] = {}
-        for row in measured:
-            runs = [pick(evaluation).get(name) for evaluation in _evaluations(row)]
-            values = tuple(value for value in runs if value is not None)
-            found[name][row.method] = Summary(values) if values else None
-    return found
-
-
-def _by_pixels(runs: Sequence[Mapping[Any, float | None]]) -> dict[float, float]:
-    """The mean over runs of a score, by distance in pixels, ascending; keys are numbers or, from JSON, texts."""
-    found: dict[float, list[float]] = {}
-    for run in runs:
-        for pixels, value in run.items():
-            if value is not None:
-                found.setdefault(float(pixels), []).append(value)
-    return {pixels: sum(found[pixels]) / len(found[pixels]) for pixels in sorted(found)}
-
-
-def _per_hundred(connectivity: Mapping[str, Any], key: str) -> float | None:
-    objects = sum(connectivity["reference"].values())
-    return 100 * sum(connectivity[key].values()) / objects if objects else None
-
-
-def _mean_and_range(summary: Summary | None) -> str:
-    if summary is None:
-        return _DASH
-    if len(summary.runs) == 1:
-        return f"{summary.mean:.2f}"
-    return f"{summary.mean:.2f}\n{summary.least:.2f} to {summary.most:.2f}"
+    columns = ["training", "seed", "status", "mIoU", "epochs", "seconds", "folder"]
+    machine, versions = comparison.machine.items(), comparison.versions.items()
+    return [
+        Paragraph("This command makes it again, or continues it where it was stopped:"),
+        Listing(comparison.command, "command"),
+        Paragraph("The recipe that all runs share:"),
+        Listing(yaml.safe_dump(comparison.recipe, sort_keys=False, allow_unicode=True), "recipe"),
+        Table("Runs", columns, cells, words=["status", "folder"]),
+        Table("Machine", ["property", "value"], [[*pair] for pair in machine], words=["value"]),
+        Table("Versions", ["library", "version"], [[*pair] for pair in versions], words=["version"]),
+    ]
 
 
 def _intervals(comparison: Comparison) -> str:

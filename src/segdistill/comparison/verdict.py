@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from segdistill.comparison.statistics import Difference, GapClosure
 
 _WORDS = {
-    "better": "better than none",
-    "worse": "worse than none",
-    "no difference seen": "no difference to none seen",
+    "better": "better than the student alone",
+    "worse": "worse than the student alone",
+    "no difference seen": "no difference seen",
 }
 
-_ONE_SEED = "With one seed no interval over seeds can be given: another seed may say otherwise."
+_ONE_SEED = "With one seed the intervals say nothing about other seeds: another seed may say otherwise."
 
 
 def points(difference: Difference) -> str:
@@ -97,10 +97,10 @@ def headline(
     """
     sentences = _against_the_teacher(teacher)
     if missing or failed:
-        what = [f"{missing} not finished"] * bool(missing) + [f"{failed} failed"] * bool(failed)
-        sentences.append(f"Of the cells {' and '.join(what)}; what follows is about the others.")
+        what = [f"{_runs(missing)} not finished yet"] * bool(missing) + [f"{_runs(failed)} failed"] * bool(failed)
+        sentences.append(f"{' and '.join(what)}; what follows is about the others.")
     if not differences:
-        return " ".join([*sentences, "No method can be held against the student alone yet."])
+        return " ".join([*sentences, "No method can be compared with the student alone yet."])
     ordered = sorted(differences, key=lambda method: -differences[method].difference)
     better = [method for method in ordered if differences[method].verdict == "better"]
     worse = [method for method in ordered if differences[method].verdict == "worse"]
@@ -114,7 +114,7 @@ def headline(
         way = "" if gap is None or gap.closed is None else f"; it closes {closure(gap)} of the gap to the teacher"
         sentences.append(f"{best} is better than the same student trained alone: {told}{way}.")
         if better[1:]:
-            sentences.append(f"Better too: {', '.join(better[1:])}.")
+            sentences.append(f"Also better: {', '.join(better[1:])}.")
     else:
         sentences.append(
             f"No method is seen to be better than the same student trained alone; the largest difference is {best}'s: "
@@ -192,6 +192,10 @@ def _against_the_teacher(teacher: Difference | None) -> list[str]:
     scores = f"(mIoU {teacher.candidate.mean:.2f} against {teacher.baseline.mean:.2f})"
     is_it = "is worse than" if teacher.verdict == "worse" else "is not seen to be better than"
     return [f"The teacher {is_it} the student trained alone {scores}: there is no gap to close."]
+
+
+def _runs(number: int) -> str:
+    return f"{number} {'run' if number == 1 else 'runs'}"
 
 
 def _for_as_long(method: str, at_time: Difference) -> str:

@@ -1,46 +1,178 @@
-"""A self-contained HTML page with a table and a picture: it opens from disk, without a network."""
+"""A report as one HTML file that opens from disk: no network, no other file; for a desk, a phone, paper and a reader.
+
+A page is a list of sections, a section a list of blocks. What they look like is in ``templates/``.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; }
-td, th { padding: .3rem .9rem; border-bottom: 1px solid #8885; text-align: right; }
-td:first-child, th:first-child { text-align: left; }
-img { max-width: 100%; }
-pre { overflow-x: auto; }
-"""
+_TEMPLATES = Environment(
+    loader=PackageLoader("segdistill.reporting"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.policies["json.dumps_kwargs"] = {}  # keys keep their order
 
 
-def report_page(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], picture: Image.Image, details: str = ""
-) -> str:
-    """The page as HTML.
+@dataclass(frozen=True)
+class Block:
+    """A part of a page; ``macro`` is what draws it, in ``templates/blocks.html``."""
 
-    Args:
-        title: its heading.
-        columns: headings of the table.
-        rows: cells of the table, as texts.
-        picture: shown below it.
-        details: shown below that as it stands, e.g. the recipe.
+    macro: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class Paragraph(Block):
+    """A paragraph; ``kind`` is "", "lead", "verdict", "note" or "warning"."""
+
+    macro: ClassVar[str] = "paragraph"
+    text: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Bullets(Block):
+    """A list; ``kind`` is "" or "warnings". Nothing where there is no text."""
+
+    macro: ClassVar[str] = "bullets"
+    texts: Sequence[str]
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Facts(Block):
+    """A few numbers in large type: by name, the number and the words below it."""
+
+    macro: ClassVar[str] = "facts"
+    facts: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Table(Block):
+    """A table that scrolls sideways where the page is narrow.
+
+    Attributes:
+        caption: what it shows.
+        columns: the headings; the first column names the rows, the others hold numbers.
+        rows: texts; a line break in one begins its small print.
+        words: the columns that hold words instead of numbers.
     """
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
-        f"<body><h1>{html.escape(title)}</h1>\n<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>\n"
-        f'<p><img alt="image, truth and predictions side by side" src="data:image/png;base64,{encoded}"></p>\n'
-        f"<pre>{html.escape(details)}</pre>\n</body></html>\n"
-    )
+
+    macro: ClassVar[str] = "table"
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart, as SVG, and the words below it."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Figures(Block):
+    """Charts beside each other where there is room."""
+
+    macro: ClassVar[str] = "figures"
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True)
+class Picture(Block):
+    """A picture, its words below it and a text for those who cannot see it."""
+
+    macro: ClassVar[str] = "picture"
+    image: Image.Image
+    caption: str
+    alternative: str
+
+    @property
+    def address(self) -> str:
+        """The picture itself as an address, so that the page needs no other file."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG")
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+@dataclass(frozen=True)
+class Listing(Block):
+    """Text as it stands, in a box that scrolls."""
+
+    macro: ClassVar[str] = "listing"
+    text: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Fold(Block):
+    """Blocks that are shown on demand."""
+
+    macro: ClassVar[str] = "fold"
+    heading: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Gallery(Block):
+    """Images to look at, two layers under a slider.
+
+    Attributes:
+        values: what the script draws from: ``classes``, ``mistakes``, ``scenes``.
+        layers: names of what can be shown, by key.
+        left: the key shown left of the slider at first.
+        right: the key shown right of it.
+    """
+
+    macro: ClassVar[str] = "gallery"
+    values: Mapping[str, Any]
+    layers: Mapping[str, str]
+    left: str
+    right: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page with a heading, listed at the top; left out where it has no blocks."""
+
+    anchor: str
+    heading: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole page.
+
+    Attributes:
+        title: its heading.
+        summary: a line below it.
+        sections: in order.
+    """
+
+    title: str
+    summary: str
+    sections: Sequence[Section] = field(default_factory=tuple)
+
+    def render(self) -> str:
+        """The page as HTML."""
+        shown = [section for section in self.sections if section.blocks]
+        return render("page.html", title=self.title, summary=self.summary, sections=shown)
+
+
+def render(template: str, **values: object) -> str:
+    """One of the templates as HTML; every text in ``values`` is escaped."""
+    return _TEMPLATES.get_template(template).render(**values)

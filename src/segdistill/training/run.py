@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import lightning as L
 import rich
 import torch
-import yaml
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.logger import Logger
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
@@ -27,15 +26,12 @@ from segdistill.distiller import AbsentTeacher, Distiller, Supervised
 from segdistill.errors import UserError
 from segdistill.files import write_text, write_yaml
 from segdistill.inspection.before_run import check_before_run
-from segdistill.metrics.scores import Scores, percent
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.progress import tracked
 from segdistill.recipe.data import KEEP_IN_MEMORY, Data, keep_decoded
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.recipe.train_config import TrainConfig
-from segdistill.reporting.page import report_page
-from segdistill.reporting.picture import side_by_side
 from segdistill.run_folder import RunFolder, recipe_differences
 from segdistill.training.balance import Balance
 from segdistill.training.checkpoint import load_checkpoint
@@ -44,12 +40,10 @@ from segdistill.training.failures import short, told
 from segdistill.training.loggers import check_tracker, make_tracker
 from segdistill.training.loop import Loaders, TrainingLoop
 from segdistill.training.options import RunOptions, Tracker
+from segdistill.training.report import run_report
 from segdistill.training.sharding import whole_network
 from segdistill.training.strategies import launch
 from segdistill.training.teacher_cache import TeacherCache, describe, teacher_output_names
-
-#: Validation images in a run's report.
-PICTURED = 6
 
 T = TypeVar("T")
 
@@ -217,7 +211,7 @@ def fit(
         for network in shown.values():
             whole.enter_context(whole_network(network))
         if fabric.is_global_zero:
-            write_text(folder.report_file, _report(folder.path, config, scores, data, shown))
+            write_text(folder.report_file, run_report(folder, scores, data.val, shown, loop.teacher_miou))
     if fabric.is_global_zero:
         folder.write_metrics(
             {
@@ -383,19 +377,6 @@ def _loggers(folder: RunFolder, config: Mapping[str, Any], tracker: Tracker | No
     if tracker is not None:
         loggers.append(make_tracker(tracker, folder, config))
     return loggers
-
-
-def _report(path: Path, config: Mapping[str, Any], scores: Scores, data: Data, networks: Mapping[str, Network]) -> str:
-    """The run as a page: scores by class, a few validation images with predictions, the recipe."""
-    rows = [("mean", f"{scores.miou:.2f}", f"{scores.mean_f1:.2f}")]
-    for name, iou in scores.iou.items():
-        rows.append((name, percent(iou), percent(scores.f1[name])))
-    # Spread over the split, since neighbours in a list are often neighbours in a film.
-    shown = sorted({index * len(data.val) // PICTURED for index in range(PICTURED)})
-    picture = side_by_side(data.val, networks, shown)
-    title = f"{path.name}: mIoU {scores.miou:.2f} on {len(data.val)} validation images"
-    recipe = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-    return report_page(title, ("class", "IoU %", "F1 %"), rows, picture, recipe)
 
 
 def _check_classes(data: Data) -> None:

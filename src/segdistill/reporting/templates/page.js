@@ -50,7 +50,6 @@ class Gallery {
       if (event.buttons) follow(event);
     });
     data.scenes.forEach((scene, index) => this.addThumbnail(scene, index));
-    data.classes.forEach((one) => this.addName(element("legend"), "li", one));
     element("gallery").hidden = false;
     this.slide();
   }
@@ -116,6 +115,11 @@ class Gallery {
       element(`${side}-name`).textContent = name;
       element(`${side}-head`).textContent = select.value;
     }
+    element("legend").replaceChildren();
+    (asMistakes ? this.data.mistakes : this.data.classes).forEach((one) => this.addName(element("legend"), "li", one));
+    element("meaning").textContent = asMistakes ?
+      "Only the wrong pixels of a prediction are coloured, and the colour says what is wrong; grey pixels are right:" :
+      "The colour of a pixel is its class, as a network predicts it or, for the truth, as a person labelled it:";
     this.showCounts(counts, chosen);
   }
 

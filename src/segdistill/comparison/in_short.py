@@ -1,0 +1,124 @@
+"""A comparison in plain words: how small, fast and good the student is beside its teacher, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from segdistill.comparison.results import BASELINE, EQUAL_TIME, Cell, Comparison, Row
+from segdistill.errors import UserError
+from segdistill.networks.folder import read_card
+
+#: What the words of a comparison mean, for those who read such a page for the first time.
+EXPLANATION = (
+    "Knowledge distillation lets a large network, the teacher, guide the training of a small and fast one, the "
+    "student. All students here are the same small network, trained on the same images; only the way of training "
+    f"differs. '{BASELINE}' is the student trained without its teacher: a method is worth its effort only if it is "
+    "better than that. mIoU, mean intersection over union, is the score: for each class the area that prediction and "
+    "truth share, divided by the area that either covers, averaged over the classes; 100 % is perfect. A seed is one "
+    "repetition of the training with other random numbers."
+)
+
+
+@dataclass(frozen=True)
+class Advised:
+    """What a comparison recommends.
+
+    Attributes:
+        row: the way of training to take; None while nothing can be recommended.
+        text: what to do, in one or two sentences.
+    """
+
+    row: Row | None
+    text: str
+
+    @property
+    def cell(self) -> Cell | None:
+        """The run of that row with the best mIoU."""
+        if self.row is None or not self.row.finished:
+            return None
+        return max(self.row.finished, key=lambda cell: (cell.evaluation or {})["miou"])
+
+
+def advised(comparison: Comparison) -> Advised:
+    """What to do, by the same rules as `segdistill.advise`: what an interval does not show is not recommended."""
+    baseline = comparison.baseline
+    if not baseline.finished:
+        return Advised(None, "Nothing can be recommended before the student alone is trained: run the command again.")
+    tried = [row for row in comparison.rows if row.method not in (BASELINE, EQUAL_TIME) and row.difference is not None]
+    better = [row for row in tried if row.difference is not None and row.difference.verdict == "better"]
+    if not better:
+        if not tried:
+            return Advised(None, "Nothing can be recommended before a method is trained: run the command again.")
+        return Advised(
+            baseline,
+            "Train the student without the teacher: no method was seen to be better. A gain too small to be seen here "
+            "may still be there; more seeds and more validation images show smaller ones.",
+        )
+    best = max(better, key=lambda row: row.difference.difference if row.difference is not None else 0.0)
+    longer = next((row for row in comparison.rows if row.method == EQUAL_TIME and row.finished), None)
+    if longer is not None and best.difference_at_time is not None and best.difference_at_time.verdict != "better":
+        return Advised(
+            longer,
+            f"Train the student without the teacher, but for longer: {best.method} is better after as many epochs, "
+            "but not after as many seconds.",
+        )
+    return Advised(best, f"Train with {best.method}: it is better than the same student without the teacher.")
+
+
+def lead(row: Row, teacher: Row, milliseconds: Mapping[str, float]) -> str:
+    """One sentence: how much smaller and faster a row's network is than the teacher, and how much of its mIoU it keeps.
+
+    Args:
+        row: of the student.
+        teacher: of the teacher.
+        milliseconds: of one image, by method; where they are missing, operations are counted instead.
+    """
+    told, kept = [], ""
+    if row.parameters and teacher.parameters:
+        told.append(times(teacher.parameters / row.parameters, "smaller", "larger", "about as large"))
+    if row.method in milliseconds and "teacher" in milliseconds:
+        told.append(times(milliseconds["teacher"] / milliseconds[row.method], "faster", "slower", "about as fast"))
+    elif row.macs and teacher.macs:
+        told.append(times(teacher.macs / row.macs, "cheaper to run", "dearer to run", "about as cheap to run"))
+    if row.miou is not None and teacher.miou is not None and teacher.miou.mean > 0:
+        share = 100 * row.miou.mean / teacher.miou.mean
+        kept = f"keeps {share:.0f} % of its teacher's mIoU ({row.miou.mean:.1f} of {teacher.miou.mean:.1f} %)"
+    if not told:
+        return f"The student {kept}." if kept else ""
+    return f"Compared with its teacher, the student is {' and '.join(told)}{', and ' if kept else ''}{kept}."
+
+
+def times(ratio: float, more: str, less: str, equal: str) -> str:
+    """A ratio in words.
+
+    Example:
+        >>> [times(ratio, "faster", "slower", "about as fast") for ratio in (12.34, 1.01, 0.4)]
+        ['12 times faster', 'about as fast', '2.5 times slower']
+    """
+    if 1 / 1.05 < ratio < 1.05:
+        return equal
+    factor, word = (ratio, more) if ratio > 1 else (1 / ratio, less)
+    return f"{factor:.{0 if factor >= 9.95 else 1}f} times {word}"
+
+
+def network_name(spec: str) -> str:
+    """What people call a network: its architecture and backbone, without options.
+
+    Args:
+        spec: a network spec, or the folder of a run, whose network.json names the spec.
+
+    Example:
+        >>> network_name("smp:FPN:tu-mobilenetv3_small_050?decoder_pyramid_channels=64")
+        'FPN mobilenetv3_small_050'
+    """
+    if Path(spec).is_dir():
+        try:
+            spec = read_card(Path(spec)).spec or Path(spec).name
+        except UserError:
+            return Path(spec).name
+    source, _, name = spec.partition("?")[0].partition(":")
+    if source == "python":
+        return name.rpartition(":")[2]
+    return " ".join(part.removeprefix("tu-") for part in name.split(":")) or spec

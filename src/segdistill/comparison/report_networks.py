@@ -1,0 +1,105 @@
+"""What a comparison's report asks of the networks themselves: their time for an image, and a few predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from segdistill.comparison.results import Comparison, Row
+from segdistill.datasets import SegmentationDataset
+from segdistill.device import choose_device
+from segdistill.errors import UserError
+from segdistill.evaluation.latency import latency_ms
+from segdistill.networks.loading import load_network, load_run
+from segdistill.networks.network import Network
+from segdistill.progress import tracked
+from segdistill.recipe.data import build_split
+from segdistill.reporting import gallery
+from segdistill.reporting.picture import predict
+
+#: Images in the gallery.
+IMAGES = 8
+
+
+@dataclass
+class Seen:
+    """What was measured and predicted for the page.
+
+    Attributes:
+        where: the device.
+        milliseconds: for one image, by method.
+        scenes: for the gallery, see `gallery.scene_values`.
+        dataset: the validation split; None where it cannot be read.
+        notes: what could not be done, and why.
+    """
+
+    where: str
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    scenes: list[dict[str, Any]] = field(default_factory=list)
+    dataset: SegmentationDataset | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def look(comparison: Comparison, device: str, quiet: bool) -> Seen:
+    """Loads a network of each row, one after the other, times it and lets it predict the images of the gallery.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    chosen = choose_device(device)
+    seen = Seen(str(chosen))
+    measured = [row for row in (comparison.teacher, *comparison.rows) if row.finished]
+    pictures: list[gallery.Scene] = []
+    try:
+        dataset = build_split(comparison.recipe["data"], "val")
+        if dataset.ids != comparison.ids:
+            raise UserError("the validation images have changed since the comparison was made")
+        pictures = [gallery.read_scene(dataset, index) for index in _chosen_images(measured)]
+        seen.dataset = dataset
+    except UserError as error:
+        seen.notes.append(f"No images: {error}.")
+    times: dict[tuple[int | None, int | None], float] = {}  # equal networks take equal time
+    for row in tracked(measured, "predicting for the report", len(measured), Console(quiet=quiet)):
+        try:
+            network = _network(row, comparison, 3 if seen.dataset is None else seen.dataset.in_channels).to(chosen)
+        except UserError as error:
+            seen.notes.append(f"No predictions of {row.method}: {error}.")
+            continue
+        cost = (row.parameters, row.macs)
+        if cost not in times:
+            height, width = (row.finished[0].evaluation or {}).get("size", (256, 256))
+            times[cost] = latency_ms(network, (height, width))
+        seen.milliseconds[row.method] = times[cost]
+        for picture in pictures:
+            picture.predictions[row.method] = predict(network, picture.image)
+    if seen.dataset is not None:
+        scores = gallery.image_scores(_confusion(measured))
+        values = (gallery.scene_values(picture, seen.dataset) for picture in pictures)
+        seen.scenes = gallery.within(values)
+        for picture, scene in zip(pictures, seen.scenes, strict=False):
+            scene["note"] = ", ".join(f"{name} {each[picture.index]:.1f}" for name, each in scores.items())
+    return seen
+
+
+def _network(row: Row, comparison: Comparison, in_channels: int) -> Network:
+    """The network of a row's first finished cell."""
+    if row.method != "teacher":
+        return load_run(row.finished[0].run)
+    spec = str(comparison.recipe["teacher"])
+    weights = comparison.recipe.get("teacher_weights")
+    return load_network(spec, None if Path(spec).is_dir() else len(comparison.classes), in_channels, weights)
+
+
+def _confusion(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    return {row.method: [cell.confusion for cell in row.finished if cell.confusion is not None] for row in rows}
+
+
+def _chosen_images(measured: Sequence[Row]) -> list[int]:
+    """Those on which students differ most; where there is but one student, on which it differs from the teacher."""
+    students = [row for row in measured if row.method != "teacher"]
+    confusion = _confusion(students if len(students) > 1 else measured)
+    return gallery.most_different(confusion, IMAGES) if confusion else []

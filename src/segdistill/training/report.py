@@ -1,0 +1,148 @@
+"""The page of a run: its scores beside its teacher's, images, curves, and the recipe as it was run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+from segdistill.datasets import SegmentationDataset
+from segdistill.datasets.base import Window
+from segdistill.evaluation.latency import latency_ms
+from segdistill.metrics.scores import Scores, percent
+from segdistill.networks.network import Network
+from segdistill.networks.size import count_parameters
+from segdistill.progress import duration
+from segdistill.reporting import charts
+from segdistill.reporting.charts import Curve, Point
+from segdistill.reporting.page import Block, Facts, Figure, Figures, Listing, Page, Paragraph, Picture, Section, Table
+from segdistill.reporting.picture import side_by_side
+from segdistill.run_folder import RunFolder
+
+#: Validation images in a run's report.
+PICTURED = 6
+
+
+def run_report(
+    folder: RunFolder,
+    scores: Scores,
+    validation: SegmentationDataset,
+    networks: Mapping[str, Network],
+    teacher_miou: float | None,
+) -> str:
+    """A finished run as a page.
+
+    Args:
+        folder: its recipe and history.
+        scores: on the validation split.
+        validation: the validation split.
+        networks: the trained one, last, and before it the teacher, where it is at hand, by name.
+        teacher_miou: the teacher's mIoU on the same images in percent; None where it is not known.
+    """
+    history = folder.read_numbers()
+    # Spread over the split, since neighbours in a list are often neighbours in a film.
+    shown = sorted({index * len(validation) // PICTURED for index in range(PICTURED)})
+    picture = Picture(
+        side_by_side(validation, networks, shown),
+        "Validation images, their labels (the truth) and what is predicted. Each colour is a class.",
+        "image, truth and predictions side by side",
+    )
+    config = folder.read_config()
+    sections = [
+        Section("short", "In short", _in_short(scores, validation, networks, teacher_miou, history)),
+        Section("images", "Images", [picture]),
+        Section("classes", "Classes", _classes(scores)),
+        Section("training", "Training", _training(history, teacher_miou)),
+        Section("recipe", "Recipe", _recipe(folder, config)),
+    ]
+    kind = "Distilled from its teacher" if "teacher" in config else "Trained on labels alone"
+    epochs = int(history[-1].get("epoch", 0)) if history else 0
+    summary = (
+        f"{kind} in {epochs} {'epoch' if epochs == 1 else 'epochs'}; scores are those on {len(validation)} validation "
+        "images, which took no part in the training"
+    )
+    return Page(f"Run {folder.path.name}", summary, sections).render()
+
+
+def _in_short(
+    scores: Scores,
+    validation: SegmentationDataset,
+    networks: Mapping[str, Network],
+    teacher_miou: float | None,
+    history: Sequence[Mapping[str, float]],
+) -> list[Block]:
+    name, network = list(networks.items())[-1]
+    teacher = networks.get("teacher")
+    lead = f"The {name} reaches a mIoU of {scores.miou:.2f} %"
+    if teacher_miou:
+        kept = 100 * scores.miou / teacher_miou
+        lead += f", {kept:.0f} % of its teacher's {teacher_miou:.2f} %"
+    _, height, width = validation.open(0).window(_first_window(validation))[0].shape
+    own, device = latency_ms(network, (height, width), repeats=5, warmup=1), next(network.parameters()).device
+    facts = [("mIoU", f"{scores.miou:.2f} %", "" if teacher_miou is None else f"teacher {teacher_miou:.2f} %")]
+    of_teacher = "" if teacher is None else f"teacher {count_parameters(teacher) / 1e6:.2f} M"
+    facts.append(("parameters", f"{count_parameters(network) / 1e6:.2f} M", of_teacher))
+    where = f"{height} x {width} pixels, on {device}"
+    if teacher is not None:
+        where = f"teacher {latency_ms(teacher, (height, width), repeats=5, warmup=1):.1f} ms; {where}"
+    facts.append(("time for an image", f"{own:.1f} ms", where))
+    seconds = sum(row.get("seconds", 0.0) for row in history)
+    facts.append(("training", duration(seconds), "without validation"))
+    meaning = (
+        "mIoU, mean intersection over union, is for each class the area that prediction and truth share, divided by "
+        "the area that either covers, averaged over the classes; 100 % is perfect. Whether a teacher helped can only "
+        "be told beside the same network trained without it: segdistill compare does that."
+    )
+    return [Paragraph(f"{lead}.", "lead"), Facts(facts), Paragraph(meaning, "note")]
+
+
+def _first_window(dataset: SegmentationDataset) -> Window:
+    """What a network sees of the first image at once."""
+    size = dataset.open(0).size
+    height, width = (min(side, dataset.evaluation_window or side) for side in size)
+    return Window(0, 0, height, width)
+
+
+def _classes(scores: Scores) -> list[Block]:
+    rows = [["mean", f"{scores.miou:.2f}", f"{scores.mean_f1:.2f}"]]
+    rows += [[name, percent(iou), percent(scores.f1[name])] for name, iou in scores.iou.items()]
+    known = {name: iou for name, iou in scores.iou.items() if iou is not None}
+    looks = charts.styles(["IoU"])
+    points = [[Point("IoU", iou, iou, iou)] for iou in known.values()]
+    figures = [Figure(charts.bars("IoU by class", list(known), points, looks, "IoU in %"), "IoU of each class.")]
+    return [Figures(figures if known else []), Table("Scores by class", ["class", "IoU %", "F1 %"], rows)]
+
+
+def _training(history: Sequence[Mapping[str, float]], teacher_miou: float | None) -> list[Block]:
+    """Curves over the epochs: every loss term, and the mIoU on the validation images."""
+    figures = []
+    losses = [column for column in dict.fromkeys(key for row in history for key in row) if column.startswith("loss/")]
+    for title, columns, y, level, caption in (
+        ("mIoU by epoch", ["val/miou"], "validation mIoU in %", teacher_miou, "mIoU on the validation images."),
+        ("loss by epoch", losses, "loss", None, "Each term of the loss on the training images; lower is better."),
+    ):
+        curves = []
+        for column in columns:
+            points = [(row["epoch"], row[column]) for row in history if column in row]
+            if len(points) > 1:
+                name = column.partition("/")[2] if column != "val/miou" else "this run"
+                curves.append(Curve(name, *map(list, zip(*points, strict=True))))
+        if not curves:
+            continue
+        if level is not None:
+            curves.append(Curve("teacher", [0.0], [level]))
+        looks = charts.styles([curve.name for curve in curves], plain=("teacher",))
+        figures.append(Figure(charts.lines(title, curves, looks, "epoch", y), caption))
+    if figures:
+        return [Figures(figures)]
+    return [Paragraph("One epoch makes no curve; history.csv has its numbers.", "note")]
+
+
+def _recipe(folder: RunFolder, config: Mapping[str, object]) -> list[Block]:
+    recipe = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    command = "distill" if "teacher" in config else "train"
+    return [
+        Paragraph("The recipe as it was run, which is also in config.yaml. This makes it again:"),
+        Listing(f"segdistill {command} {folder.path}/config.yaml -o again", "command"),
+        Listing(recipe, "recipe"),
+    ]
