@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segdistill.datasets import DATASETS
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, read_yaml, write_json, write_text, write_yaml
 from segdistill.networks.network import Network
+
+BEST = "best"
+"""The folder in a run that holds the network of the epoch with the best mIoU."""
 
 
 class RunFolder:
@@ -30,6 +32,21 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+
+    @classmethod
+    def of(cls, path: str | Path) -> RunFolder:
+        """The run that ``path`` is, or whose ``best/`` it is.
+
+        Example:
+            >>> str(RunFolder.of("runs/camvid").path)
+            'runs/camvid'
+        """
+        folder = Path(path)
+        own = cls(folder)
+        if not own.config_file.exists() and folder.resolve().name == BEST:
+            outer = cls(folder.resolve().parent)
+            return outer if outer.config_file.exists() else own
+        return own
 
     @property
     def config_file(self) -> Path:
@@ -99,7 +116,7 @@ class RunFolder:
             "tensorboard",
             "history.csv",
             "report.html",
-            "best",
+            BEST,
             "bands.json",
         )
         network = ("model.safetensors", "network.json", "config.json", "preprocessor_config.json")
@@ -132,27 +149,6 @@ class RunFolder:
             raise UserError(f"cannot read {self.metrics_file}: {error}") from error
         return metrics
 
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes in order: the recipe's, the finished run's, or the data set's; None where none says."""
-        data = self.read_config().get("data") if self.config_file.exists() else None
-        data = data if isinstance(data, Mapping) else {}
-        kind = DATASETS.get(str(data.get("dataset")))
-        metrics = self.read_metrics() or {}
-        known = (data.get("classes"), metrics.get("iou"), getattr(kind, "CLASSES", None))
-        return next((tuple(names) for names in known if names), None)
-
-    def check_class_order(self, classes: Sequence[str]) -> None:
-        """Checks that data with the classes of the run has them in the run's order; other names are not compared.
-
-        Raises:
-            UserError: if they are the same in another order.
-        """
-        own = self.class_names()
-        if own is not None and set(own) == set(classes) and own != tuple(classes):
-            raise UserError(
-                f"{self.path} has the classes {', '.join(own)} in this order, but the data has {', '.join(classes)}"
-            )
-
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Writes the final scores."""
         write_json(self.metrics_file, dict(metrics))
@@ -163,7 +159,7 @@ class RunFolder:
 
     def save_best(self, network: Network) -> None:
         """Writes the network of the best epoch so far into ``best/``."""
-        network.save(self.path / "best")
+        network.save(self.path / BEST)
 
     def read_history(self) -> list[dict[str, str]]:
         """The rows of history.csv so far."""

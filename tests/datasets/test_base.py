@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from segdistill.colors import default_palette, parse_color
 from segdistill.datasets import SegmentationDataset
-from segdistill.datasets.base import default_palette, parse_color
 from segdistill.errors import UserError
 
 

@@ -207,14 +207,21 @@ def test_metadata_is_in_every_file(run: Path, tmp_path: Path) -> None:
     assert found == {
         "format": 1,
         "segdistill": segdistill.__version__,
-        "network": "python:tests.training.runs:build_student",
+        "spec": "python:tests.training.runs:build_student",
         "classes": list(SyntheticAerial.CLASSES),
         "palette": [list(color) for color in SyntheticAerial.PALETTE],
         "mean": None,
         "std": None,
-        "images": {"layout": "nchw", "dtype": "uint8", "channels": 3, "size": [32, 32], "batch": 1},
+        "images": {"layout": "nchw", "dtype": "uint8", "size": [32, 32], "batch": 1},
         "outputs": "labels",
-        "prediction": {"stride": 8, "window": 1024, "bands": None},
+        "in_channels": 3,
+        "stride": 8,
+        "pixels": "uint8",
+        "value_range": None,
+        "bands": None,
+        "resize": None,
+        "window": None,
+        "ignore_index": 255,
     }
     assert {key: json.loads(value) for key, value in of_openvino.items()} == found
     of_torch = json.loads(next(iter(extra.values())))

@@ -161,11 +161,12 @@ def test_other_files(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     ("changed", "told"),
     [
         ({"format": "2", "segdistill": '"9.9.9"'}, "has format 2 of segdistill 9.9.9, newer than 1, which this one ("),
-        ({"classes": '["a", "b'}, "the metadata of model {} is damaged or old ("),
+        ({"classes": '["a", "b'}, 'the metadata of model {}: classes is \'["a", "b\', expected a list of names'),
         ({"images": "[]"}, "is damaged or old ("),
-        ({"palette": "[[0, 0, 0]]"}, "is damaged or old (1 colours for 5 classes)"),
-        ({"prediction": None}, "is damaged or old ('prediction' is missing); export it again"),
-        ({"prediction": '{"stride": 0, "window": 64, "bands": null}'}, "[0] is not 1 whole numbers of at least 1"),
+        ({"palette": "[[0, 0, 0]]"}, ": palette has 1 entries, expected 5"),
+        ({"images": None}, "is damaged or old ('images' is missing); export it again"),
+        ({"stride": "0"}, "the metadata of model {}: stride is 0, expected a whole number of at least 1"),
+        ({"stride": None}, "the metadata of model {} lacks stride; expected spec, classes, palette, in_channels"),
         ({"segdistill": None}, "says nothing of its classes; expected a file made by segdistill export"),
     ],
 )

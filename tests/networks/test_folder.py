@@ -1,10 +1,14 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import segdistill
+from segdistill.colors import default_palette
 from segdistill.errors import UserError
+from segdistill.networks.description import Description
 from segdistill.networks.loading import load_network, load_run
 from tests.networks.tiny import tiny_network
 
@@ -23,14 +27,68 @@ def edit(folder: Path, **changes: object) -> None:
 
 
 def test_the_card(saved: Path) -> None:
-    assert json.loads((saved / "network.json").read_text()) == {
+    card = json.loads((saved / "network.json").read_text())
+    assert card.pop("palette") == [list(color) for color in default_palette(5)]
+    assert card == {
         "format": 1,
+        "segdistill": segdistill.__version__,
         "spec": SPEC,
-        "num_classes": 5,
+        "classes": ["class 0", "class 1", "class 2", "class 3", "class 4"],
         "in_channels": 3,
         "mean": None,
         "std": None,
+        "stride": 8,
+        "pixels": None,
+        "value_range": None,
+        "bands": None,
+        "resize": None,
+        "window": None,
+        "ignore_index": 255,
     }
+
+
+def test_a_description_comes_back(tmp_path: Path) -> None:
+    network = load_network(SPEC, num_classes=2, in_channels=2)
+    network.description = replace(
+        network.description,
+        classes=("road", "roof"),
+        palette=((1, 2, 3), (4, 5, 6)),
+        mean=(104.25, 99.5),
+        std=(20.0, 30.0),
+        pixels="uint16",
+        value_range=(3.0, 4080.0),
+        bands=(4, 2),
+        resize=(96, 128),
+        window=512,
+        ignore_index=0,
+    )
+    network.save(tmp_path)
+    again = load_run(tmp_path)
+    assert again.description == network.description
+    assert again.description.spec == SPEC
+    started = load_network(SPEC, num_classes=2, in_channels=2, init_weights=tmp_path)
+    assert started.description == network.description
+    with pytest.raises(UserError, match="of 2 classes and 2 channels, but the network has 5 and 3"):
+        tiny_network().description = network.description
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["road", "roof"], "RUN has 3 classes, but the data has 2"),
+        (["roof", "Road", "lawn"], "RUN (road, roof, tree), but class 0 of the data (roof, Road, lawn)"),
+        (["street", "roof", "lawn"], None),
+        (["tree", "house", "lawn"], "'tree' is class 2 of RUN"),
+    ],
+)
+def test_classes_are_compared_by_number_and_order(classes: list[str], message: str | None) -> None:
+    described = Description(None, ("road", "roof", "tree"), default_palette(3), 3)
+    if message is None:
+        described.check_classes(classes, "RUN")
+        return
+    with pytest.raises(UserError) as error:
+        described.check_classes(classes, "RUN")
+    assert message in str(error.value)
 
 
 def test_mean_and_std_come_back(tmp_path: Path) -> None:
@@ -87,15 +145,21 @@ def test_a_network_wrapped_by_hand_is_built_again_by_hand(tmp_path: Path) -> Non
     ("changes", "message"),
     [
         ({"format": 2}, "has format 2, this segdistill reads format 1"),
-        ({"num_classes": 0}, "num_classes is 0, expected a whole number of at least 1"),
+        ({"classes": []}, r"classes is \[\], expected a list of names"),
+        ({"palette": [[0, 0, 0]]}, "palette has 1 entries, expected 5"),
+        ({"palette": [[0, 0, 256]] * 5}, "palette is .*each 0 to 255"),
+        ({"pixels": "uint9"}, "pixels is 'uint9', expected one of uint8, uint16"),
+        ({"mean": [0.5, 0.5, 0.5]}, "and std is None, expected both or neither"),
+        ({"stride": 0}, "stride is 0, expected a whole number of at least 1"),
+        ({"resize": [96]}, r"resize is \[96\], expected \[height, width\]"),
         ({"in_channels": "three"}, "in_channels is 'three', expected a whole number"),
         ({"spec": 5}, "spec is 5, expected a network spec or null"),
         ({"spec": "keras:unet"}, "spec is 'keras:unet', expected one of smp, torchvision"),
         (
-            {"num_classes": 6},
+            {"classes": list("abcdef"), "palette": [[n, 0, 0] for n in range(6)]},
             r"does not fit this network: .*classifier.weight \(5, 16, 1, 1\) instead of \(6",
         ),
-        ({"mean": [0.5]}, "expected 3 values each"),
+        ({"mean": [0.5]}, "mean has 1 entries, expected 3"),
     ],
 )
 def test_a_card_that_is_wrong(saved: Path, changes: dict[str, object], message: str) -> None:
@@ -110,7 +174,7 @@ def test_a_card_that_is_damaged(saved: Path) -> None:
     with pytest.raises(UserError, match=r"network.json is damaged"):
         load_network(saved)
     (saved / "network.json").write_text('{"format": 1, "spec": null}')
-    with pytest.raises(UserError, match=r"network.json lacks num_classes, in_channels, mean, std"):
+    with pytest.raises(UserError, match=r"network.json lacks classes, palette, in_channels, mean, std"):
         load_network(saved)
     (saved / "network.json").write_text("[]")
     with pytest.raises(UserError, match=r"network.json lacks format"):

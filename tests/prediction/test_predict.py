@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,15 @@ from PIL import Image
 
 import segdistill
 from segdistill.cluster import spread
+from segdistill.data.describing import describe_network
 from segdistill.datasets.reading.images import read_rgb
 from segdistill.errors import UserError
 from segdistill.exporting.export import export
-from segdistill.files import write_json, write_yaml
+from segdistill.files import write_yaml
 from segdistill.prediction.predict import predict, predict_files
 from segdistill.prediction.prediction import Options, Wanted
 from segdistill.prediction.predictor import Predictor, open_predictor
-from segdistill.run_folder import RunFolder
+from segdistill.recipe import build_split
 from tests.prediction.pointwise import CLASSES, PALETTE, Counted, labels_of, predictor
 from tests.tiny import tiny_network
 from tests.training.runs import SCENES, STUDENT
@@ -47,7 +50,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as training leaves it, but for the training."""
     folder = tmp_path_factory.mktemp("predict") / "run"
     torch.manual_seed(0)
-    segdistill.load_network(STUDENT, num_classes=6).save(folder)
+    network = segdistill.load_network(STUDENT, num_classes=6)
+    describe_network(network, build_split(SCENES, "val"))
+    network.save(folder)
     write_yaml(folder / "config.yaml", {"data": SCENES, "network": STUDENT})
     return folder
 
@@ -336,33 +341,27 @@ def test_a_runs_classes_and_colours(finished: Path) -> None:
     assert (found.in_channels, found.stride, found.window, found.bands, found.only_8_bits) == (3, 8, 1024, None, True)
 
 
-def test_classes_from_the_scores_of_a_finished_run(tmp_path: Path) -> None:
-    """Vaihingen without clutter has five of the six classes, of which only the scores tell."""
+def test_a_saved_network_tells_its_classes_colours_bands_and_window(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    segdistill.load_network(STUDENT, num_classes=2).save(tmp_path)
-    write_yaml(tmp_path / "config.yaml", {"data": {"dataset": "vaihingen", "root": "x"}})
-    assert open_predictor(tmp_path, "cpu").classes == ("class 0", "class 1")
-    write_json(tmp_path / "metrics.json", {"iou": {"tree": 1.0, "car": None}})
-    found = open_predictor(tmp_path, "cpu")
-    assert (found.classes, found.palette) == (("tree", "car"), ((0, 255, 0), (255, 255, 0)))
-
-
-def test_a_recipes_classes_colours_bands_and_window(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    segdistill.load_network(STUDENT, num_classes=3, in_channels=2).save(tmp_path)
+    network = segdistill.load_network(STUDENT, num_classes=3, in_channels=2)
+    network.save(tmp_path)
     plain = open_predictor(tmp_path, "cpu")
     assert plain.classes == ("class 0", "class 1", "class 2")
     assert len(set(plain.palette)) == 3
     assert (plain.in_channels, plain.window, plain.bands, plain.only_8_bits) == (2, 1024, None, False)
-    (tmp_path / "config.yaml").write_text(
-        "data: {dataset: folder, root: x, classes: [road, roof, tree], palette: ['#010203', '#ff0000', '#00ff00'],\n"
-        "  bands: [4, 2], evaluation_window: 512}\n"
+    network.description = replace(
+        network.description,
+        classes=("road", "roof", "tree"),
+        palette=((1, 2, 3), (255, 0, 0), (0, 255, 0)),
+        bands=(4, 2),
+        window=512,
+        pixels="uint8",
     )
+    network.save(tmp_path)
     told = open_predictor(tmp_path, "cpu")
     assert told.classes == ("road", "roof", "tree")
     assert told.palette == ((1, 2, 3), (255, 0, 0), (0, 255, 0))
-    assert (told.window, told.bands, told.only_8_bits) == (512, (4, 2), False)
-    assert told.identity == plain.identity
+    assert (told.window, told.bands, told.only_8_bits) == (512, (4, 2), True)
     segdistill.load_network(STUDENT, num_classes=3, in_channels=2).save(tmp_path)
     assert open_predictor(tmp_path, "cpu").identity != plain.identity
 
@@ -377,7 +376,6 @@ def test_a_recipes_classes_colours_bands_and_window(tmp_path: Path) -> None:
         ),
         (lambda run: (run / "network.json").unlink(), "holds no saved network: network.json is missing"),
         (lambda run: (run / "model.safetensors").write_bytes(b"x"), "is damaged or truncated"),
-        (lambda run: (run / "config.yaml").write_text("- a"), "holds a list, expected a mapping"),
     ],
 )
 def test_what_is_no_model_is_told(tmp_path: Path, finished: Path, damage: Callable[[Path], object], told: str) -> None:
@@ -462,8 +460,8 @@ def test_what_a_user_should_know_of_the_labels(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    config = RunFolder(run).read_config()
-    write_yaml(run / "config.yaml", config | {"data": config["data"] | {"resize": [96, 128]}})
+    card = json.loads((run / "network.json").read_text())
+    (run / "network.json").write_text(json.dumps(card | {"resize": [96, 128]}))
     photo(tmp_path / "a.png")
     predict(model=run, input=tmp_path / "a.png", output=tmp_path / "a-labels.png", device="cpu")
     assert "note: the model was trained on images resized to 96 x 128" in capsys.readouterr().err

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from segdistill.colors import Color
 from segdistill.comparison import verdict
 from segdistill.comparison.statistics import Difference, GapClosure, Overlaps, compare_miou, gap_closure
-from segdistill.datasets.base import Color
 from segdistill.errors import UserError
 from segdistill.run_folder import RunFolder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,10 +9,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from segdistill.colors import default_palette, parse_palette
 from segdistill.errors import UserError
-
-Color = tuple[int, int, int]
-"""Red, green, blue, each 0..255."""
 
 IGNORE_INDEX = 255
 """The label of pixels that count nowhere: not in losses, not in metrics."""
@@ -105,6 +102,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         crops_per_image: training samples that an epoch takes from each image, 1 by default.
         evaluation_window: longest side, in pixels, of what goes through a network at once in evaluation; larger images
             go through in overlapping windows. None, the default: images go through whole.
+        resize: (height, width) to which images are brought on reading; None, the default: they keep their size.
+        bands: which bands of the files are the channels, the first being 1; None, the default: red, green and blue.
         fill: what padding shows, one number per channel in the images' own unit; None, the default: mean grey in uint8
             images, 0 in float32 ones.
 
@@ -129,6 +128,8 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
 
     crops_per_image: int = 1
     evaluation_window: int | None = None
+    resize: tuple[int, int] | None = None
+    bands: tuple[int, ...] | None = None
     fill: tuple[float, ...] | None = None
 
     def __init__(
@@ -165,59 +166,10 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         """The label map of one sample alone, int64 (H, W); data sets of files read no image for it."""
         return self[index][1]
 
-
-def default_palette(count: int) -> tuple[Color, ...]:
-    """``count`` colours that are easy to tell apart: hues spaced by the golden ratio.
-
-    Example:
-        >>> default_palette(2)
-        ((230, 69, 69), (87, 136, 255))
-    """
-    colors = []
-    for index in range(count):
-        # Alternate brightness and saturation, since neighbouring hues come back every few steps.
-        saturation, value = ((0.7, 0.9), (0.66, 1.0), (0.8, 0.65))[index % 3]
-        red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1.0, saturation, value)
-        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return tuple(colors)
-
-
-def parse_color(color: str | Sequence[int], *, argument: str) -> Color:
-    """A colour as (red, green, blue) or ``"#rrggbb"``.
-
-    Example:
-        >>> parse_color("#00ff80", argument="palette")
-        (0, 255, 128)
-    """
-    try:
-        if isinstance(color, str):
-            digits = color.removeprefix("#")
-            channels = list(bytes.fromhex(digits)) if len(digits) == 6 else []
-        else:
-            channels = [channel for channel in color if isinstance(channel, int) and 0 <= channel <= 255]
-            channels = channels if len(channels) == len(color) else []
-    except (TypeError, ValueError):
-        channels = []
-    if len(channels) != 3:
-        raise UserError(f"{argument} holds {color!r}; expected [red, green, blue] with values 0 to 255, or '#rrggbb'")
-    return channels[0], channels[1], channels[2]
-
-
-def parse_palette(palette: Sequence[str | Sequence[int]], classes: Sequence[str]) -> tuple[Color, ...]:
-    """One colour for each class, all different."""
-    colors = tuple(parse_color(color, argument="palette") for color in palette)
-    if len(colors) != len(classes):
-        raise UserError(f"palette has {len(colors)} colours for {len(classes)} classes ({', '.join(classes)})")
-    for index, color in enumerate(colors):
-        if color in colors[:index]:
-            first = classes[colors.index(color)]
-            raise UserError(f"palette gives {hex_color(color)} to both '{first}' and '{classes[index]}'")
-    return colors
-
-
-def hex_color(color: Color) -> str:
-    """``"#rrggbb"``."""
-    return "#{:02x}{:02x}{:02x}".format(*color)
+    def pixel_type(self) -> str:
+        """The type of the pixels in the image files, numpy's name such as ``"uint8"`` or ``"uint16"``."""
+        image, _ = self.open(0).window(Window(0, 0, 1, 1))
+        return str(image.dtype).removeprefix("torch.")
 
 
 def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:

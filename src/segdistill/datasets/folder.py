@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdistill.datasets.base import IGNORE_INDEX, hex_color, parse_color, parse_palette
+from segdistill.colors import hex_color, parse_color, parse_palette
+from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.files import (
     Pair,
     existing_folder,

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from segdistill.datasets.base import IGNORE_INDEX, Color
+from segdistill.colors import Color
+from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.coded_masks import MATLAB_SUFFIX, CodedDataset, CodedMaskReader
 from segdistill.datasets.reading.files import Pair, missing_split, read_lines
 from segdistill.datasets.reading.layouts import files_ending, find_root, listed_pairs

@@ -72,7 +72,7 @@ def evaluate(
     if not is_run and ":" not in str(model):
         raise UserError(f"model folder '{model}' does not exist; expected a run folder or a network spec")
     if is_run and (data is None or (isinstance(data, Mapping) and "dataset" not in data)):
-        own = RunFolder(model).read_config().get("data")
+        own = RunFolder.of(model).read_config().get("data")
         data = {**own, **(data or {})} if isinstance(own, Mapping) else data
     if data is None:
         raise UserError(f"'{model}' is no run folder whose config.yaml names the data; give data")
@@ -80,10 +80,7 @@ def evaluate(
     if not is_run and weights is None:
         raise UserError(f"'{model}' is no run folder, and a network spec alone has no trained weights; give weights")
     network = load_network(str(model), None if is_run else len(dataset.classes), dataset.in_channels, weights)
-    if network.num_classes != len(dataset.classes):
-        raise UserError(f"{model} has {network.num_classes} classes, but the data has {len(dataset.classes)}")
-    if is_run:
-        RunFolder(model).check_class_order(dataset.classes)
+    network.description.check_classes(dataset.classes, str(model))
     check_dataset(dataset, progress=not quiet)
     found = measure(network.to(choose_device(device)), dataset, batch_size=batch_size, quiet=quiet, lines=lines or ())
     if output is None and is_run:

@@ -144,7 +144,8 @@ def export(
         raise UserError(f"int8 needs the data of {run}: {trouble}")
     guide = None if finetune is None else find_teacher(Path(run), teacher, network)
     samples, compared_on = comparison_images(network, sets.get("val"), trouble, images, form)
-    metadata = _metadata(network, predictor, form, samples[0].dtype)
+    about = About(form, str(samples[0].dtype).removeprefix("torch."), network.description)
+    metadata = about.as_metadata()
     _check_space(path, network, int8)
     console = Console(quiet=quiet)
 
@@ -275,29 +276,6 @@ def _example(network: Network, form: Form, dtype: torch.dtype) -> tuple[Tensor, 
         axes = {"batch": 0, "height": 1, "width": 2}
     fixed = {name for name in axes if (form.batch if name == "batch" else form.size) is not None}
     return images, {axis: name for name, axis in axes.items() if name not in fixed}
-
-
-def _metadata(network: Network, predictor: Predictor, form: Form, dtype: torch.dtype) -> dict[str, str]:
-    """What a file says of itself; every value is JSON."""
-
-    def values(column: Tensor | None) -> tuple[float, ...] | None:
-        # Through float's shortest form, as in network.json.
-        return None if column is None else tuple(float(f"{value:.7g}") for value in column.flatten().tolist())
-
-    about = About(
-        form=form,
-        dtype=str(dtype).removeprefix("torch."),
-        channels=predictor.in_channels,
-        classes=predictor.classes,
-        palette=predictor.palette,
-        network=network.spec,
-        mean=values(network.mean),
-        std=values(network.std),
-        stride=predictor.stride,
-        window=predictor.window,
-        bands=predictor.bands,
-    )
-    return about.as_metadata()
 
 
 def _report(

@@ -41,18 +41,17 @@ def find_teacher(run: Path, named: str | Path | None, network: Network) -> tuple
     Raises:
         UserError: none named, not there, or of other classes or channels.
     """
-    config = RunFolder(run).read_config()
+    config = RunFolder.of(run).read_config()
     folder = config.get("teacher") if named is None else named
     if folder is None or not Path(folder).is_dir():
         found = "names none" if folder is None else f"'{folder}' is no folder"
         raise UserError(f"finetune needs the folder of a teacher, but {run} {found}; give one as --teacher")
     teacher = load_run(folder)
-    for what, of_teacher, own in (
-        ("classes", teacher.num_classes, network.num_classes),
-        ("channels", teacher.info.in_channels, network.info.in_channels),
-    ):
-        if of_teacher != own:
-            raise UserError(f"teacher {folder} has {of_teacher} {what}, but {run} has {own}")
+    teacher.description.check_classes(network.description.classes, f"teacher {folder}", str(run))
+    if teacher.info.in_channels != network.info.in_channels:
+        raise UserError(
+            f"teacher {folder} has {teacher.info.in_channels} channels, but {run} has {network.info.in_channels}"
+        )
     return str(folder), teacher
 
 
@@ -76,12 +75,12 @@ def finetune(run: Path, network: Network, teacher: Network, epochs: int, console
     Raises:
         UserError: the recipe or its data cannot be read, or NNCF cannot follow the network.
     """
-    config = RunFolder(run).read_config()
+    config = RunFolder.of(run).read_config()
     train = construct(TrainConfig, config.get("train") or {}, "train")
     train = replace(train, epochs=epochs, lr=RATE * train.lr)
     data = build_data(config["data"])
-    if (run / "bands.json").exists():
-        data.train.fill = BandStatistics.load(run / "bands.json").padding(data.train[0][0].dtype)
+    if (bands := RunFolder.of(run).path / "bands.json").exists():
+        data.train.fill = BandStatistics.load(bands).padding(data.train[0][0].dtype)
     counts = check_dataset(data.train)
     loader = training_loader(data.train, data.augmentation, train.batch_size, int(config.get("seed", 0)), train.workers)
     sampler = loader.sampler

@@ -13,7 +13,7 @@ from segdistill import __version__
 from segdistill.comparison.results import BASELINE
 from segdistill.errors import UserError
 from segdistill.metrics.scores import percent
-from segdistill.networks.folder import read_card
+from segdistill.networks.folder import read_description
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.prediction.predictor import Predictor
@@ -64,7 +64,7 @@ def model_card(run: Path, network: Network, predictor: Predictor, library: str) 
         predictor: of the run, for the classes.
         library: smp or transformers, whose own function loads it.
     """
-    folder = RunFolder(run)
+    folder = RunFolder.of(run)
     config = folder.read_config() if folder.config_file.exists() else {}
     metrics = folder.read_metrics() or {}
     data: Mapping[str, Any] = config.get("data") or {}
@@ -159,7 +159,7 @@ def _teacher(config: Mapping[str, Any]) -> str:
     if teacher is None:
         return "None." if config else "Not recorded."
     try:
-        return f"`{read_card(Path(teacher)).spec}`, trained before on the same classes."
+        return f"`{read_description(Path(teacher)).spec}`, trained before on the same classes."
     except UserError:
         return f"`{teacher}`." if ":" in teacher else "Its folder is gone; the author should name it here."
 

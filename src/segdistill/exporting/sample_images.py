@@ -89,7 +89,7 @@ def splits_of(run: Path, names: Sequence[str], classes: int) -> tuple[dict[str, 
         names: of the splits.
         classes: how many the network has.
     """
-    folder = RunFolder(run)
+    folder = RunFolder.of(run)
     data = folder.read_config().get("data") if folder.config_file.exists() else None
     if not isinstance(data, dict):
         return {}, "its folder names no data"

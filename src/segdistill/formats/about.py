@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from segdistill import __version__
-from segdistill.datasets.base import Color
 from segdistill.errors import UserError
 from segdistill.formats.agreement import Form
 from segdistill.formats.deployable import LAYOUTS, OUTPUTS
+from segdistill.networks.description import Description
+from segdistill.version import __version__
 
 FORMAT = 1
-
-_KEYS = ("format", "segdistill", "network", "classes", "palette", "mean", "std", "images", "outputs", "prediction")
 """Of the metadata; a file with a higher one is not read."""
 
 DTYPES = ("uint8", "float32")
@@ -27,50 +25,23 @@ class About:
 
     Attributes:
         form: what goes in and what comes out.
-        dtype: of the images, uint8 or float32.
-        channels: of the images.
-        classes: names.
-        palette: a colour per class.
-        network: spec of the network; None for one that was wrapped by hand.
-        mean: per channel of images in 0..1, subtracted inside; None: nothing is.
-        std: given with ``mean``.
-        stride: see `Predictor`; so are the next two.
-        window: in pixels.
-        bands: numbers, the first being 1.
+        dtype: of the images that go in, uint8 or float32.
+        description: what network.json says of the network.
     """
 
     form: Form
     dtype: str
-    channels: int
-    classes: tuple[str, ...]
-    palette: tuple[Color, ...]
-    network: str | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    stride: int
-    window: int
-    bands: tuple[int, ...] | None
+    description: Description
 
     def as_metadata(self) -> dict[str, str]:
-        """What is written into the file; every value is JSON."""
+        """What is written into the file: the `Description`'s entries, images and outputs; every value is JSON."""
         form = self.form
         facts = {
             "format": FORMAT,
             "segdistill": __version__,
-            "network": self.network,
-            "classes": self.classes,
-            "palette": self.palette,
-            "mean": self.mean,
-            "std": self.std,
-            "images": {
-                "layout": form.layout,
-                "dtype": self.dtype,
-                "channels": self.channels,
-                "size": form.size,
-                "batch": form.batch,
-            },
+            "images": {"layout": form.layout, "dtype": self.dtype, "size": form.size, "batch": form.batch},
             "outputs": form.outputs,
-            "prediction": {"stride": self.stride, "window": self.window, "bands": self.bands},
+            **self.description.as_dict(),
         }
         return {key: json.dumps(value) for key, value in facts.items()}
 
@@ -87,49 +58,35 @@ class About:
         """
         if "segdistill" not in metadata:
             raise UserError(f"model {file} says nothing of its classes; expected a file made by segdistill export")
+        # Other programs may have added facts of their own, which need not be JSON.
+        facts = {key: _json(value) for key, value in metadata.items()}
+        format = facts.get("format", 0)
+        if isinstance(format, int) and format > FORMAT:
+            raise UserError(
+                f"model {file} has format {format} of segdistill {facts['segdistill']}, newer than {FORMAT}, which "
+                f"this one ({__version__}) reads; update segdistill, or export it again with this one"
+            )
+        where = f"the metadata of model {file}"
         try:
-            # Other programs may have added facts of their own, which need not be JSON.
-            facts = {key: json.loads(metadata[key]) for key in _KEYS if key in metadata}
-            format = facts.get("format", 0)
-            if isinstance(format, int) and format > FORMAT:
-                raise UserError(
-                    f"model {file} has format {format} of segdistill {facts['segdistill']}, newer than {FORMAT}, which "
-                    f"this one ({__version__}) reads; update segdistill, or export it again with this one"
-                )
-            return cls._from_facts(facts)
-        except UserError:
-            raise
+            images = facts["images"]
+            form = Form(
+                layout=_one_of(LAYOUTS, images["layout"]),
+                outputs=_one_of(OUTPUTS, facts["outputs"]),
+                size=None if images["size"] is None else cast(tuple[int, int], _whole(images["size"], 2)),
+                batch=None if images["batch"] is None else _whole([images["batch"]], 1)[0],
+            )
+            dtype = _one_of(DTYPES, images["dtype"])
         except (ValueError, TypeError, KeyError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise UserError(f"the metadata of model {file} is damaged or old ({what}); export it again") from None
+            raise UserError(f"{where} is damaged or old ({what}); export it again") from None
+        return cls(form, dtype, Description.from_dict(facts, where))
 
-    @classmethod
-    def _from_facts(cls, facts: Mapping[str, Any]) -> About:
-        images, prediction = facts["images"], facts["prediction"]
-        form = Form(
-            layout=_one_of(LAYOUTS, images["layout"]),
-            outputs=_one_of(OUTPUTS, facts["outputs"]),
-            size=None if images["size"] is None else cast(tuple[int, int], _whole(images["size"], 2)),
-            batch=None if images["batch"] is None else _whole([images["batch"]], 1)[0],
-        )
-        classes = tuple(str(name) for name in facts["classes"])
-        palette = tuple(cast(Color, tuple(int(value) for value in color)) for color in facts["palette"])
-        if len(palette) != len(classes):
-            raise ValueError(f"{len(palette)} colours for {len(classes)} classes")
-        bands = prediction["bands"]
-        return cls(
-            form=form,
-            dtype=_one_of(DTYPES, images["dtype"]),
-            channels=_whole([images["channels"]], 1)[0],
-            classes=classes,
-            palette=palette,
-            network=facts["network"],
-            mean=None if facts["mean"] is None else tuple(map(float, facts["mean"])),
-            std=None if facts["std"] is None else tuple(map(float, facts["std"])),
-            stride=_whole([prediction["stride"]], 1)[0],
-            window=_whole([prediction["window"]], 1)[0],
-            bands=None if bands is None else _whole(bands, len(bands)),
-        )
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _one_of(known: tuple[Any, ...], value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from segdistill.datasets.base import hex_color
+from segdistill.colors import hex_color
 from segdistill.datasets.reading.checking import slopes
 from segdistill.datasets.reading.images import decoded
 from segdistill.datasets.reading.masks import MaskReader

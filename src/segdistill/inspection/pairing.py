@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from segdistill.colors import parse_color, parse_palette
 from segdistill.datasets import CamVid
-from segdistill.datasets.base import IGNORE_INDEX, Window, parse_color, parse_palette
+from segdistill.datasets.base import IGNORE_INDEX, Window
 from segdistill.datasets.reading.files import SUFFIXES, FileDataset, Pair, existing_folder, read_lines
 from segdistill.datasets.reading.images import read_rgb
 from segdistill.datasets.reading.masks import MaskReader

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from segdistill.colors import Color
 from segdistill.datasets import SegmentationDataset
-from segdistill.datasets.base import Color, Sample, Window
+from segdistill.datasets.base import Sample, Window
 from segdistill.datasets.reading.checking import LabelTally, SampleContent, in_threads
 from segdistill.datasets.reading.files import FileDataset, Pair
 from segdistill.datasets.reading.images import decoded

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segdistill.errors import UserError
 from segdistill.networks import from_python, from_smp, from_torchvision, from_transformers
-from segdistill.networks.folder import CARD_FILE, read_card
+from segdistill.networks.folder import CARD_FILE, read_description
 from segdistill.networks.network import Network
 from segdistill.networks.request import Request, parse_options
 from segdistill.networks.weights import WEIGHTS_FILE
@@ -104,26 +104,31 @@ def load_run(folder: str | os.PathLike[str]) -> Network:
 
 
 def _load_folder(folder: Path, num_classes: int | None, in_channels: int) -> Network:
-    card = read_card(folder)
-    assert card.spec is not None  # read_card refuses it
-    if num_classes not in (None, card.num_classes):
-        raise UserError(f"network '{folder}' has {card.num_classes} classes, expected num_classes={num_classes}")
+    described = read_description(folder)
+    if described.spec is None:
+        raise UserError(
+            f"the network in {folder} was wrapped by hand and cannot be built from a name: "
+            f"build it again and call network.load_weights('{folder}')"
+        )
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise UserError(f"folder {folder} holds no weights: {WEIGHTS_FILE} is missing")
+    if num_classes not in (None, described.num_classes):
+        raise UserError(f"network '{folder}' has {described.num_classes} classes, expected num_classes={num_classes}")
     # 3 is the default: nobody may have meant it.
-    if in_channels not in (3, card.in_channels):
-        raise UserError(f"network '{folder}' has {card.in_channels} channels, expected in_channels={in_channels}")
-    source, _, rest = card.spec.partition(":")
+    if in_channels not in (3, described.in_channels):
+        raise UserError(f"network '{folder}' has {described.in_channels} channels, expected in_channels={in_channels}")
+    source, _, rest = described.spec.partition(":")
     if source not in SOURCES:
-        raise UserError(f"{folder / CARD_FILE}: spec is '{card.spec}', expected one of {', '.join(SOURCES)}")
+        raise UserError(f"{folder / CARD_FILE}: spec is '{described.spec}', expected one of {', '.join(SOURCES)}")
     name, _, query = rest.partition("?")
-    request = Request(
-        card.spec, name, parse_options(query, card.spec), card.num_classes, card.in_channels, imagenet=False
-    )
+    options = parse_options(query, described.spec)
+    request = Request(described.spec, name, options, described.num_classes, described.in_channels, imagenet=False)
     if source == "transformers":
         # The folder has the whole configuration, while the spec may name a place that has moved on since.
         network = SOURCES[source](replace(request, spec=f"transformers:{folder}", name=str(folder), options={}))
-        network.spec = card.spec
+        network.spec = described.spec
     else:
         network = SOURCES[source](request)
         network.load_weights(folder / WEIGHTS_FILE)
-    network.set_normalization(card.mean, card.std)
+    network.description = described
     return network

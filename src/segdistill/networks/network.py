@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from torch.nn import functional as F
 
 from segdistill.errors import UserError
 from segdistill.networks import weights
+from segdistill.networks.description import Description
 from segdistill.networks.features import Features, NetworkInfo, Tap
-from segdistill.networks.folder import save_network
+from segdistill.networks.folder import CARD_FILE, read_description, save_network
 from segdistill.networks.padding import pad_to_multiple
 from segdistill.networks.size import example_images, untouched
 from segdistill.networks.taps import describe, record_taps
@@ -98,11 +101,37 @@ class Network(nn.Module):
         self.set_normalization(mean, std)
         self._stages, self._embedding, self._logits = tuple(stages), embedding, logits
         self.info = self._probe(probe_size)
+        coarsest = max(tap.stride for tap in (*self.info.stages, self.info.embedding, self.info.logits))
+        self._description = Description.unnamed(
+            spec, self.info.num_classes, in_channels, stride=math.lcm(multiple, coarsest)
+        )
 
     @property
     def num_classes(self) -> int:
         """The number of classes, K."""
         return self.info.num_classes
+
+    @property
+    def description(self) -> Description:
+        """All that must be known to use the network: names and colours of its classes, kind of images, and more.
+
+        Assign a changed one (``dataclasses.replace``) to name the classes; `save` writes it, `load_network` reads it.
+
+        Raises:
+            UserError: on assignment, for another number of classes or channels than the network has.
+        """
+        return replace(self._description, spec=self.spec, mean=_values(self.mean), std=_values(self.std))
+
+    @description.setter
+    def description(self, described: Description) -> None:
+        own = (self.num_classes, self._in_channels)
+        if (described.num_classes, described.in_channels) != own:
+            raise UserError(
+                f"the description is of {described.num_classes} classes and {described.in_channels} channels, but the "
+                f"network has {own[0]} and {own[1]}"
+            )
+        self.set_normalization(described.mean, described.std)
+        self._description = replace(described, stride=self._description.stride)
 
     def set_normalization(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
         """Normalise images by ``mean`` and ``std`` (one value per channel, of images in 0..1) from now on.
@@ -168,7 +197,7 @@ class Network(nn.Module):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Save to ``folder``: the files of the model's own library, which load without segdistill.
 
-        network.json beside them keeps spec, mean and std. A network that is there already is replaced file by
+        network.json beside them holds the `description`. A network that is there already is replaced file by
         file, each whole.
 
         Raises:
@@ -179,11 +208,16 @@ class Network(nn.Module):
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Load weights into the model from a .safetensors or .pth file, or from a folder made by `save`.
 
+        From such a folder the network takes its normalisation and the rest of its `description` too.
+
         Raises:
             UserError: not there, damaged, or of another network.
         """
         file = Path(path)
+        described = read_description(file) if (file / CARD_FILE).is_file() else None
         self._read(self.model, file / weights.WEIGHTS_FILE if file.is_dir() else file)
+        if described is not None:
+            self.description = described
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != self._in_channels:
@@ -232,6 +266,11 @@ class Network(nn.Module):
             num_classes=logits.channels,
             in_channels=self._in_channels,
         )
+
+
+def _values(column: Tensor | None) -> tuple[float, ...] | None:
+    # Through float's shortest form: 0.485 comes back as 0.485, not as 0.48500001430511475.
+    return None if column is None else tuple(float(f"{value:.7g}") for value in column.flatten().tolist())
 
 
 def _logits_in(output: Any) -> Tensor:

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segdistill.datasets.base import IGNORE_INDEX, Color, Window
+from segdistill.colors import Color
+from segdistill.datasets.base import IGNORE_INDEX, Window
 from segdistill.datasets.reading.rasters import BLOCK, require_rasterio
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, permissions, write_atomically, write_json, write_text

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from segdistill.datasets import DATASETS
-from segdistill.datasets.base import IGNORE_INDEX, Color, default_palette, parse_palette
+from segdistill.colors import Color
+from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.files import digest
 from segdistill.formats.exported import SUFFIXES, ExportedModel
+from segdistill.networks.description import Description
 from segdistill.networks.folder import CARD_FILE
 from segdistill.networks.loading import load_run
-from segdistill.networks.network import Network
 from segdistill.networks.weights import WEIGHTS_FILE
 from segdistill.prediction.windows import Scores
-from segdistill.run_folder import RunFolder
 
 WINDOW = 1024
 """Side of the windows in pixels, where neither the user nor the run names one."""
@@ -84,23 +81,13 @@ def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
     if folder.is_file() or (not folder.exists() and folder.suffix.lower() in SUFFIXES):
         return _open_file(folder, device)
     network = load_run(folder)
-    run = RunFolder(folder)
-    data: Mapping[str, Any] = (run.read_config().get("data") or {}) if run.config_file.exists() else {}
-    classes = _classes(run, network.num_classes)
-    bands = data.get("bands")
     chosen = choose_device(device)
     return Predictor(
         scores=network.to(chosen),
-        in_channels=network.info.in_channels,
-        classes=classes,
-        palette=_palette(data, classes),
         identity=digest(folder / CARD_FILE, folder / WEIGHTS_FILE),
-        stride=_stride(network),
-        window=data.get("evaluation_window") or WINDOW,
-        bands=None if bands is None else tuple(bands),
-        only_8_bits=bool(data) and bands is None,
         device=chosen,
-        notes=_notes_of(data),
+        notes=_notes_of(network.description),
+        **_facts(network.description),
     )
 
 
@@ -108,58 +95,35 @@ def _open_file(path: Path, device: str) -> Predictor:
     if device not in ("auto", "cpu"):
         raise UserError(f"device is {device}, but exported files run on the CPU here; use the run of {path} itself")
     model = ExportedModel(path)
-    about, size = model.about, model.about.form.size
-    window, stride = about.window, about.stride
-    notes: tuple[str, ...] = ()
+    described, size = model.about.description, model.about.form.size
+    facts = _facts(described)
+    facts["only_8_bits"] |= model.about.dtype == "uint8"
+    notes = _notes_of(described)
     if size is not None:
-        window = min(size)
+        facts["window"] = min(size)
         # Four strides to a window at least, see `predict`; scores near its edges then differ a little from those of
         # the whole image.
-        stride = min(stride, max(1, window // 4))
+        facts["stride"] = min(described.stride, max(1, min(size) // 4))
         told = "of larger images its labels differ from those of a file of any size, which sees more"
-        notes = (f"{path.name} sees {size[0]} x {size[1]} pixels at once; {told}",)
-    return Predictor(
-        scores=model,
-        in_channels=about.channels,
-        classes=about.classes,
-        palette=about.palette,
-        identity=model.identity,
-        stride=stride,
-        window=window,
-        bands=about.bands,
-        only_8_bits=about.dtype == "uint8",
-        batch=about.form.batch,
-        notes=notes,
-    )
+        notes += (f"{path.name} sees {size[0]} x {size[1]} pixels at once; {told}",)
+    return Predictor(scores=model, identity=model.identity, batch=model.about.form.batch, notes=notes, **facts)
 
 
-def _notes_of(data: Mapping[str, Any]) -> tuple[str, ...]:
-    if data.get("resize") is None:
+def _facts(described: Description) -> dict[str, Any]:
+    """What network.json and exported files say of the network, as `Predictor` names it."""
+    return {
+        "in_channels": described.in_channels,
+        "classes": described.classes,
+        "palette": described.palette,
+        "stride": described.stride,
+        "window": described.window or WINDOW,
+        "bands": described.bands,
+        "only_8_bits": described.pixels == "uint8",
+    }
+
+
+def _notes_of(described: Description) -> tuple[str, ...]:
+    if described.resize is None:
         return ()
-    size = " x ".join(str(side) for side in data["resize"])
+    size = " x ".join(str(side) for side in described.resize)
     return (f"the model was trained on images resized to {size}; these are taken at the size that they have",)
-
-
-def _stride(network: Network) -> int:
-    info = network.info
-    coarsest = max(tap.stride for tap in (*info.stages, info.embedding, info.logits))
-    return math.lcm(network.multiple, coarsest)
-
-
-def _classes(run: RunFolder, count: int) -> tuple[str, ...]:
-    """Names that the run knows, or numbers."""
-    names = run.class_names()
-    return names if names and len(names) == count else tuple(f"class {label}" for label in range(count))
-
-
-def _palette(data: Mapping[str, Any], classes: tuple[str, ...]) -> tuple[Color, ...]:
-    """Colours from the recipe, from the data set, or colours that are easy to tell apart."""
-    if data.get("palette") is not None:
-        return parse_palette(data["palette"], classes)
-    kind = DATASETS.get(str(data.get("dataset")))
-    known = dict(zip(getattr(kind, "CLASSES", ()), getattr(kind, "PALETTE", ()), strict=False))
-    # A class more than the published ones is what is none of them.
-    known.setdefault("background", (0, 0, 0))
-    if all(name in known for name in classes):
-        return tuple(known[name] for name in classes)
-    return default_palette(len(classes))

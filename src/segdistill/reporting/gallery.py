@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from segdistill.colors import hex_color
 from segdistill.datasets import SegmentationDataset
-from segdistill.datasets.base import Window, hex_color
+from segdistill.datasets.base import Window
 from segdistill.reporting.error_map import Mistake, mistakes
 from segdistill.reporting.picture import photograph, sample_in_sight
 

@@ -63,8 +63,5 @@ def load_teacher(recipe: DistillRecipe, data: Data) -> Network:
     classes = len(data.train.classes)
     with torch.random.fork_rng():
         teacher = load_network(name, None if is_folder else classes, data.train.in_channels, recipe.teacher_weights)
-    if teacher.num_classes != classes:
-        raise UserError(f"teacher {name} has {teacher.num_classes} classes, but the data has {classes}")
-    if is_folder:
-        RunFolder(name).check_class_order(data.train.classes)
+    teacher.description.check_classes(data.train.classes, f"teacher {name}")
     return teacher

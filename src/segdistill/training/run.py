@@ -18,6 +18,7 @@ from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
 from torch import nn
 
+from segdistill.data.describing import describe_network
 from segdistill.data.loading import TrainingSamples, default_workers, evaluation_loader, reading, training_loader
 from segdistill.data.statistics import BandStatistics, band_statistics
 from segdistill.datasets.base import Window
@@ -109,6 +110,7 @@ def fit(
     counts = check_before_run(data, console, unlabelled=config.get("ignored") == "distil", progress=progress)
     bands_file = folder.path / "bands.json"
     bands = _fit_bands(learner.student, data, bands_file if options.resume else None, progress)
+    describe_network(learner.student, data.val, bands)
     cache = None
     teacher = learner.teacher if isinstance(learner, Distiller) and isinstance(learner.teacher, Network) else None
     if cache_folder is not None and isinstance(learner, Distiller):

@@ -88,6 +88,8 @@ class DecodedCache(SegmentationDataset):
         self.crops_per_image = dataset.crops_per_image
         self.evaluation_window = dataset.evaluation_window
         self.fill = dataset.fill
+        self.resize = dataset.resize
+        self.bands = dataset.bands
         self._layout = _Layout.of(dataset)
         if file is None:
             self._store: _Memory | _File = _Memory(self._layout, console)
@@ -107,6 +109,10 @@ class DecodedCache(SegmentationDataset):
     def labels(self, index: int) -> Tensor:
         """See `SegmentationDataset.labels`; read from the file, since it may be larger than what is kept."""
         return self.dataset.labels(index)
+
+    def pixel_type(self) -> str:
+        """See `SegmentationDataset.pixel_type`."""
+        return self.dataset.pixel_type()
 
     def _record(self, index: int) -> _Bytes:
         """A sample as it is kept: the bytes of the image, and then one for every label."""

@@ -27,6 +27,8 @@ class FirstSamples(SegmentationDataset):
         self.crops_per_image = dataset.crops_per_image
         self.evaluation_window = dataset.evaluation_window
         self.fill = dataset.fill
+        self.resize = dataset.resize
+        self.bands = dataset.bands
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.dataset[range(len(self))[index]]
@@ -38,3 +40,7 @@ class FirstSamples(SegmentationDataset):
     def labels(self, index: int) -> Tensor:
         """See `SegmentationDataset.labels`."""
         return self.dataset.labels(range(len(self))[index])
+
+    def pixel_type(self) -> str:
+        """See `SegmentationDataset.pixel_type`."""
+        return self.dataset.pixel_type()

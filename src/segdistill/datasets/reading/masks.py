@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segdistill.datasets.base import IGNORE_INDEX, Color, hex_color
+from segdistill.colors import Color, hex_color
+from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.images import decoded
 from segdistill.errors import UserError
 

@@ -17,7 +17,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Mask
 
-from segdistill.datasets.base import IGNORE_INDEX, Color, Sample, Window
+from segdistill.colors import Color
+from segdistill.datasets.base import IGNORE_INDEX, Sample, Window
 from segdistill.datasets.reading.files import FileDataset, Pair
 from segdistill.datasets.reading.images import image_size, read_rgb
 from segdistill.datasets.reading.masks import MaskReader
@@ -164,6 +165,10 @@ class TileDataset(FileDataset):
     def open(self, index: int) -> Sample:
         """One sample, of which windows are read; with ``resize`` it is read whole."""
         return self._sample(index) if self.resize is None else super().open(index)
+
+    def pixel_type(self) -> str:
+        """See `SegmentationDataset.pixel_type`."""
+        return "uint8" if self._dtype == torch.uint8 else read_header(self.pairs[0][0]).dtype
 
     def _sample(self, index: int) -> _FileSample:
         if self._converted is None:
