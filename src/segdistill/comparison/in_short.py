@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segdistill.comparison.results import BASELINE, EQUAL_TIME, Cell, Comparison, Row
 from segdistill.errors import UserError
-from segdistill.networks.folder import read_card
+from segdistill.networks.folder import read_description
 
 #: What the words of a comparison mean, for those who read such a page for the first time.
 EXPLANATION = (
@@ -115,7 +115,7 @@ def network_name(spec: str) -> str:
     """
     if Path(spec).is_dir():
         try:
-            spec = read_card(Path(spec)).spec or Path(spec).name
+            spec = read_description(Path(spec)).spec or Path(spec).name
         except UserError:
             return Path(spec).name
     source, _, name = spec.partition("?")[0].partition(":")
