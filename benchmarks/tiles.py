@@ -28,7 +28,7 @@ from rich.table import Table
 from segdistill.data import Augmentation, TrainingSamples
 from segdistill.datasets import Folder
 from segdistill.datasets.base import Window
-from segdistill.datasets.reading.rasters import TiledWriter, read_raster
+from segdistill.datasets.reading.rasters import RasterFile, TiledWriter
 
 CLASSES = ("impervious surfaces", "building", "low vegetation", "tree", "car", "clutter")
 PALETTE = ((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0))
@@ -67,7 +67,7 @@ def main() -> None:
         plain = TrainingSamples(dataset, Augmentation((options.crop,) * 2, scale=(1, 1), quarter_turns=True), 0)
         scaled = TrainingSamples(converted, Augmentation((options.crop,) * 2, quarter_turns=True, jitter=0.3), 0)
         rows: dict[str, Callable[[int], object]] = {
-            "image alone": lambda _: read_raster(image, bands, window()),
+            "image alone": lambda _: RasterFile(image).read(bands, window()),
             "image and RGB mask": lambda _: dataset.open(0).window(window()),
             "image and converted mask": lambda _: converted.open(0).window(window()),
             "training sample, scale 1, RGB mask": lambda number: plain[0, number],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from segdistill.data import Augmentation, TrainingSamples, evaluation_loader, tr
 from segdistill.data.tiling import OVERLAP, overlapping_tiles
 from segdistill.datasets import Folder, SegmentationDataset
 from segdistill.datasets.base import Window
-from segdistill.datasets.reading import rasters, tiles
+from segdistill.datasets.reading import rasters
 from segdistill.errors import UserError
 from tests.datasets.trees import write_mask
 
@@ -107,13 +108,14 @@ def test_worker_processes_read_the_same_windows(tmp_path: Path) -> None:
 def test_training_reads_no_more_than_a_view_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = Folder(tile_tree(tmp_path, 1), CLASSES)
     read: list[Window | None] = []
-    whole = rasters.read_raster
+    for name in ("read", "read_with_valid"):
+        whole = getattr(rasters.RasterFile, name)
 
-    def spy(path: Path, bands: tuple[int, ...], window: Window | None = None) -> np.ndarray:
-        read.append(window)
-        return whole(path, bands, window)
+        def spy(file: rasters.RasterFile, bands: Any, window: Window | None = None, whole: Any = whole) -> Any:
+            read.append(window)
+            return whole(file, bands, window)
 
-    monkeypatch.setattr(tiles, "read_raster", spy)
+        monkeypatch.setattr(rasters.RasterFile, name, spy)
     samples = TrainingSamples(dataset, Augmentation((20, 30), scale=(0.8, 2.0)), seed=0)
     for index in range(20):
         samples[0, index]
@@ -385,7 +387,6 @@ def test_without_rasterio_rgb_still_works_and_bands_name_the_extra(
     tile_tree(tmp_path, 1)
     expected = Folder(tmp_path, CLASSES)[0]
     monkeypatch.setattr(rasters, "has_rasterio", lambda: False)
-    monkeypatch.setattr(tiles, "has_rasterio", lambda: False)
     assert all(one.equal(two) for one, two in zip(Folder(tmp_path, CLASSES)[0], expected, strict=True))
     for arguments in ({"bands": [1]}, {"tiled_copy": tmp_path / "cache"}):
         with pytest.raises(UserError, match=r"0.tif .*needs the package rasterio: pip install 'segdistill\[geo\]'"):

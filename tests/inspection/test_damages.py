@@ -283,11 +283,17 @@ DAMAGES = {
     "image with alpha": Damage(
         lambda r: save(picture(1).convert("RGBA"), image(r)), "alpha", "train1.png is RGBA", severity="note"
     ),
-    "image with an EXIF rotation": Damage(
-        lambda r: save(picture(1), image(r), exif=b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
+    "image upside down by EXIF": Damage(
+        lambda r: save(picture(1), image(r), exif=b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0"),
         "turned",
-        "orientation 6",
+        "orientation 3",
         severity="warning",
+    ),
+    "image on its side by EXIF": Damage(
+        lambda r: save(picture(1), image(r), exif=b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
+        "other-size",
+        "by its EXIF orientation, and 64 x 48 as it is stored; save both upright",
+        "by its EXIF orientation, and 64 x 48 as it is stored; save both upright",
     ),
     "image of one colour": Damage(
         lambda r: save(Image.new("RGB", (WIDTH, HEIGHT), (9, 9, 9)), image(r)),

@@ -227,7 +227,7 @@ def test_a_single_band_of_8_bits_becomes_rgb(tmp_path: Path, kind: str) -> None:
         (noise(5), {}, r"a.tif has 5 bands, but the model takes 3; name those to read, such as --bands '\[1, 2, 3\]'"),
         (noise(2), {}, r"a.tif has 2 bands, but the model takes 3$"),
         (noise(3, dtype="uint16"), {}, r"a.tif holds uint16 pixels, but the model was trained on images of 8 bits"),
-        (noise(3, dtype="complex64"), {}, r"a.tif has bands of complex64; expected real numbers of one type"),
+        (noise(3, dtype="complex64"), {}, r"a.tif holds complex64 pixels; expected real numbers"),
     ],
 )
 def test_files_that_do_not_suit_the_model(

@@ -16,7 +16,8 @@ from segdistill.datasets.reading.files import (
     read_lines,
     refuse_missing,
 )
-from segdistill.datasets.reading.tiles import TileDataset, WindowMaskReader
+from segdistill.datasets.reading.masks import MaskReader
+from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.errors import UserError
 
 
@@ -71,7 +72,7 @@ class Folder(TileDataset):
             )
         super().__init__(
             _find_pairs(Path(root), split),
-            WindowMaskReader(len(classes), ignore=ignore, palette=colors, ignore_color=ignored),
+            MaskReader(len(classes), ignore=ignore, palette=colors, ignore_color=ignored),
             classes=classes,
             palette=colors,
             resize=resize,

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.files import existing_folder, missing_split, refuse_missing
-from segdistill.datasets.reading.tiles import TileDataset, WindowMaskReader
+from segdistill.datasets.reading.masks import MaskReader
+from segdistill.datasets.reading.tiles import TileDataset
 
 _CLASSES = ("impervious surfaces", "building", "low vegetation", "tree", "car", "clutter")
 _PALETTE = ((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0))
@@ -216,7 +217,7 @@ class Potsdam(_IsprsTiles):
         )
 
 
-class _IsprsMaskReader(WindowMaskReader):
+class _IsprsMaskReader(MaskReader):
     """Colours of the six classes; black, the boundary of the eroded reference, is ignored."""
 
     #: Published with other values than 0 and 255: 4_12 went through a lossy compression, 6_7 has cars of (252, 255, 0).

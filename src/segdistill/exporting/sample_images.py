@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segdistill.datasets import SegmentationDataset, SyntheticAerial
-from segdistill.datasets.reading.files import SUFFIXES
-from segdistill.datasets.reading.images import read_rgb
+from segdistill.datasets.reading.images import SUFFIXES, read_rgb
 from segdistill.errors import UserError
 from segdistill.formats.agreement import Form
 from segdistill.networks.network import Network

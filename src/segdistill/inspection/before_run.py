@@ -17,7 +17,7 @@ from segdistill.inspection.diagnosis import in_order, label_findings, sample_fin
 from segdistill.inspection.duplicates import same_files
 from segdistill.inspection.findings import Finding
 from segdistill.inspection.pairing import TOLERANT, open_tolerantly
-from segdistill.inspection.samples import SampleFacts, facts_of
+from segdistill.inspection.samples import SampleFacts, bands_of, facts_of
 from segdistill.recipe.data import Data
 
 _OF_SCORES = ("same-image", "class-not-in-train")
@@ -55,7 +55,7 @@ def check_before_run(data: Data, console: Console, *, unlabelled: bool = False, 
             findings += tolerant.findings
         pairs = _pairs(dataset)
         samples[split] = [
-            facts_of(dataset.ids[index], None if pairs is None else pairs[index], content, palette)
+            facts_of(dataset.ids[index], None if pairs is None else pairs[index], content, palette, bands_of(dataset))
             for index, content in enumerate(_contents(dataset, progress))
         ]
         findings += sample_findings(split, samples[split])

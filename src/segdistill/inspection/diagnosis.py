@@ -51,6 +51,11 @@ REMARKS: dict[str, tuple[Severity, str, str]] = {
         "mask{s} saved with lossy compression (JPEG, WebP), which changes class numbers along every edge",
         "save them again from the source as PNG; what was lost does not come back by converting them",
     ),
+    "white-is-zero": (
+        "warning",
+        "mask{s} that show 0 as white: the numbers in the file count, so that white is class 0",
+        "look at `segdistill data preview`; to take white as class 1, say mask_values: {0: 1, 1: 0}",
+    ),
     "palette-order": (
         "error",
         "palette mask{s} whose numbers and colours say different classes",
@@ -58,8 +63,8 @@ REMARKS: dict[str, tuple[Severity, str, str]] = {
     ),
     "turned": (
         "warning",
-        "image{s} with an EXIF rotation, which is not applied on reading",
-        "look at `segdistill data preview`: if mask and image are turned against each other, save them upright",
+        "image{s} turned on reading by the EXIF orientation, which the size of the mask can neither confirm nor refute",
+        "look at `segdistill data preview`: if mask and image are turned against each other, save both upright",
     ),
     "blank-image": (
         "warning",
@@ -73,8 +78,13 @@ REMARKS: dict[str, tuple[Severity, str, str]] = {
     ),
     "alpha": (
         "note",
-        "image{s} with an alpha channel, which is dropped",
-        "nothing, unless transparent parts hide colours that shall not be seen",
+        "image{s} with an alpha channel, whose transparent pixels are ignored",
+        "nothing, unless something is to be learnt there: then save the images without it",
+    ),
+    "no-alpha": (
+        "note",
+        "image{s} with a band that is called alpha but hides no pixels, and is not read",
+        "name the bands to read if it is data, such as near infrared, e.g. bands: [1, 2, 3, 4]",
     ),
     "other-colors": (
         "note",

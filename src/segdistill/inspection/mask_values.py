@@ -12,8 +12,7 @@ import numpy as np
 
 from segdistill.colors import hex_color
 from segdistill.datasets.reading.checking import slopes
-from segdistill.datasets.reading.images import decoded
-from segdistill.datasets.reading.masks import MaskReader
+from segdistill.datasets.reading.masks import MaskFile, MaskReader, NeitherError
 from segdistill.inspection.findings import Finding, counted, percent
 
 # Measured on CamVid and IDD-Lite. Under another numbering of the classes at most 0.3 % of a mask's unknown pixels lie
@@ -32,9 +31,6 @@ _WINDOW = 1024
 
 _SINGULAR = {"hold": "holds", "are": "is", "count": "counts"}
 """The verbs with which findings begin, as they are said of one mask."""
-
-_NEITHER = ("LA", "La", "PA", "F", "CMYK", "YCbCr", "LAB", "HSV", "RGBa")
-"""PIL's names of pixels that are neither class numbers nor colours."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +62,14 @@ def examine(path: Path, sentence: str, reader: MaskReader) -> RefusedMask:
     Raises:
         UserError: if the file cannot be decoded after all.
     """
-    image = decoded(path)
-    if image.mode in _NEITHER:
+    try:
+        values = MaskFile(path).read()
+    except NeitherError:
         return RefusedMask(path, sentence, "neither", Counter(), 0, frozenset(), soft=False)
-    if len(image.getbands()) == 1:
-        known = frozenset(range(reader.classes)) | {reader.ignore}
-        pixels = np.asarray(image).astype(np.int32)
-        return _refused(path, sentence, "index", pixels, pixels, known)
-    pixels = np.asarray(image.convert("RGB")).astype(np.int32)
+    if values.ndim == 2:
+        numbers = values.astype(np.int64)
+        return _refused(path, sentence, "index", numbers, numbers, reader.known)
+    pixels = values.transpose(1, 2, 0).astype(np.int32)
     packed = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
     known = frozenset(red << 16 | green << 8 | blue for red, green, blue in reader.palette or ())
     # The packed number does not rise evenly from one colour to another; the sum of the channels mostly does.

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from segdistill.colors import parse_color, parse_palette
 from segdistill.datasets import CamVid
-from segdistill.datasets.base import IGNORE_INDEX, Window
-from segdistill.datasets.reading.files import SUFFIXES, FileDataset, Pair, existing_folder, read_lines
-from segdistill.datasets.reading.images import read_rgb
+from segdistill.datasets.base import IGNORE_INDEX
+from segdistill.datasets.reading.files import FileDataset, Pair, existing_folder, read_lines
+from segdistill.datasets.reading.images import SUFFIXES, read_rgb
 from segdistill.datasets.reading.masks import MaskReader
 from segdistill.datasets.reading.rasters import read_header
-from segdistill.datasets.reading.tiles import TileDataset, WindowMaskReader
+from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.errors import UserError
 from segdistill.inspection.findings import Finding, Severity, counted
 from segdistill.recipe.values import construct
@@ -91,7 +91,7 @@ class TolerantFolder(TileDataset, TolerantFiles):
         ignored = None if ignore_color is None else parse_color(ignore_color, argument="ignore_color")
         pairing = _folder_pairs(Path(root), split)
         pairs = pairing.pairs if bands is None else _readable_first(pairing.pairs)
-        reader = WindowMaskReader(len(classes), ignore=ignore, palette=colors, ignore_color=ignored)
+        reader = MaskReader(len(classes), ignore=ignore, palette=colors, ignore_color=ignored)
         super().__init__(
             pairs,
             reader,
@@ -108,8 +108,7 @@ class TolerantFolder(TileDataset, TolerantFiles):
 
     def image_alone(self, index: int) -> Tensor:
         """See `TolerantFiles`."""
-        image = self._image(index)
-        return image.read(Window(0, 0, *image.size))
+        return self._image(index).whole()[0]
 
 
 class TolerantCamVid(TolerantFiles):

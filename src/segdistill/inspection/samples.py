@@ -7,24 +7,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from segdistill.colors import Color
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Sample, Window
 from segdistill.datasets.reading.checking import LabelTally, SampleContent, in_threads
 from segdistill.datasets.reading.files import FileDataset, Pair
-from segdistill.datasets.reading.images import decoded
-from segdistill.datasets.reading.rasters import has_rasterio, read_header
+from segdistill.datasets.reading.pictures import decoded
+from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.errors import UserError
 from segdistill.inspection.duplicates import Fingerprint, FingerprintMaker
+from segdistill.inspection.headers import (
+    Bands,
+    PixelKind,
+    fault_of_image,
+    image_remarks,
+    mask_remarks,
+    picture_header,
+    pixel_kind,
+)
 from segdistill.inspection.mask_values import RefusedMask, examine
 from segdistill.inspection.pairing import TolerantFiles
 
 WINDOW = 2048
 """Longest side of what is looked at at once, in pixels: an aerial image is a hundred times as large."""
-
-_ORIENTATION = 274  # the EXIF tag; 1 is upright
 
 # AVIF files reach PIL under other names too, and its decoder raises RuntimeError; a header may ask for any memory.
 _UNREADABLE = (UserError, RuntimeError, MemoryError)
@@ -40,6 +46,8 @@ class SampleFacts:
         mark: by which the image is recognised in other splits.
         counts: int64 (256,), pixels of each label.
         slopes, edges: pixels of the mask that lie between two other classes, and those that touch another class.
+        kind: what its pixels are.
+        largest: value in any band of the image.
         refused: the mask, if its values are not all classes.
         remarks: (kind, text) of everything else.
     """
@@ -51,6 +59,8 @@ class SampleFacts:
     counts: np.ndarray | None = None
     slopes: int = 0
     edges: int = 0
+    kind: PixelKind | None = None
+    largest: float | None = None
     refused: RefusedMask | None = None
     remarks: list[tuple[str, str]] = field(default_factory=list)
 
@@ -65,7 +75,14 @@ def read_samples(dataset: SegmentationDataset, progress: bool) -> list[SampleFac
     return list(in_threads(lambda index: _read(dataset, index), len(dataset), "reading images and masks", progress))
 
 
-def facts_of(name: str, pair: Pair | None, content: SampleContent, palette: Sequence[Color] | None) -> SampleFacts:
+def bands_of(dataset: SegmentationDataset) -> Bands:
+    """The numbers of the bands that a data set reads; None: red, green and blue."""
+    return dataset.bands if isinstance(dataset, TileDataset) else None
+
+
+def facts_of(
+    name: str, pair: Pair | None, content: SampleContent, palette: Sequence[Color] | None, bands: Bands = None
+) -> SampleFacts:
     """The same of a sample that was read already; only the heads of its files are looked at here.
 
     Args:
@@ -73,12 +90,14 @@ def facts_of(name: str, pair: Pair | None, content: SampleContent, palette: Sequ
         pair: its files, if it has any.
         content: what they hold.
         palette: the colours by which masks are read, if they are.
+        bands: numbers of the bands that are read; None: red, green and blue.
     """
     facts = SampleFacts(f"sample {name}", f"sample {name}") if pair is None else SampleFacts(str(pair[0]), str(pair[1]))
     _note_image(content.size, content.blank, facts)
+    facts.largest = content.largest
     _note_labels(content.labels, facts)
     if pair is not None:
-        _look_at_headers(pair, palette, facts)
+        _look_at_headers(pair, facts, palette=palette, bands=bands)
     return facts
 
 
@@ -113,7 +132,8 @@ def _read(dataset: SegmentationDataset, index: int) -> SampleFacts:
                 _look_at_image_alone(dataset, index, facts)
             if odd[mask] is None:
                 _look_at_mask_alone(dataset, index, facts)
-    _look_at_headers((image, mask), dataset.reader.palette if isinstance(dataset, TolerantFiles) else None, facts)
+    palette = dataset.reader.palette if isinstance(dataset, TolerantFiles) else None
+    _look_at_headers((image, mask), facts, palette=palette, bands=bands_of(dataset))
     return facts
 
 
@@ -129,36 +149,28 @@ def _look_at_both(dataset: SegmentationDataset, sample: Sample, facts: SampleFac
     size = sample.size
     maker = FingerprintMaker(size)
     tally = LabelTally(dataset)
+    largest = 0.0
     for window in _windows(size, maker.step(WINDOW)):
         image, labels = sample.window(window)
         maker.add(window, image)
+        largest = max(largest, float(image.amax()))
         tally.add(labels)
     _note_fingerprint(size, maker, facts)
     _note_labels(tally, facts)
+    facts.largest = largest
 
 
 def _look_at_image_alone(dataset: TolerantFiles, index: int, facts: SampleFacts) -> None:
     try:
         image = dataset.image_alone(index)
     except _UNREADABLE as error:
-        facts.remarks.append((_fault_of_image(dataset.pairs[index][0]), str(error)))
+        facts.remarks.append((fault_of_image(dataset.pairs[index][0]), str(error)))
         return
     size = (image.shape[-2], image.shape[-1])
     maker = FingerprintMaker(size)
     for window in _windows(size, maker.step(WINDOW)):
         maker.add(window, window.cut(image))
     _note_fingerprint(size, maker, facts)
-
-
-def _fault_of_image(path: Path) -> str:
-    """Which remark is due about an image that was refused."""
-    if _header(path).mode.startswith(("I", "F")):
-        return "deep-image"
-    try:
-        header = read_header(path) if has_rasterio() else None
-    except UserError:
-        return "unreadable"
-    return "other-bands" if header is not None and (header.bands > 3 or header.dtype != "uint8") else "unreadable"
 
 
 def _look_at_mask_alone(dataset: TolerantFiles, index: int, facts: SampleFacts) -> None:
@@ -171,7 +183,7 @@ def _look_at_mask_alone(dataset: TolerantFiles, index: int, facts: SampleFacts) 
         except _UNREADABLE:  # it cannot be decoded at all
             facts.remarks.append(("unreadable", str(error)))
         else:
-            if dataset.reader.palette is not None and _header(path).mode == "P":
+            if dataset.reader.palette is not None and picture_header(path).mode == "P":
                 _compare_palettes(path, dataset.reader.palette, facts.refused.values, facts)
         return
     tally = LabelTally(dataset)
@@ -206,48 +218,16 @@ def _windows(size: tuple[int, int], side: int) -> Iterator[Window]:
             yield Window(top, left, min(side, height - top), min(side, width - left))
 
 
-@dataclass(frozen=True)
-class _Header:
-    """What the head of an image file says; empty where PIL cannot read it."""
-
-    mode: str = ""
-    format: str = ""
-    orientation: int = 1
-
-
-def _header(path: Path, turned: bool = False) -> _Header:
-    """The head of a file; with ``turned`` also its orientation, for which PIL decodes all of a PNG."""
-    try:
-        with Image.open(path) as image:
-            orientation = int(image.getexif().get(_ORIENTATION, 1)) if turned else 1
-            return _Header(image.mode, image.format or "", orientation)
-    except Exception:  # whatever PIL raises: what is wrong with the file was told by its reader
-        return _Header()
-
-
-def _look_at_headers(pair: Pair, palette: Sequence[Color] | None, facts: SampleFacts) -> None:
+def _look_at_headers(pair: Pair, facts: SampleFacts, *, palette: Sequence[Color] | None, bands: Bands) -> None:
     """What the heads of two files say, each only where the file could be read."""
     image, mask = pair
     if facts.size is not None:
-        header = _header(image, turned=True)
-        if header.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-            facts.remarks.append(("other-colors", f"{image} is {header.mode}"))
-        if header.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-            facts.remarks.append(("alpha", f"{image} is {header.mode}"))
-        if header.orientation != 1:
-            facts.remarks.append(("turned", f"{image} has the EXIF orientation {header.orientation}"))
+        facts.remarks += image_remarks(image, bands, facts.size)
+        facts.kind = pixel_kind(image, bands)
     if facts.counts is not None:
-        header = _header(mask)
-        # A WebP file says in its first chunk whether it is the lossy kind.
-        if header.format in ("JPEG", "MPO") or (header.format == "WEBP" and _start(mask)[12:] == b"VP8 "):
-            facts.remarks.append(("lossy-mask", str(mask)))
-        if header.mode == "P" and palette is not None:
+        facts.remarks += mask_remarks(mask)
+        if palette is not None and picture_header(mask).mode == "P":
             _compare_palettes(mask, palette, np.flatnonzero(facts.counts[: len(palette)]).tolist(), facts)
-
-
-def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(16)
 
 
 def _compare_palettes(path: Path, palette: Sequence[Color], values: Iterable[int], facts: SampleFacts) -> None:

@@ -12,7 +12,7 @@ import gradio as gr
 import torch
 from PIL import Image
 
-from segdistill.datasets.reading.files import SUFFIXES
+from segdistill.datasets.reading.images import SUFFIXES
 from segdistill.errors import UserError
 from segdistill.playground.play import Contender, Prediction, predicted, read_dropped
 from segdistill.prediction.images_in import Picture

@@ -9,19 +9,19 @@ import shutil
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from segdistill.colors import Color
 from segdistill.datasets.base import IGNORE_INDEX, Window
-from segdistill.datasets.reading.rasters import BLOCK, require_rasterio
+from segdistill.datasets.reading.images import ImageFile, open_image
+from segdistill.datasets.reading.rasters import BLOCK, RasterFile, opened, require_rasterio
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, permissions, write_atomically, write_json, write_text
 from segdistill.prediction.polygons import write_polygons
@@ -42,11 +42,10 @@ class UnreadableError(UserError):
 
 
 class Raster:
-    """A raster file that is read by windows, open while the ``with`` block lasts.
+    """A raster file that is read by windows, as training reads it, open while the ``with`` block lasts.
 
-    Files of 8 bits give uint8, all others float32 of the values in the file. A pixel has no data where the alpha band
-    or the mask of the file says so; where it has neither, where every band (8 bits) or any band (others, as in
-    training) has the file's nodata value, and where a band is NaN or infinite. Floating pixels without data become 0.
+    Files of 8 bits give uint8, all others float32 of the values in the file; pixels without data are 0, see
+    `segdistill.datasets.reading.validity`.
 
     Args:
         path: the file.
@@ -69,98 +68,69 @@ class Raster:
         self._window = window
 
     def __enter__(self) -> Raster:
-        if not self.path.is_file():
-            raise UnreadableError(f"{self.path} does not exist (any more)")
-        with self._told(), _quiet(self._rasterio):
-            self.file = self._rasterio.open(self.path)
-        try:
-            self._choose_bands(*self._asked)
-        except BaseException:
-            self.file.close()
-            raise
-        strip = self._window * self.file.width * len(self._read) * np.dtype(self.file.dtypes[0]).itemsize
-        self._env = self._rasterio.Env(GDAL_CACHEMAX=min(max(strip * 5 // 4, _CACHE[0]), _CACHE[1]))
-        self._env.__enter__()
+        with ExitStack() as stack:
+            stack.enter_context(self._told())
+            self._image = _chosen(self.path, *self._asked)
+            width, pixel = self._image.size[1], self._image.channels * self._image.dtype.itemsize
+            strip = self._window * width * pixel * 5 // 4
+            stack.enter_context(self._image.held())
+            self.file = stack.enter_context(opened(self.path))
+            # Last, since it holds within what was opened before.
+            stack.enter_context(self._rasterio.Env(GDAL_CACHEMAX=min(max(strip, _CACHE[0]), _CACHE[1])))
+            self._undo = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.file.close()
-        self._env.__exit__()
+        self._undo.__exit__(None, None, None)
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        return self.file.height, self.file.width
+        return self._image.size
 
     @property
     def has_place(self) -> bool:
         """Whether the file says where on earth it lies."""
-        return self.file.crs is not None or bool(self.file.gcps[0])
+        return self.file.crs is not None or bool(self.file.gcps[0]) or self.file.rpcs is not None
 
     def read(self, window: Window) -> tuple[Tensor, Tensor | None]:
         """A part, uint8 or float32 (C, h, w), and where it has no data, bool (h, w); None: it cannot lack any."""
-        part = _part(window)
         with self._told():
-            pixels = self.file.read(self._read, window=part)
-            missing = None
-            if self._alpha is not None:
-                missing = self.file.read(self._alpha, window=part) == 0
-            elif self._has_mask:
-                missing = self.file.dataset_mask(window=part) == 0
-        nodata = self.file.nodata
-        if pixels.dtype == np.uint8:
-            if missing is None and nodata is not None:
-                missing = (pixels == nodata).all(0)
-            pixels = pixels if self._colors is None else self._colors[:, pixels[0]]
-        else:
-            # The value is compared in the file's own type: float32 may not hold it.
-            absent = ~np.isfinite(pixels).all(0)
-            if missing is None and nodata is not None:
-                absent |= (pixels == nodata).any(0)
-            missing = absent if missing is None else missing | absent
-            pixels = pixels.astype(np.float32)
-            pixels[:, missing] = 0
-        return torch.from_numpy(np.ascontiguousarray(pixels)), None if missing is None else torch.from_numpy(missing)
-
-    def _choose_bands(self, in_channels: int, bands: Sequence[int] | None, only_8_bits: bool) -> None:
-        file, path = self.file, self.path
-        kinds = sorted(set(file.dtypes))
-        if len(kinds) > 1 or np.dtype(kinds[0]).kind not in "uif":
-            raise UnreadableError(f"{path} has bands of {', '.join(kinds)}; expected real numbers of one type")
-        if only_8_bits and kinds[0] != "uint8":
-            raise UnreadableError(f"{path} holds {kinds[0]} pixels, but the model was trained on images of 8 bits")
-        colors = [color.name for color in file.colorinterp]
-        self._alpha = colors.index("alpha") + 1 if "alpha" in colors else None
-        self._has_mask = self._rasterio.enums.MaskFlags.per_dataset in file.mask_flag_enums[0] and self._alpha is None
-        self._colors: np.ndarray | None = None
-        plain = [number for number in range(1, file.count + 1) if number != self._alpha]
-        if bands is not None:
-            if len(bands) != in_channels:
-                raise UnreadableError(f"bands names {len(bands)} bands, but the model takes {in_channels}")
-            if max(bands) > file.count:
-                raise UnreadableError(f"{path} has {file.count} bands; expected band {max(bands)}, named in bands")
-            self._read = list(bands)
-        elif len(plain) == in_channels:
-            self._read = plain
-        elif len(plain) == 1 and in_channels == 3 and kinds == ["uint8"]:
-            self._read = plain
-            self._colors = _color_table(file, plain[0])
-        else:
-            advice = f"; name those to read, such as --bands '{list(range(1, in_channels + 1))}'"
-            raise UnreadableError(
-                f"{path} has {len(plain)} band{'s' * (len(plain) > 1)}, but the model takes {in_channels}"
-                f"{advice * (len(plain) > in_channels)}"
-            )
+            pixels, valid = self._image.read(window)
+        return pixels, None if valid is None else ~valid
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except _gdal_errors(self._rasterio) as error:
-            reason = " ".join(str(error.__cause__ or error).split())
-            raise UnreadableError(f"{self.path} cannot be read, it is truncated or no image: {reason}") from None
+        except UnreadableError:
+            raise
+        except UserError as error:
+            raise UnreadableError(str(error)) from None
+
+
+def _chosen(path: Path, in_channels: int, bands: Sequence[int] | None, only_8_bits: bool) -> ImageFile:
+    """The image in the bands that suit a model."""
+    header = RasterFile(path).header
+    if only_8_bits and header.dtype != "uint8":
+        raise UserError(f"{path} holds {header.dtype} pixels, but the model was trained on images of 8 bits")
+    if bands is not None:
+        if len(bands) != in_channels:
+            raise UserError(f"bands names {len(bands)} bands, but the model takes {in_channels}")
+        return open_image(path, tuple(bands))
+    every = tuple(range(1, header.bands + 1))
+    plain = tuple(number for number in every if header.colors[number - 1] != "alpha")
+    if in_channels == 3 and header.dtype == "uint8" and len(plain) in (1, 3):
+        return open_image(path)
+    if in_channels in (len(plain), len(every)):
+        return open_image(path, plain if len(plain) == in_channels else every)
+    advice = f"; name those to read, such as --bands '{list(range(1, in_channels + 1))}'"
+    raise UserError(
+        f"{path} has {len(plain)} band{'s' * (len(plain) > 1)}, but the model takes {in_channels}"
+        f"{advice * (len(plain) > in_channels)}"
+    )
 
 
 class UnfinishedMap:
@@ -377,16 +347,6 @@ def _category_names(classes: Iterable[str]) -> str:
         '<PAMDataset>\n  <PAMRasterBand band="1">\n    <CategoryNames>\n'
         f"{names}    </CategoryNames>\n  </PAMRasterBand>\n</PAMDataset>\n"
     )
-
-
-def _color_table(file: Any, band: int) -> np.ndarray:
-    """The colour of each value of a grey or palette band, uint8 (3, 256)."""
-    if file.colorinterp[band - 1].name != "palette":
-        return np.repeat(np.arange(256, dtype=np.uint8)[None], 3, axis=0)
-    table = np.zeros((3, 256), dtype=np.uint8)
-    for value, color in file.colormap(band).items():
-        table[:, value] = color[:3]
-    return table
 
 
 @contextmanager

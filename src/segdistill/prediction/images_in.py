@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import glob
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
 from torch import Tensor
 
 from segdistill.datasets.base import Window
-from segdistill.datasets.reading.files import SUFFIXES
-from segdistill.datasets.reading.images import read_rgb
+from segdistill.datasets.reading.images import PICTURES, open_image
+from segdistill.datasets.reading.rasters import RASTERS
 from segdistill.errors import UserError
 from segdistill.prediction.video import VIDEOS
-
-RASTERS = (".tif", ".tiff", ".jp2", ".vrt", ".img")
-"""Files that are read by windows, keep their place on the map, and become GeoTIFFs."""
-
-PICTURES = tuple(suffix for suffix in SUFFIXES if suffix not in RASTERS)
-"""Files that are read whole and become PNGs."""
 
 IN_FOLDERS = (*PICTURES, *(suffix for suffix in RASTERS if suffix != ".vrt"), *VIDEOS)
 """What is taken of a folder: all but files that are made of others there."""
@@ -106,15 +98,13 @@ class Picture:
 
 
 def read_picture(path: Path) -> Picture:
-    """An RGB picture of 8 bits; CMYK, grey and palette pictures become one, alpha is left out, as in training.
+    """An RGB picture of 8 bits, read as training reads it; CMYK, grey and palette pictures become one.
 
     Raises:
         UserError: missing or broken file, more than 8 bits per channel, or too large to be decoded at once.
     """
-    with warnings.catch_warnings():
-        # From half the size on at which it refuses, PIL warns of what may be an attack on the memory.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Picture(read_rgb(path))
+    pixels, valid = open_image(path).whole()
+    return Picture(pixels, None if valid is None or bool(valid.all()) else ~valid)
 
 
 def _files(entry: str, output: Path) -> list[tuple[Path, Path]]:

@@ -72,7 +72,7 @@ def test_numbers_that_are_no_codes_are_named(tmp_path: Path, wrong: list[int], n
 
 def test_colour_masks_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "x.png")
-    with pytest.raises(UserError, match=r"x.png has pixels of the kind RGB; expected an index mask: 0, 7, 300"):
+    with pytest.raises(UserError, match=r"x.png is an RGB picture; expected an index mask: 0, 7, 300"):
         READER.read(tmp_path / "x.png")
 
 

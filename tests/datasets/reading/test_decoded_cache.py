@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -20,7 +21,7 @@ from segdistill.datasets import Folder, SegmentationDataset
 from segdistill.datasets.base import Window
 from segdistill.datasets.reading import decoded_cache as module
 from segdistill.datasets.reading.decoded_cache import DecodedCache
-from segdistill.datasets.reading.images import read_rgb
+from segdistill.datasets.reading.pictures import decoded
 from segdistill.errors import UserError
 from segdistill.recipe.data import Data, build_data, keep_decoded
 from tests.datasets.test_isprs import vaihingen_tree
@@ -54,14 +55,14 @@ def keep(root: Path, where: str | Path, console: Console | None = None, **more: 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The images that are decoded from now on."""
-    decoded: list[Path] = []
+    found: list[Path] = []
 
-    def read(path: Path, *arguments: Any) -> Tensor:
-        decoded.append(path)
-        return read_rgb(path, *arguments)
+    def decode(path: Path) -> Image.Image:
+        found.append(path)
+        return decoded(path)
 
-    monkeypatch.setattr("segdistill.datasets.reading.tiles.read_rgb", read)
-    return decoded
+    monkeypatch.setattr("segdistill.datasets.reading.images.decoded", decode)
+    return found
 
 
 @pytest.fixture(params=["ram", "disk"])

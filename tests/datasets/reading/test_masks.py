@@ -77,5 +77,5 @@ def test_an_rgb_mask_needs_a_palette_that_has_its_colours(tmp_path: Path) -> Non
 def test_other_kinds_of_pixels_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mask.tif"
     write_mask(path, np.zeros((2, 2), dtype=np.float32))
-    with pytest.raises(UserError, match="has pixels of the kind F; expected an index mask or an RGB mask"):
+    with pytest.raises(UserError, match="has 1 band of float32; expected an index mask or an RGB mask"):
         MaskReader(2).read(path)

@@ -119,11 +119,13 @@ class SampleContent:
         size: (height, width) in pixels.
         labels: its labels.
         blank: whether the image is of one value in each channel.
+        largest: value in any channel.
     """
 
     size: tuple[int, int]
     labels: LabelTally
     blank: bool
+    largest: float
 
 
 def check_dataset(dataset: SegmentationDataset, progress: bool = False) -> LabelCounts:
@@ -231,5 +233,5 @@ def _content(dataset: SegmentationDataset, index: int) -> SampleContent:
         highest.append(image.amax((1, 2)))
     if tally.fault is not None:
         raise UserError(f"sample {dataset.ids[index]} {tally.fault}")
-    blank = torch.equal(torch.stack(lowest).amin(0), torch.stack(highest).amax(0))
-    return SampleContent(sample.size, tally, blank)
+    low, high = torch.stack(lowest).amin(0), torch.stack(highest).amax(0)
+    return SampleContent(sample.size, tally, torch.equal(low, high), float(high.amax()))

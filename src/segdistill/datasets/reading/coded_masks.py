@@ -11,18 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.files import FileDataset
-from segdistill.datasets.reading.images import decoded, image_size
-from segdistill.datasets.reading.masks import MaskReader
+from segdistill.datasets.reading.images import image_size
+from segdistill.datasets.reading.masks import MaskFile, MaskReader, resized_labels
 from segdistill.errors import UserError
 
 MATLAB_SUFFIX = ".mat"
 
-_INDEX_MODES = ("L", "P", "I", "I;16")
 _CODES = 2**16
 _UNKNOWN = -1
 # What scipy raises on damaged files, besides its own MatReadError; NotImplementedError is a file of MATLAB 7.3.
@@ -61,10 +59,7 @@ class CodedMaskReader(MaskReader):
             found = np.unique(values[labels == _UNKNOWN]).tolist()
             shown = ", ".join(str(value) for value in found[:8]) + (", ..." if len(found) > 8 else "")
             raise UserError(f"{path} holds the label value{'s' * (len(found) > 1)} {shown}; expected {self.meaning}")
-        image = Image.fromarray(labels.astype(np.uint8))
-        if size is not None:
-            image = image.resize((size[1], size[0]), Image.Resampling.NEAREST)
-        return torch.from_numpy(np.array(image).astype(np.int64))
+        return resized_labels(torch.from_numpy(labels.astype(np.int64)), size)
 
     def size(self, path: Path) -> tuple[int, int]:
         """(height, width) of a label file: an image's header is read, a MATLAB file as a whole."""
@@ -76,10 +71,10 @@ class CodedMaskReader(MaskReader):
     def _values(self, path: Path) -> np.ndarray:
         if path.suffix == MATLAB_SUFFIX:
             return read_matlab(path, self.variable)
-        mask = decoded(path)
-        if mask.mode not in _INDEX_MODES:
-            raise UserError(f"{path} has pixels of the kind {mask.mode}; expected an index mask: {self.meaning}")
-        return np.asarray(mask)
+        values = MaskFile(path).read()
+        if values.ndim != 2:
+            raise UserError(f"{path} is an RGB picture; expected an index mask: {self.meaning}")
+        return values
 
 
 class CodedDataset(FileDataset):
@@ -102,18 +97,9 @@ class CodedDataset(FileDataset):
         resize: Sequence[int] | None,
     ) -> None:
         super().__init__(pairs, reader, classes=classes, palette=palette, resize=resize)
-        self._coded = reader
         matlab = next((mask for _, mask in pairs if mask.suffix == MATLAB_SUFFIX), None)
         if matlab is not None:
             _scipy_io(matlab)
-
-    def _check_sizes(self, index: int) -> None:
-        image_path, mask_path = self.pairs[index]
-        image, mask = image_size(image_path), self._coded.size(mask_path)
-        if image != mask:
-            raise UserError(
-                f"{mask_path} is {mask[1]} x {mask[0]} pixels but its image {image_path} is {image[1]} x {image[0]}"
-            )
 
 
 def read_matlab(path: Path, variable: Sequence[str]) -> np.ndarray:

@@ -29,7 +29,7 @@ from segdistill.files import write_json
 from segdistill.progress import tracked
 
 #: Changes when files written before can no longer be read.
-FORMAT = 1
+FORMAT = 2
 
 #: Left free on a disk for the run itself.
 SPARE_BYTES = 10**9

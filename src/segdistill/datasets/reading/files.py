@@ -7,13 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from segdistill.datasets.base import SegmentationDataset
-from segdistill.datasets.reading.images import image_size, read_rgb
-from segdistill.datasets.reading.masks import MaskReader
+from segdistill.datasets.base import IGNORE_INDEX, SegmentationDataset
+from segdistill.datasets.reading.images import SUFFIXES, image_size, is_turned, open_image, resized
+from segdistill.datasets.reading.masks import MaskReader, resized_labels
 from segdistill.errors import UserError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-"""Files with another suffix are not looked at."""
 
 Pair = tuple[Path, Path]
 
@@ -49,20 +46,37 @@ class FileDataset(SegmentationDataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image_path, mask_path = self.pairs[index]
         self._check_sizes(index)
-        return read_rgb(image_path, self.resize), self._reader.read(mask_path, self.resize)
+        image, valid = open_image(image_path).whole()
+        labels = ignored_where_missing(self._reader.read(mask_path), valid)
+        return resized(image, self.resize), resized_labels(labels, self.resize)
 
     def labels(self, index: int) -> Tensor:
-        """The label map at its full size, int64 (H, W), whatever ``resize``; the image's header is read."""
+        """The label map at its full size, int64 (H, W), whatever ``resize``; the image's header is read.
+
+        Pixels where the image is not valid keep their label here.
+        """
         self._check_sizes(index)
         return self._reader.read(self.pairs[index][1])
 
     def _check_sizes(self, index: int) -> None:
         image_path, mask_path = self.pairs[index]
-        image, mask = image_size(image_path), image_size(mask_path)
-        if image != mask:
-            raise UserError(
-                f"{mask_path} is {mask[1]} x {mask[0]} pixels but its image {image_path} is {image[1]} x {image[0]}"
-            )
+        refuse_other_size(image_path, image_size(image_path), mask_path, self._reader.size(mask_path))
+
+
+def refuse_other_size(image_path: Path, image: tuple[int, int], mask_path: Path, mask: tuple[int, int]) -> None:
+    """Raise if ``mask`` is of another (height, width) than ``image``."""
+    if image == mask:
+        return
+    turned = " as it is stored; save both upright" if image == mask[::-1] and is_turned(image_path) else ""
+    raise UserError(
+        f"{mask_path} is {mask[1]} x {mask[0]} pixels but its image {image_path} is {image[1]} x {image[0]}"
+        + (f" by its EXIF orientation, and {image[0]} x {image[1]}{turned}" if turned else "")
+    )
+
+
+def ignored_where_missing(labels: Tensor, valid: Tensor | None) -> Tensor:
+    """Labels (H, W) with the ignore label where the image is not ``valid``."""
+    return labels if valid is None else labels.masked_fill(~valid, IGNORE_INDEX)
 
 
 def existing_folder(path: Path, holding: str) -> Path:

@@ -2,28 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+from torchvision.tv_tensors import Mask
 
 from segdistill.colors import Color, hex_color
-from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.reading.images import decoded
+from segdistill.datasets.base import IGNORE_INDEX, Window
+from segdistill.datasets.reading.images import RGB, image_size
+from segdistill.datasets.reading.pictures import decoded, refuse_deep, stored_numbers
+from segdistill.datasets.reading.rasters import RasterFile, read_by_rasterio
 from segdistill.errors import UserError
 
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
 _COLOR_MODES = ("RGB", "RGBA", "RGBX")
+_NO_RGB = (5, 8)
+"""TIFFs in CMYK and CIE L*a*b*, whose conversion would change the colours a little."""
+
 _UNKNOWN = -1
+
+
+class NeitherError(UserError):
+    """A mask whose pixels are neither numbers nor colours."""
+
+
+class MaskFile:
+    """The numbers or colours of a mask file, of which windows are read.
+
+    The numbers are those in the file, whatever colour they are shown in: those of a palette, and those of a TIFF that
+    shows 0 as white.
+
+    Args:
+        path: a picture, decoded whole at the first look, or a raster.
+
+    Raises:
+        UserError: missing or broken file; a `NeitherError` for pixels that are neither numbers nor colours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = RasterFile(path) if read_by_rasterio(path) else None
+        if self._file is not None:
+            header = self._file.header
+            kind = np.dtype(header.dtype).kind
+            is_rgb = header.bands > 2 and header.dtype == "uint8" and header.photometric not in _NO_RGB
+            if kind not in "ui" or not (header.bands == 1 or is_rgb):
+                raise NeitherError(
+                    f"{path} has {header.bands} band{'s' * (header.bands > 1)} of {header.dtype}; expected an index "
+                    "mask or an RGB mask"
+                )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return image_size(self.path) if self._file is None else self._file.header.size
+
+    @cached_property
+    def _whole(self) -> np.ndarray:
+        mask = decoded(self.path)
+        if mask.mode in _INDEX_MODES:
+            return stored_numbers(mask)
+        if mask.mode not in _COLOR_MODES:
+            raise NeitherError(f"{self.path} has pixels of the kind {mask.mode}; expected an index mask or an RGB mask")
+        refuse_deep(mask, self.path)
+        return np.asarray(mask.convert("RGB")).transpose(2, 0, 1)
+
+    def read(self, window: Window | None = None) -> np.ndarray:
+        """Numbers (h, w) or colours, uint8 (3, h, w); all if ``window`` is None."""
+        if self._file is None:
+            if window is None:
+                return self._whole
+            top, left, height, width = window
+            return self._whole[..., top : top + height, left : left + width]
+        if self._file.header.bands == 1:
+            numbers: np.ndarray = self._file.read((1,), window)[0]
+            return numbers
+        return self._file.read(RGB, window)
 
 
 class MaskReader:
     """Reads mask files as label maps, and refuses every value that is not a class.
 
-    Index masks (PIL modes 1, L, P, I, I;16) hold the class number itself; the colours of a mode P file are
-    not looked at. RGB masks need ``palette``.
+    Index masks hold the class number itself; colours of a palette in them are not looked at. RGB masks need
+    ``palette``.
 
     Args:
         classes: number of classes K.
@@ -31,6 +98,11 @@ class MaskReader:
             which then never occurs as a class.
         palette: the colour of each class in RGB masks.
         ignore_color: the colour of ignored pixels in RGB masks.
+        values: what numbers in index masks stand for where that is not the class of that number: a class, or 255 for
+            ignored pixels.
+
+    Attributes:
+        identity: all that the labels depend on besides the file; two readers of one identity read alike.
     """
 
     def __init__(
@@ -40,20 +112,43 @@ class MaskReader:
         ignore: int = IGNORE_INDEX,
         palette: tuple[Color, ...] | None = None,
         ignore_color: Color | None = None,
+        values: Mapping[int, int] | None = None,
     ) -> None:
         if not 0 <= ignore < 2**16:
             raise UserError(f"ignore is {ignore}; expected the index of ignored pixels in the masks, 0 to 65535")
         self.classes = classes
         self.ignore = ignore
         self.palette = palette
+        self.values = dict(values or {})
+        self.identity = f"{classes} {ignore} {palette} {ignore_color} {sorted(self.values.items())}"
         self._table = np.full(2**16, _UNKNOWN, dtype=np.int16)
         self._table[:classes] = np.arange(classes)
         self._table[ignore] = IGNORE_INDEX
+        self._beyond: dict[int, int] = {}
+        for value, label in self.values.items():
+            if not (0 <= label < classes or label == IGNORE_INDEX):
+                raise UserError(
+                    f"mask_values says that {value} is the class {label}; expected a class from 0 to {classes - 1}, or "
+                    f"{IGNORE_INDEX} for ignored pixels"
+                )
+            if 0 <= value < len(self._table):
+                self._table[value] = label
+            else:
+                self._beyond[value] = label
         colors = {_packed(color): label for label, color in enumerate(palette or ())}
         if ignore_color is not None:
             colors[_packed(ignore_color)] = IGNORE_INDEX
         self._colors = np.array(sorted(colors), dtype=np.int32)
         self._color_labels = np.array([colors[color] for color in sorted(colors)], dtype=np.int16)
+
+    @property
+    def known(self) -> frozenset[int]:
+        """The numbers that an index mask may hold."""
+        return frozenset(np.flatnonzero(self._table != _UNKNOWN).tolist()) | frozenset(self._beyond)
+
+    def size(self, path: Path) -> tuple[int, int]:
+        """(height, width) of a mask file, from its header where that says it."""
+        return image_size(path)
 
     def read(self, path: Path, size: tuple[int, int] | None = None) -> Tensor:
         """The label map, int64 (H, W), resized to ``size`` (height, width) if given: nearest neighbours.
@@ -62,22 +157,46 @@ class MaskReader:
             UserError: missing or broken file, a value or colour that is no class, a colour mask without
                 palette.
         """
-        mask = decoded(path)
-        if size is not None:
-            mask = mask.resize((size[1], size[0]), Image.Resampling.NEAREST)
-        if mask.mode in _INDEX_MODES:
-            labels = self._from_indices(np.asarray(mask), path)
-        elif mask.mode in _COLOR_MODES:
-            labels = self._from_colors(np.asarray(mask.convert("RGB")), path)
-        else:
-            raise UserError(f"{path} has pixels of the kind {mask.mode}; expected an index mask or an RGB mask")
+        return resized_labels(self.decode(MaskFile(path).read(), path), size)
+
+    def decode(self, values: np.ndarray, path: Path) -> Tensor:
+        """The label map, int64 (H, W), of pixels from ``path``.
+
+        Args:
+            values: numbers (H, W) or colours, uint8 (3, H, W).
+            path: where they come from, for messages.
+
+        Raises:
+            UserError: a value or colour that is no class, or colours without a palette.
+        """
+        if values.ndim == 2:
+            return torch.from_numpy(self._from_indices(values, path).astype(np.int64))
+        if self.palette is None:
+            raise UserError(f"{path} is an RGB mask, and no palette says which colour is which class")
+        packed = values[0].astype(np.int32)
+        for channel in values[1:]:
+            packed <<= 8
+            packed |= channel
+        labels = self._label_of_color.take(packed)
+        if labels.min() == _UNKNOWN:
+            self._refuse_colors(np.unique(packed[labels == _UNKNOWN]), path)
         return torch.from_numpy(labels.astype(np.int64))
 
+    @cached_property
+    def _label_of_color(self) -> np.ndarray:
+        """A label for each of the 2^24 colours: 32 MB, and several times as fast as a search."""
+        table = np.full(2**24, _UNKNOWN, dtype=np.int16)
+        table[self._colors] = self._color_labels
+        return table
+
     def _from_indices(self, values: np.ndarray, path: Path) -> np.ndarray:
-        if values.dtype == np.int32 and (values.min() < 0 or values.max() >= len(self._table)):
-            labels = np.where((values < 0) | (values >= len(self._table)), _UNKNOWN, 0).astype(np.int16)
-        else:
+        if values.dtype in (np.uint8, np.uint16, np.bool_):
             labels = self._table[values.astype(np.uint16, copy=False)]
+        else:
+            inside = (values >= 0) & (values < len(self._table))
+            labels = np.where(inside, self._table[np.where(inside, values, 0)], np.int16(_UNKNOWN))
+            for value, label in self._beyond.items():
+                labels[values == value] = label
         if labels.min() == _UNKNOWN:
             found = np.unique(values[labels == _UNKNOWN]).tolist()
             shown = ", ".join(str(value) for value in found[:8]) + (", ..." if len(found) > 8 else "")
@@ -88,23 +207,22 @@ class MaskReader:
             )
         return labels
 
-    def _from_colors(self, values: np.ndarray, path: Path) -> np.ndarray:
-        if self.palette is None:
-            raise UserError(f"{path} is an RGB mask, and no palette says which colour is which class")
-        packed = values.astype(np.int32)
-        packed = packed[..., 0] << 16 | packed[..., 1] << 8 | packed[..., 2]
-        position = np.searchsorted(self._colors, packed).clip(max=len(self._colors) - 1)
-        unknown = self._colors[position] != packed
-        if unknown.any():
-            found = np.unique(packed[unknown])
-            names = [hex_color((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255)) for c in found[:4]]
-            raise UserError(
-                f"{path} holds the colour{'s' * (len(found) > 1)} {', '.join(names)}"
-                f"{', ...' * (len(found) > 4)}, not in the palette (give the colour of ignored pixels as "
-                "ignore_color)"
-            )
-        labels: np.ndarray = self._color_labels[position]
+    def _refuse_colors(self, found: np.ndarray, path: Path) -> None:
+        names = [hex_color((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255)) for c in found[:4]]
+        raise UserError(
+            f"{path} holds the colour{'s' * (len(found) > 1)} {', '.join(names)}"
+            f"{', ...' * (len(found) > 4)}, not in the palette (give the colour of ignored pixels as "
+            "ignore_color)"
+        )
+
+
+def resized_labels(labels: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Labels (H, W) brought to ``size`` (height, width) by nearest neighbours; themselves where ``size`` is None."""
+    if size is None or labels.shape == size:
         return labels
+    # NEAREST_EXACT, since NEAREST would shift labels by up to half a pixel against the bilinear image.
+    nearest: Tensor = F.resize(Mask(labels), list(size), InterpolationMode.NEAREST_EXACT).as_subclass(Tensor)
+    return nearest
 
 
 def _packed(color: Color) -> int:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +19,25 @@ from typing import Any
 import numpy as np
 
 from segdistill.datasets.base import Window
+from segdistill.datasets.reading.orientation import ORIENTATION, PHOTOMETRIC, TURNS, tiff_tags, turned
+from segdistill.datasets.reading.validity import alpha_band, valid_pixels
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, permissions
+
+TIFF = (".tif", ".tiff")
+
+RASTERS = (*TIFF, ".jp2", ".img", ".vrt")
+"""Files that rasterio reads by windows."""
 
 BLOCK = 256
 """Side of the tiles that are written, in pixels: a training crop then reads few pixels that it does not show."""
 
-# By default GDAL keeps a twentieth of the machine's memory, in each process; the system's file cache is enough.
-_GDAL = {"GDAL_CACHEMAX": 64 * 2**20, "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+# By default GDAL keeps a twentieth of the machine's memory, in each process; the system's file cache is enough. Files
+# beside the raster (.msk, .aux.xml, .tfw) are looked for by name, without listing a folder of 100,000 files.
+_GDAL = {"GDAL_CACHEMAX": 64 * 2**20, "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"}
+
+
+_FILTERS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -33,12 +45,19 @@ class RasterHeader:
     """What a raster file says of itself.
 
     Attributes:
-        height, width: in pixels.
+        height, width: in pixels, as the file is shown: turned by its orientation tag.
         bands: their number.
         dtype: numpy's name of the pixels' type, such as "uint16".
         colors: GDAL's name of what each band is, such as "red", "gray", "palette", "alpha" or "undefined".
         tiled: whether a window can be read without much of what lies around it.
-        nodata: the value of pixels without data, if the file names one.
+        nodata: for each band, the value of pixels without data, or None.
+        has_mask: whether the file has a mask of valid pixels, inside of it or beside it (.msk).
+        alpha: number of the band that says which pixels are transparent, see `validity.alpha_band`; None: none does.
+        scales, offsets: of each band; they are not applied to the values that are read.
+        bits: of a pixel in one band, such as 1 for a bilevel file.
+        photometric: the TIFF tag: 0 shows 0 as white, 5 is CMYK, 6 YCbCr, 8 CIE L*a*b*; None in other files.
+        orientation: the TIFF tag, 1 to 8; 1 in files with a place on the map, whose place ignores it, and in others.
+        pages: number of images in the file, of which the first is read.
     """
 
     height: int
@@ -47,12 +66,31 @@ class RasterHeader:
     dtype: str
     colors: tuple[str, ...]
     tiled: bool
-    nodata: float | None
+    nodata: tuple[float | None, ...]
+    has_mask: bool
+    alpha: int | None
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    bits: int
+    photometric: int | None
+    orientation: int
+    pages: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.height, self.width
 
 
 def has_rasterio() -> bool:
     """Whether the extra ``segdistill[geo]`` is installed."""
     return importlib.util.find_spec("rasterio") is not None
+
+
+def read_by_rasterio(path: Path) -> bool:
+    """Whether a file is a raster that rasterio reads by windows; without it TIFFs are read by PIL, whole."""
+    suffix = path.suffix.lower()
+    return suffix in RASTERS and (has_rasterio() or suffix not in TIFF)
 
 
 def require_rasterio(purpose: str) -> Any:
@@ -81,34 +119,110 @@ def read_header(path: Path) -> RasterHeader:
 
 @lru_cache(maxsize=4096)
 def _read_header(path: Path, changed: int, size: int) -> RasterHeader:
-    with _opened(path) as file:
+    with opened(path) as file:
         if len(set(file.dtypes)) > 1:
             raise UserError(f"{path} has bands of the types {', '.join(file.dtypes)}; expected one type")
+        flags = importlib.import_module("rasterio.enums").MaskFlags
         _, columns = file.block_shapes[0]
-        # What is stored in few pixels is as good as tiled.
-        tiled = columns < file.width or file.height * file.width <= 4 * BLOCK * BLOCK
-        colors = tuple(color.name for color in file.colorinterp)
-        return RasterHeader(file.height, file.width, file.count, file.dtypes[0], colors, tiled, file.nodata)
+        height, width = file.height, file.width
+        tags = tiff_tags(path)
+        placed = file.crs is not None or not file.transform.is_identity or bool(file.gcps[0]) or file.rpcs is not None
+        orientation = 1 if placed else tags.get(ORIENTATION, 1)
+        return RasterHeader(
+            *((width, height) if TURNS[orientation][0] else (height, width)),
+            bands=file.count,
+            dtype=file.dtypes[0],
+            colors=tuple(color.name for color in file.colorinterp),
+            # What is stored in few pixels is as good as tiled.
+            tiled=columns < width or height * width <= 4 * BLOCK * BLOCK,
+            nodata=tuple(file.nodatavals),
+            has_mask=flags.per_dataset in file.mask_flag_enums[0] and flags.alpha not in file.mask_flag_enums[0],
+            alpha=alpha_band(file),
+            scales=tuple(file.scales),
+            offsets=tuple(file.offsets),
+            bits=int(file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * np.dtype(file.dtypes[0]).itemsize)),
+            photometric=tags.get(PHOTOMETRIC),
+            orientation=orientation,
+            pages=max(1, len(file.subdatasets)),
+        )
 
 
-def read_raster(path: Path, bands: tuple[int, ...], window: Window | None = None) -> np.ndarray:
-    """Bands of a raster file, (len(bands), H, W), of the file's type.
+class RasterFile:
+    """A raster file of which windows are read, turned as its orientation tag says.
+
+    Each window opens the file anew, which costs little and shares nothing between processes; within ``held`` it stays
+    open, so that windows that overlap decode nothing twice.
 
     Args:
         path: the file.
-        bands: their numbers, the first band being 1.
-        window: the part to read; all if None.
 
     Raises:
-        UserError: missing or broken file.
+        UserError: missing or broken file, more than one image in it, or pixels that are no real numbers.
     """
-    with _opened(path) as file:
-        part = None
-        if window is not None:
-            rows = (window.top, window.top + window.height)
-            part = (rows, (window.left, window.left + window.width))
-        pixels: np.ndarray = file.read(list(bands), window=part)
-        return pixels
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header = read_header(path)
+        if np.dtype(self.header.dtype).kind not in "uif":
+            raise UserError(f"{path} holds {self.header.dtype} pixels; expected real numbers")
+        if self.header.pages > 1:
+            raise UserError(f"{path} holds {self.header.pages} images; expected one, save each in a file of its own")
+        self._file: Any = None
+
+    @contextmanager
+    def held(self) -> Iterator[Any]:
+        """Keep the file open; gives rasterio's own object."""
+        with opened(self.path) as file:
+            self._file = file
+            try:
+                yield file
+            finally:
+                self._file = None
+
+    def read(self, bands: tuple[int, ...], window: Window | None = None) -> np.ndarray:
+        """Bands of the file, (len(bands), h, w), of the file's type.
+
+        Args:
+            bands: their numbers, the first band being 1.
+            window: the part to read; all if None.
+
+        Raises:
+            UserError: missing or broken file.
+        """
+        with self._at_hand() as file:
+            pixels: np.ndarray = file.read(list(bands), window=self._part(window))
+        return turned(pixels, self.header.orientation)
+
+    def read_with_valid(self, bands: tuple[int, ...], window: Window) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same, and which pixels are valid, bool (h, w); None: the file has no way to say that one is not."""
+        with self._at_hand() as file:
+            part = self._part(window)
+            pixels = file.read(list(bands), window=part)
+            valid = valid_pixels(file, self.header, bands, pixels, part)
+        turn = self.header.orientation
+        return turned(pixels, turn), None if valid is None else turned(valid, turn)
+
+    @contextmanager
+    def _at_hand(self) -> Iterator[Any]:
+        if self._file is None:
+            with opened(self.path) as file:
+                yield file
+        else:
+            with _told(self.path, importlib.import_module("rasterio")):
+                yield self._file
+
+    def _part(self, window: Window | None) -> tuple[tuple[int, int], tuple[int, int]] | None:
+        """A window as rasterio takes it: rows and columns, before the image is turned."""
+        if window is None:
+            return None
+        top, left, height, width = window
+        transposed, rows_flipped, columns_flipped = TURNS[self.header.orientation]
+        if columns_flipped:
+            left = self.header.width - left - width
+        if rows_flipped:
+            top = self.header.height - top - height
+        rows, columns = (top, top + height), (left, left + width)
+        return (columns, rows) if transposed else (rows, columns)
 
 
 class TiledWriter:
@@ -175,22 +289,36 @@ class TiledWriter:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The file in ``path``, open; opening anew for each window costs little, and nothing is shared by processes."""
+def opened(path: Path) -> Iterator[Any]:
+    """The file in ``path``, open: rasterio's own object.
+
+    Raises:
+        UserError: missing or broken file, also while it is read within the ``with`` block.
+    """
     rasterio = require_rasterio(f"reading {path}")
     if not path.is_file():
         raise UserError(f"{path} does not exist (any more)")
-    try:
-        with _quiet(rasterio), rasterio.open(path) as file:
+    with _told(path, rasterio):
+        with _quiet(rasterio):
+            file = rasterio.open(path)
+        with file, rasterio.Env(**_GDAL):
             yield file
-    except rasterio.errors.RasterioError as error:
-        reason = error.__cause__ or error
+
+
+@contextmanager
+def _told(path: Path, rasterio: Any) -> Iterator[None]:
+    try:
+        yield
+    # Not all of GDAL's own errors become one of rasterio's.
+    except (rasterio.errors.RasterioError, importlib.import_module("rasterio._err").CPLE_BaseError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(f"{path} cannot be read, it is truncated or no image: {reason}") from None
 
 
 @contextmanager
 def _quiet(rasterio: Any) -> Iterator[None]:
-    with warnings.catch_warnings(), rasterio.Env(**_GDAL):
+    # The filters are those of the whole process, and two threads would put each other's back.
+    with _FILTERS, warnings.catch_warnings(), rasterio.Env(**_GDAL):
         # Most images of machine learning have no place on the map.
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         yield
