@@ -24,6 +24,8 @@ class Setting:
             where an image is cut into a fixed number of regions.
         across_batch: images are related to each other: a batch is more than the mean of its images.
         random: draws random numbers at every step.
+        several_classes: refuses networks of a single class.
+        sparse: a term may be 0, where no pixel is of its kind (on an edge, off the edges, hard).
     """
 
     name: str
@@ -33,6 +35,8 @@ class Setting:
     resized: float | None = 1e-4
     across_batch: bool = False
     random: bool = False
+    several_classes: bool = False
+    sparse: bool = False
 
     def make(self) -> Method:
         return METHODS[self.name](**self.options)
@@ -63,4 +67,27 @@ SETTINGS = [
     Setting("ifvd", {"preset": "authors", "balance": "labels"}, zero_when_equal=True),
     Setting("dsd", zero_when_equal=True, neighbours=True),
     Setting("reviewkd", neighbours=True, resized=None),
+    Setting("dkd", zero_when_equal=True, several_classes=True),
+    Setting("dkd", {"preset": "paper", "balance": "labels"}, zero_when_equal=True, several_classes=True),
+    Setting("lskd", zero_when_equal=True, several_classes=True),
+    Setting("dist", zero_when_equal=True, several_classes=True),
+    Setting(
+        "dist", {"across": "batch", "temperature": 2.0}, zero_when_equal=True, several_classes=True, across_batch=True
+    ),
+    Setting("bpkd", zero_when_equal=True, sparse=True, resized=0.05),
+    Setting("cirkd", across_batch=True, resized=0.05),
+    Setting("cirkd", {"pixel": 0.0, "region": 0.0, "preset": "paper"}, zero_when_equal=True, across_batch=True),
+    Setting("mgd", neighbours=True, random=True, resized=0.05),
+    Setting("mgd", {"preset": "paper", "masked": 0.0}, neighbours=True, resized=0.05),
+    Setting("idd"),
+    Setting("idd", {"position": 0.0, "relative": False}, zero_when_equal=True),
+    Setting("maskd", zero_when_equal=True),
+    Setting("maskd", {"preset": "paper"}),
+    Setting("afdcd", neighbours=True, random=True, resized=0.05),
+    Setting("afdcd", {"preset": "authors", "masked": 0.0, "pool": 1, "kd": 0.0}, neighbours=True, resized=0.05),
+    Setting("attnfd", neighbours=True, resized=0.05),
+    Setting("attnfd", {"stages": True}, neighbours=True, resized=0.05),
+    # A mean weighted by pixels is not the mean of the images' means.
+    Setting("rdd", zero_when_equal=True, across_batch=True),
+    Setting("rdd", {"method": "feature", "warmup": 0, "threshold": 0.2, "ce": 1.0}, across_batch=True, sparse=True),
 ]

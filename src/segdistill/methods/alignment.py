@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -94,16 +95,25 @@ class Places:
         student: the student's taps.
         teacher: the teacher's taps.
         embedding: compare the embeddings.
-        stages: compare the stages, paired by `match_stages`.
+        stages: compare the stages, paired by `match_stages`; or ``"last"`` for the last one of each.
 
     Attributes:
         taps: (student's, teacher's) tap of each place; the embedding is the first.
     """
 
-    def __init__(self, student: NetworkInfo, teacher: NetworkInfo, *, embedding: bool = True, stages: bool = False):
+    def __init__(
+        self,
+        student: NetworkInfo,
+        teacher: NetworkInfo,
+        *,
+        embedding: bool = True,
+        stages: bool | Literal["last"] = False,
+    ) -> None:
         self.embedding = embedding
         self.taps: list[tuple[Tap, Tap]] = [(student.embedding, teacher.embedding)] if embedding else []
         self._pairs = match_stages(student.stages, teacher.stages) if stages else []
+        if stages == "last":
+            self._pairs = [(len(student.stages) - 1, len(teacher.stages) - 1)]
         self.taps += [(student.stages[i], teacher.stages[j]) for i, j in self._pairs]
 
     def teacher_outputs(self, teacher: Features) -> dict[str, Tensor]:

@@ -39,6 +39,13 @@ def check_choice(method: str, name: str, value: Any, choices: Iterable[Any]) -> 
         raise UserError(f"{method}: {name} is {value!r}, expected {', '.join(names[:-1])} or {names[-1]}")
 
 
+def check_ratio(method: str, **values: float) -> None:
+    """Raises a `UserError` for the first of a method's shares that is below 0, 1 or more, or NaN."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{method}: {name} is {value}, expected at least 0 and below 1")
+
+
 def preset_values(
     method: str, preset: str, presets: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -160,3 +167,12 @@ class Method(nn.Module, ABC):
         Returns:
             Scalars; their sum is the method's loss. A batch without a valid pixel gives zeros.
         """
+
+
+def check_several_classes(method: Method, student: NetworkInfo, teacher: NetworkInfo) -> None:
+    """Raises a `UserError` where there is a single class: its probability is always 1, and nothing could be learnt."""
+    if min(student.num_classes, teacher.num_classes) < 2:
+        raise UserError(
+            f"method {method.name} compares probabilities of classes, but the student has {student.num_classes} class "
+            f"and the teacher {teacher.num_classes}; expected 2 or more, one of them for the background"
+        )
