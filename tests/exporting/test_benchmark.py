@@ -55,6 +55,12 @@ def test_table_and_json(
         assert measured["passes"] >= 10
         if os.path.exists("/proc/self/status"):
             assert 10 < measured["library_mb"] <= measured["peak_mb"] < 5000
+    assert found["reference"] == f"{run}, pytorch fp32, 1 thread"
+    assert f"speed-up: how many times faster than {found['reference']}" in printed
+    first = found["rows"][0]["timing"]["median_ms"]
+    for row in found["rows"]:
+        assert row["speedup"] == pytest.approx(first / row["timing"]["median_ms"])
+        assert f"{row['speedup']:.1f}x" in printed
     by_runtime = {row["runtime"]: row["timing"] for row in fp32}
     if by_runtime["pytorch"]["peak_mb"] is not None:
         # torch is not loaded where a file runs without it.
@@ -81,13 +87,18 @@ def test_what_fails_is_left_out_with_a_line(run: Path, monkeypatch: pytest.Monke
 def test_networks_side_by_side(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that was never scored has no mIoU; every runtime that cannot be had is told of."""
     other = saved(tmp_path / "unscored", "python:tests.tiny:build_tiny")
-    monkeypatch.setattr(module, "_timed", lambda job: timing.summarise([0.01], None, None))
+    times = iter([0.03, 0.01, 0.002, 0.0001])
+    monkeypatch.setattr(module, "_timed", lambda job: timing.summarise([next(times, 0.01)], None, None))
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     found = benchmark(runs=[str(run), str(other)], input="64", quiet=True)
     fp32 = [(row.run, row.runtime, row.miou is None) for row in found.rows if row.precision == "fp32"]
     assert fp32 == [
         (str(path), runtime, path == other) for path in (run, other) for runtime in ("pytorch", "torch.compile")
     ]
+    fast = [row.speedup for row in found.rows if row.precision == "fp32"]
+    assert fast[:1] == [1.0]
+    if len(found.rows) == 4:  # no bf16 here
+        assert fast == pytest.approx([1, 3, 15, 300])
     wanted = [f"{runtime} needs the package onnx: pip install 'segdistill[deploy]'" for runtime in timing.RUNTIMES[2:]]
     assert [line for line in found.skipped if "needs" in line] == wanted
 

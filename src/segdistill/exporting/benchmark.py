@@ -38,7 +38,7 @@ _FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """One network in one runtime, precision and number of threads.
 
     Attributes:
@@ -52,6 +52,7 @@ class Row:
         file_mb: size of the file, or pair of files, in 10^6 bytes.
         miou: on the validation split, in percent: of the finished run, for int8 of the int8 file; None if never
             measured.
+        speedup: how many times faster than `Benchmark.reference`, by median latency.
     """
 
     run: str
@@ -63,6 +64,13 @@ class Row:
     macs: int
     file_mb: float
     miou: float | None
+    speedup: float
+
+    @property
+    def name(self) -> str:
+        """What was measured, in words."""
+        threads = f"{self.threads} {'thread' if self.threads == 1 else 'threads'}"
+        return f"{self.run}, {self.runtime} {self.precision}, {threads}"
 
 
 @dataclass(frozen=True)
@@ -72,13 +80,15 @@ class Benchmark:
     Attributes:
         input: (height, width) of the image.
         machine: processor, cores and versions.
+        reference: what speed-ups are relative to: the first row, in words; None where nothing was measured.
         rows: what was measured.
         skipped: one sentence each.
     """
 
     input: tuple[int, int]
     machine: dict[str, Any]
-    rows: tuple[Row, ...]
+    reference: str | None
+    rows: tuple[Measurement, ...]
     skipped: tuple[str, ...]
 
 
@@ -139,45 +149,60 @@ def benchmark(
     for run in runs:
         load_run(run)  # whatever is wrong with the last one is told before the first one is measured
     console = Console(quiet=quiet)
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     skipped: list[str] = []
     with tempfile.TemporaryDirectory(prefix="segdistill-benchmark-") as temporary:
         for number, run in enumerate(runs):
-            network = load_run(run)
-            channels = network.info.in_channels
-            parameters, macs = count_parameters(network), count_macs(network, size)
-            del network
-            for model in _models(Path(run), size, runtimes, Path(temporary) / str(number), skipped):
-                for count in threads:
-                    what = f"{run}, {model.runtime} {model.precision}, {count} threads"
-                    with during(f"measuring {what}", console):
-                        job = Job(
-                            model.runtime, model.precision, str(model.path), channels, model.dtype, size, count, seconds
-                        )
-                        timing = _timed(job)
-                    if isinstance(timing, str):
-                        skipped.append(f"{run}: {model.runtime} {model.precision} fails: {timing}")
-                        break
-                    rows.append(
-                        Row(
-                            run=str(run),
-                            runtime=model.runtime,
-                            precision=model.precision,
-                            threads=count,
-                            timing=timing,
-                            parameters=parameters,
-                            macs=macs,
-                            file_mb=model.file_mb,
-                            miou=model.miou,
-                        )
-                    )
-    found = Benchmark(size, _machine(), tuple(rows), tuple(dict.fromkeys(skipped)))
+            folder = Path(temporary) / str(number)
+            _measure(Path(run), size, runtimes, threads, seconds, folder, rows, skipped, console)
+    reference = rows[0].name if rows else None
+    found = Benchmark(size, _machine(), reference, tuple(rows), tuple(dict.fromkeys(skipped)))
     console.print(benchmark_tables(found))
     for line in found.skipped:
         console.print(f"left out: {line}", highlight=False, soft_wrap=True)
     if json is not None:
         write_json(Path(json), asdict(found))
     return found
+
+
+def _measure(
+    run: Path,
+    size: tuple[int, int],
+    runtimes: Sequence[str],
+    threads: Sequence[int],
+    seconds: float,
+    folder: Path,
+    rows: list[Measurement],
+    skipped: list[str],
+    console: Console,
+) -> None:
+    """Adds to ``rows`` all that can be measured of a run, and to ``skipped`` what cannot, and why."""
+    network = load_run(run)
+    channels, parameters, macs = network.info.in_channels, count_parameters(network), count_macs(network, size)
+    del network
+    for model in _models(run, size, runtimes, folder, skipped):
+        for count in threads:
+            job = Job(model.runtime, model.precision, str(model.path), channels, model.dtype, size, count, seconds)
+            with during(f"measuring {run}, {model.runtime} {model.precision}, threads: {count}", console):
+                timing = _timed(job)
+            if isinstance(timing, str):
+                skipped.append(f"{run}: {model.runtime} {model.precision} fails: {timing}")
+                break
+            first = rows[0].timing.median_ms if rows else timing.median_ms
+            rows.append(
+                Measurement(
+                    run=str(run),
+                    runtime=model.runtime,
+                    precision=model.precision,
+                    threads=count,
+                    timing=timing,
+                    parameters=parameters,
+                    macs=macs,
+                    file_mb=model.file_mb,
+                    miou=model.miou,
+                    speedup=first / timing.median_ms,
+                )
+            )
 
 
 def benchmark_tables(found: Benchmark) -> Group:
@@ -190,7 +215,7 @@ def benchmark_tables(found: Benchmark) -> Group:
         table = Table(title=f"{run}: {size}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("runtime", no_wrap=True, min_width=13)
         table.add_column("", no_wrap=True, min_width=4)
-        for heading in ("threads", "median ms", "p95 ms", "images /s", "peak MB", "file MB", "mIoU"):
+        for heading in ("threads", "median ms", "speed- up", "p95 ms", "images /s", "peak MB", "file MB", "mIoU"):
             # Of one width in every table, so that runs can be compared down a column.
             table.add_column(heading.replace(" ", "\n"), justify="right", min_width=6, no_wrap=True)
         for row in own:
@@ -200,6 +225,7 @@ def benchmark_tables(found: Benchmark) -> Group:
                 row.precision,
                 str(row.threads),
                 f"{timing.median_ms:.1f}",
+                f"{row.speedup:.{1 if row.speedup < 99.95 else 0}f}x",
                 f"{timing.p95_ms:.1f}",
                 f"{timing.images_per_second:.1f}",
                 "" if timing.peak_mb is None else f"{timing.peak_mb:.0f}",
@@ -207,6 +233,8 @@ def benchmark_tables(found: Benchmark) -> Group:
                 "" if row.miou is None else f"{row.miou:.2f}",
             )
         parts.append(table)
+    if found.reference is not None:
+        parts.append(f"speed-up: how many times faster than {found.reference}")
     parts.append("peak: most memory of the whole process, library included; mIoU of the validation split")
     return Group(*parts)
 
