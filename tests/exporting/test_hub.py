@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from segdistill.cli.main import main
 from segdistill.exporting.export import export
 from segdistill.exporting.model_card import model_card
 from segdistill.files import write_json, write_yaml
+from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
 from segdistill.prediction.predictor import open_predictor
 from tests.prediction.networks import saved
@@ -33,6 +35,9 @@ SEGFORMER = (
 def make_run(folder: Path, spec: str, in_channels: int = 3) -> Path:
     """A run on data that is not there."""
     run = saved(folder / "run", spec, in_channels)
+    network = load_run(run)
+    network.description = replace(network.description, classes=tuple("abcde"))
+    network.save(run)
     teacher = saved(folder / "teacher", "python:tests.prediction.networks:build_any")
     write_json(teacher / "metrics.json", {"miou": 61.234})
     data = {"dataset": "folder", "root": "/secret/place", "classes": list("abcde"), "crop": [64, 64]}
@@ -67,7 +72,9 @@ def test_the_card_s_own_lines_load_it_without_segdistill(spec: str, library: str
     front, text = card(found.path)
     assert front["license"] == "unknown"
     assert front["library_name"] == library
-    assert front["datasets"] == []
+    assert "datasets" not in front
+    (of_model,) = front["model-index"]
+    assert of_model["name"] == spec
     lines = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert lines is not None
     assert lines[1].count("\n") == 5
@@ -98,30 +105,33 @@ def test_the_card_tells_what_is_known(tmp_path: Path) -> None:
     run = run.rename(run.with_name("seed-0"))
     predictor = open_predictor(run, "cpu")
     assert isinstance(predictor.scores, Network)
-    text = model_card(run, predictor.scores, predictor, "smp")
+    found = model_card(run, predictor.scores, predictor, "smp")
+    (scored,) = [one for one in found.data.eval_results if one.metric_type == "mean_iou"]
+    assert (scored.metric_value, scored.dataset_split, scored.task_type) == (55.5, "validation", "image-segmentation")
+    text = str(found)
     assert str(tmp_path) not in text
     assert "secret" not in text
     assert "| teacher | 61.23 |" in text
     assert "`python:tests.prediction.networks:build_any`" in text
-    assert "| the same student alone, without the teacher | not measured |" in text
+    assert "| the same student trained without the teacher | not measured |" in text
     assert "Whether the teacher helped is not measured" in text
     assert "| this student | 55.50 |" in text
-    assert "Distilled with `[{kd: {}}]` (epochs 3, batch_size 2, optimizer adamw, lr 0.001, loss ce)" in text
+    assert "Method `[{kd: {}}]` (epochs 3, batch_size 2, optimizer adamw, lr 0.001, loss ce)" in text
     assert "| 2 | c | 12.50 |" in text
-    assert "Worst is `c`, with an IoU of 12.5 %" in text
+    assert "The worst class is `c`, with an IoU of 12.5 %" in text
     alone = tmp_path / "cells" / "none" / "seed-0"
     write_json(alone / "metrics.json", {"miou": 56.75})
-    text = model_card(run, predictor.scores, predictor, "smp")
-    assert "| the same student alone, without the teacher | 56.75 |" in text
-    assert "-1.25 points against the same student alone, with one seed each" in text
+    text = str(model_card(run, predictor.scores, predictor, "smp"))
+    assert "| the same student trained without the teacher | 56.75 |" in text
+    assert "The teacher made a difference of -1.25 points, with one seed each" in text
 
 
 def test_the_card_of_a_bare_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved(tmp_path / "net", SMP, in_channels=5)
     found = export(run=folder, format="hub", output=tmp_path / "hub", quiet=True)
     _, text = card(found.path)
-    assert "## Method\n\nNot recorded." in text
-    assert "mIoU on the validation split: not measured" in text
+    assert "## Training\n\nNot recorded." in text
+    assert "mIoU on the validation images: not measured" in text
     lines = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert lines is not None
     monkeypatch.chdir(found.path)

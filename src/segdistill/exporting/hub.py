@@ -69,7 +69,7 @@ def write_folder(
                 raise UserError(str(error).replace(str(made), str(folder))) from None
             if library == "transformers":
                 _name_classes(made / "config.json", predictor.classes)
-            write_text(made / "README.md", model_card(run, network, predictor, library))
+            write_text(made / "README.md", str(model_card(run, network, predictor, library)))
             check(made)
             os.replace(made, folder)
     except OSError as error:
