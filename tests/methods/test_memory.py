@@ -1,0 +1,169 @@
+"""What CIRKD remembers, and draws that depend on a counter alone."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, multiprocessing
+
+from segdistill import Distiller
+from segdistill.methods import CIRKD
+from segdistill.methods.draws import Draws
+from segdistill.methods.memory import ClassMemory
+from tests.methods.scene import features, networks
+from tests.tiny import tiny_network
+
+
+def vectors_of(memory: ClassMemory, label: int) -> Tensor:
+    return memory.vectors[label * memory.size : (label + 1) * memory.size].float()
+
+
+def test_the_newest_vectors_of_each_class_stay() -> None:
+    memory = ClassMemory(num_classes=2, size=3, channels=1)
+    given = torch.tensor([[True, False, True], [False, False, False]])
+    memory.remember(torch.tensor([[[1.0], [9.0], [2.0]], [[9.0], [9.0], [9.0]]]), given)
+    assert sorted(vectors_of(memory, 0).flatten().tolist()) == [0, 1, 2]
+    assert memory.seen.tolist() == [2, 0]
+    memory.remember(torch.tensor([[[3.0], [4.0], [5.0], [6.0]]]).expand(2, -1, -1), torch.ones(2, 4, dtype=torch.bool))
+    assert sorted(vectors_of(memory, 0).flatten().tolist()) == [4, 5, 6]
+    assert sorted(vectors_of(memory, 1).flatten().tolist()) == [4, 5, 6]
+    memory.remember(torch.tensor([[[7.0]], [[7.0]]]), torch.tensor([[True], [False]]))
+    assert sorted(vectors_of(memory, 0).flatten().tolist()) == [5, 6, 7]
+    assert sorted(vectors_of(memory, 1).flatten().tolist()) == [4, 5, 6]
+    assert memory.vectors[-1] == 0
+
+
+def test_only_what_was_remembered_is_recalled() -> None:
+    memory, draws = ClassMemory(num_classes=3, size=4, channels=1), Draws()
+    assert not memory.recall(12, draws, 1)[1].any()
+    memory.remember(torch.tensor([[[1.0]], [[2.0]], [[3.0]]]), torch.tensor([[True], [False], [True]]))
+    vectors, remembered = memory.recall(12, draws, 1)
+    assert vectors.shape == (12, 1)
+    assert vectors[remembered].unique().tolist() == [1, 3]
+    assert remembered.view(3, 4).any(1).tolist() == [True, False, True]
+
+
+def cirkd_case() -> tuple[CIRKD, dict[str, Any]]:
+    method = CIRKD(pixel_memory=40, region_memory=6)
+    method.build(*networks())  # type: ignore[arg-type]
+    student, teacher = (features(info, seed) for info, seed in zip(networks(), (1, 2), strict=True))
+    blocks = torch.randint(0, 4, (2, 9, 9), generator=torch.Generator().manual_seed(4))
+    labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    valid = torch.ones(2, 72, 72, dtype=torch.bool)
+    valid[0, :24] = False
+    return method.double(), {"student": student, "teacher": teacher, "labels": labels, "valid": valid}
+
+
+def test_remembered_pixels_are_of_the_class_they_stand_under() -> None:
+    method, case = cirkd_case()
+    method(**case)
+    units = case["teacher"].embedding / case["teacher"].embedding.norm(dim=1, keepdim=True)
+    labels = case["labels"][:, 4::8, 4::8].clone()
+    labels[0, :3] = 255
+    for label in range(5):
+        inside = labels == label
+        pixels = units.permute(0, 2, 3, 1)[inside]
+        kept = method.pixels_of.vectors[label * 40 : label * 40 + int(method.pixels_of.seen[label])]
+        assert method.pixels_of.seen[label] == sum(min(16, int(image.sum())) for image in inside)
+        assert all((pixels - vector).abs().amax(1).min() < 1e-6 for vector in kept)
+        assert len(kept.unique(dim=0)) == len(kept)
+        means = [units[b, :, inside[b]].mean(1) for b in range(2) if inside[b].any()]
+        regions = method.regions_of.vectors[label * 6 : label * 6 + len(means)]
+        torch.testing.assert_close(regions, torch.stack([m / m.norm() for m in means]) if means else regions)
+
+
+def test_memories_are_state_of_the_method_and_a_resumed_run_goes_on_with_them() -> None:
+    images = torch.rand(3, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 5, (3, 2, 64, 64), generator=torch.Generator().manual_seed(1))
+
+    def fresh() -> Distiller:
+        torch.manual_seed(0)
+        return Distiller(tiny_network(8, seed=1), tiny_network(4, seed=2), CIRKD(pixel_memory=50, region_memory=4))
+
+    whole, broken = fresh(), fresh()
+    for step in range(2):
+        whole(images[step], labels[step])
+    broken.load_state_dict(whole.state_dict())
+    torch.manual_seed(99)  # whatever has drawn in between
+    ours, theirs = (one(images[2], labels[2]).terms for one in (whole, broken))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert all(torch.equal(a, b) for a, b in zip(whole.buffers(), broken.buffers(), strict=True))
+    assert not any("memory" in name or "vectors" in name for name in whole.student.state_dict())
+    before = whole.methods["cirkd"].pixels_of.seen.clone()
+    whole.eval()(images[0], labels[0])
+    assert torch.equal(whole.methods["cirkd"].pixels_of.seen, before)
+
+
+def test_draws_are_even_and_change_with_step_and_stream() -> None:
+    draws = Draws()
+    first = draws(100, 1000)
+    assert torch.equal(draws(100, 1000), first)
+    assert 0 <= first.min() <= first.max() < 1
+    assert first.mean().item() == pytest.approx(0.5, abs=0.005)
+    assert first.histc(10, 0, 1).div(1e4).sub(1).abs().max() < 0.05
+    draws.advance()
+    second = draws(100, 1000)
+    for other in (second, draws(100, 1000, stream=1)):
+        assert abs(torch.corrcoef(torch.stack([first.flatten(), other.flatten()]))[0, 1]) < 0.02
+    assert abs(torch.corrcoef(torch.stack([second.flatten()[1:], second.flatten()[:-1]]))[0, 1]) < 0.02
+    draws.eval().advance()
+    assert torch.equal(draws(100, 1000), second)
+
+
+def part(rank: int, port: int, folder: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    method, case = start()
+    loss = torch.stack([*method(**{name: half(value, rank) for name, value in case.items()}).values()]).sum()
+    loss.backward()
+    slope = method.adapter.weight.grad
+    distributed.all_reduce(slope)
+    torch.save({"slope": slope / 2, **method.state_dict()}, folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def half(value: Any, rank: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[rank : rank + 1]
+    return type(value)(
+        tuple(half(s, rank) for s in value.stages), half(value.embedding, rank), half(value.logits, rank)
+    )
+
+
+def start() -> tuple[Any, dict[str, Any]]:
+    torch.manual_seed(0)
+    method, case = cirkd_case()
+    case["valid"][:] = True
+    return Adapted(method), case
+
+
+class Adapted(torch.nn.Module):
+    """CIRKD behind one weight that stands for the student's; its projection without statistics of a batch."""
+
+    def __init__(self, method: CIRKD) -> None:
+        super().__init__()
+        self.adapter = torch.nn.Conv2d(8, 8, 1).double()
+        method.projection[1].eval()  # type: ignore[index]
+        self.method = method
+
+    def forward(self, **case: Any) -> dict[str, Tensor]:
+        x = case["student"]
+        case["student"] = type(x)(x.stages, self.adapter(x.embedding), x.logits)
+        return self.method(**case)
+
+
+def test_two_processes_have_the_gradient_and_the_memories_of_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.start_processes(part, args=(port, tmp_path), nprocs=2, start_method="spawn")
+    method, case = start()
+    torch.stack([*method(**case).values()]).sum().backward()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found.pop("slope"), method.adapter.weight.grad)
+        for name, value in method.state_dict().items():
+            torch.testing.assert_close(found[name], value, msg=name)
