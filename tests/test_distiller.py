@@ -79,6 +79,16 @@ def test_task_loss_of_ones_own() -> None:
     assert out.terms["task"] == 7
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_teacher_that_is_not_finite_is_refused(value: float) -> None:
+    teacher, student = pair()
+    with torch.no_grad():
+        teacher.model.classifier.bias[2] = value
+    distiller = Distiller(teacher, student, KD())
+    with pytest.raises(UserError, match="the teacher's logits hold NaN or infinite values"):
+        distiller(torch.rand(2, 3, 64, 64))
+
+
 def test_ka_needs_its_pre_stage() -> None:
     teacher, student = pair()
     distiller = Distiller(teacher, student, KA())

@@ -129,6 +129,7 @@ class Distiller(nn.Module):
         self.task_loss = task_loss
         self.ignore_index = ignore_index
         self.ignored = ignored
+        self._teacher_checked = False
         self.multiple = math.lcm(teacher.multiple, student.multiple)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
@@ -169,7 +170,20 @@ class Distiller(nn.Module):
             teacher_outputs: TeacherOutputs = {}
             for method in self._methods():
                 teacher_outputs |= method.teacher_outputs(features)
+        self._check_teacher(teacher_outputs)
         return teacher_outputs
+
+    def _check_teacher(self, teacher_outputs: TeacherOutputs) -> None:
+        """Refuse a teacher that is not finite. On an accelerator only at first: reading a value makes the host wait."""
+        if self._teacher_checked and any(maps.device.type != "cpu" for maps in teacher_outputs.values()):
+            return
+        for name, maps in teacher_outputs.items():
+            if not bool(torch.isfinite(maps).all()):
+                raise UserError(
+                    f"the teacher's {name} hold NaN or infinite values, expected finite ones; check its weights, and "
+                    "that the images are what it was trained on"
+                )
+        self._teacher_checked = True
 
     def forward(
         self, images: Tensor, labels: Tensor | None = None, teacher_outputs: TeacherOutputs | None = None

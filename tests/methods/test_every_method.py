@@ -9,12 +9,14 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from segdistill import Distiller, Features, Network, Tap, UserError, load_network, methods
@@ -467,5 +469,9 @@ def test_every_method_has_a_page(name: str) -> None:
     headings = ["Idea", "Formula", "Defaults", "When to use it, and when not", "Where the reading had to choose"]
     assert [line[3:] for line in page.splitlines() if line[:3] == "## " and line != "## Presets"][:5] == headings
     parameters = inspect.signature(METHODS[name]).parameters
-    assert [row for row in parameters if f"\n| `{row}` | " not in page] == []
+    cells = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page, flags=re.MULTILINE))
+    assert set(cells) == set(parameters)
+    for parameter, default in METHODS[name]().hyper_parameters().items():
+        written = re.split(r"[ ;]", cells[parameter])[0]
+        assert yaml.safe_load(written) == default or float(written) == default, parameter
     assert ("## Presets" in page) == ("preset" in parameters)

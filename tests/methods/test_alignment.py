@@ -1,0 +1,58 @@
+"""How maps of two networks are brought together, on numbers that can be checked by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segdistill import Tap
+from segdistill.methods.alignment import bounded, bounded_stride, match_stages, peak_of_one, resize
+
+
+def row(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(1, 1, 1, -1)
+
+
+def test_resize_is_bilinear_between_the_centres_of_positions() -> None:
+    assert resize(row(0, 1), (1, 4)).flatten().tolist() == [0.0, 0.25, 0.75, 1.0]
+    assert resize(row(0, 1, 2, 3), (1, 2)).flatten().tolist() == [0.5, 2.5]
+
+
+def test_a_map_of_the_right_size_stays_what_it_is() -> None:
+    maps = torch.rand(1, 2, 3, 4)
+    assert resize(maps, (3, 4)) is maps
+    assert bounded(maps, 8) is maps
+
+
+@pytest.mark.parametrize(("stride", "becomes"), [(2, 8), (3, 6), (4, 8), (8, 8), (16, 16)])
+def test_fine_maps_are_averaged_to_stride_8(stride: int, becomes: int) -> None:
+    assert bounded_stride(stride) == becomes
+    side = 96 // stride
+    assert bounded(torch.rand(1, 1, side, side), stride).shape[-1] == 96 // becomes
+
+
+def test_a_window_over_the_border_averages_what_is_there() -> None:
+    maps = torch.arange(9.0).view(1, 1, 3, 3)
+    expected = [(0 + 1 + 3 + 4) / 4, (2 + 5) / 2, (6 + 7) / 2, 8]
+    assert bounded(maps, 4).flatten().tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "pairs"),
+    [
+        ((4, 8, 16, 32), (4, 8, 8, 8), [(0, 0), (1, 1), (2, 2), (3, 3)]),  # equally many: in order
+        ((4, 16), (4, 8, 16, 32), [(0, 0), (1, 2)]),
+        ((8,), (4, 8, 8, 8), [(0, 3)]),  # the last of equal strides
+        ((12,), (8, 16), [(0, 1)]),  # the later of two as near
+        ((2, 64), (4, 8, 16), [(0, 0), (1, 2)]),
+    ],
+)
+def test_stages_are_paired(student: tuple[int, ...], teacher: tuple[int, ...], pairs: list[tuple[int, int]]) -> None:
+    taps = [tuple(Tap("stage", 8, stride) for stride in strides) for strides in (student, teacher)]
+    assert match_stages(*taps) == pairs
+
+
+def test_each_image_has_a_peak_of_one() -> None:
+    maps = torch.tensor([[1e-9, 4e-9], [2.0, 1.0]]).view(2, 1, 1, 2)
+    torch.testing.assert_close(peak_of_one(maps).flatten(), torch.tensor([0.25, 1.0, 1.0, 0.5]))
+    assert (peak_of_one(torch.zeros(1, 1, 2, 2)) == 0).all()
