@@ -25,6 +25,7 @@ class Setting:
         across_batch: images are related to each other: a batch is more than the mean of its images.
         random: draws random numbers at every step.
         several_classes: refuses networks of a single class.
+        weighted: pixels weigh differently, and each process divides by its own sum of weights. So does `balance`.
         sparse: a term may be 0, where no pixel is of its kind (on an edge, off the edges, hard).
     """
 
@@ -37,6 +38,7 @@ class Setting:
     random: bool = False
     several_classes: bool = False
     sparse: bool = False
+    weighted: bool = False
 
     def make(self) -> Method:
         return METHODS[self.name](**self.options)
@@ -88,6 +90,12 @@ SETTINGS = [
     Setting("attnfd", neighbours=True, resized=0.05),
     Setting("attnfd", {"stages": True}, neighbours=True, resized=0.05),
     # A mean weighted by pixels is not the mean of the images' means.
-    Setting("rdd", zero_when_equal=True, across_batch=True),
-    Setting("rdd", {"method": "feature", "warmup": 0, "threshold": 0.2, "ce": 1.0}, across_batch=True, sparse=True),
+    Setting("rdd", zero_when_equal=True, across_batch=True, weighted=True),
+    Setting(
+        "rdd",
+        {"method": "feature", "warmup": 0, "threshold": 0.2, "ce": 1.0},
+        across_batch=True,
+        sparse=True,
+        weighted=True,
+    ),
 ]

@@ -218,7 +218,7 @@ def test_ka(case: dict[str, object]) -> None:
     method.prepared.fill_(True)
     method.rms.fill_(1.7)
     for block in method.encoder:
-        block[1].running_mean.fill_(0.2)  # otherwise the scale of what is encoded would not show
+        block[1].running_mean.fill_(-0.2)  # otherwise the scale of what is encoded would not show
     terms = method(**case)
     x, t = case["student"].embedding, case["teacher"].embedding
     code = method.encoder(t / 1.7)
