@@ -100,6 +100,21 @@ def check_json_file(path: str | Path, option: str) -> None:
         raise UserError(f"{option} is {path}, expected the name of a file that ends in .json")
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Every file in and below ``folder``, sorted; linked folders are followed, but none that leads back up."""
+    found: list[Path] = []
+    above: dict[str, set[str]] = {}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        parents = above.get(os.path.dirname(place), set())
+        if real in parents:
+            folders.clear()
+            continue
+        above[place] = parents | {real}
+        found += [Path(place, name) for name in files]
+    return sorted(found)
+
+
 def write_json(path: Path, values: Any) -> None:
     """Writes plain values as JSON, atomically."""
     write_text(path, json.dumps(values, indent=2) + "\n")

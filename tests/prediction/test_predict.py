@@ -22,6 +22,7 @@ from segdistill.datasets.reading.images import read_rgb
 from segdistill.errors import UserError
 from segdistill.exporting.export import export
 from segdistill.files import write_yaml
+from segdistill.prediction.images_in import find_items
 from segdistill.prediction.predict import predict, predict_files
 from segdistill.prediction.prediction import Options, Wanted
 from segdistill.prediction.predictor import Predictor, open_predictor
@@ -188,6 +189,18 @@ def test_a_broken_picture_does_not_stop_the_others(tmp_path: Path, capsys: pytes
     rest = Counted()
     predict_files(predictor(rest), tmp_path / "in", tmp_path / "out")
     assert rest.windows == 1
+
+
+@pytest.mark.parametrize("given", ["in", "in/**/*.png"])
+def test_linked_folders_are_followed_and_none_without_end(tmp_path: Path, given: str) -> None:
+    for place in ("in/a.png", "elsewhere/deep/b.png"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        photo(tmp_path / place)
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "back").symlink_to(tmp_path / "in")
+    items = find_items(str(tmp_path / given), tmp_path / "out")
+    assert [item.path for item in items] == [tmp_path / "in/a.png", tmp_path / "in/linked/deep/b.png"]
+    assert len(predict_files(predictor(), str(tmp_path / given), tmp_path / "out")) == 2
 
 
 def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -297,6 +297,8 @@ class UnfinishedMap:
         """All that goes with the pixels."""
         file.update_tags(**{KEY_TAG: self._key})
         points, crs = image.gcps
+        if image.rpcs is not None:
+            file.rpcs = image.rpcs
         if points:
             file.gcps = (points, crs)
         elif "AREA_OR_POINT" in image.tags():

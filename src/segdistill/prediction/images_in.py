@@ -14,6 +14,7 @@ from segdistill.datasets.base import Window
 from segdistill.datasets.reading.images import PICTURES, open_image
 from segdistill.datasets.reading.rasters import RASTERS
 from segdistill.errors import UserError
+from segdistill.files import files_below
 from segdistill.prediction.video import VIDEOS
 
 IN_FOLDERS = (*PICTURES, *(suffix for suffix in RASTERS if suffix != ".vrt"), *VIDEOS)
@@ -114,7 +115,7 @@ def _files(entry: str, output: Path) -> list[tuple[Path, Path]]:
         inside = output.resolve() if output.resolve() != path.resolve() else None
         found = [
             (file, file.relative_to(path))
-            for file in sorted(path.rglob("*"))
+            for file in files_below(path)
             if file.suffix.lower() in IN_FOLDERS
             # A leading dot marks droppings of file systems, and folders of unfinished work.
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
@@ -125,7 +126,9 @@ def _files(entry: str, output: Path) -> list[tuple[Path, Path]]:
         return found
     if path.exists():
         return [(_checked_kind(path), Path(path.name))]
-    matches = sorted(Path(match) for match in glob.glob(entry, recursive=True) if Path(match).is_file())
+    there = [Path(match) for match in sorted(glob.glob(entry, recursive=True), key=len) if Path(match).is_file()]
+    # `**` follows a link that leads back up again and again.
+    matches = sorted({(match.parent.resolve(), match.name): match for match in reversed(there)}.values())
     if not matches:
         pattern = any(character in entry for character in "*?[")
         raise UserError(f"no file matches {entry}" if pattern else f"{path} does not exist")

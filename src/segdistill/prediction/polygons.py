@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,19 @@ from segdistill.errors import UserError
 _AT_ONCE = 10_000
 """Polygons that are written at a time."""
 
-Ring = Sequence[tuple[float, float]]
-"""Corners (x, y), the first one again at the end."""
+Move = Callable[[np.ndarray], np.ndarray]
+"""From columns and rows in pixels, float64 (N, 2), to places on the map."""
 
 
 def require_pyogrio() -> Any:
     """The module pyogrio.raw.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it, or shapely, is not installed.
     """
-    if importlib.util.find_spec("pyogrio") is None:
-        raise UserError("vector needs the package pyogrio: pip install 'segdistill[geo]'")
+    for package in ("pyogrio", "shapely"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"vector needs the package {package}: pip install 'segdistill[geo]'")
     return importlib.import_module("pyogrio.raw")
 
 
@@ -47,18 +47,19 @@ def write_polygons(labels: Path, target: Path, classes: Sequence[str]) -> None:
         classes: names of the classes.
     """
     raw = require_pyogrio()
+    shapely = importlib.import_module("shapely")
     rasterio = require_rasterio(f"reading {labels}")
     with warnings.catch_warnings(), rasterio.open(labels) as file:
-        crs = None if file.crs is None else file.crs.to_wkt()
-        areas = _areas(file)
+        crs, move = place_of(file)
+        outlines = _outlines(file)
         append = False
         warnings.filterwarnings("ignore", "'crs' was not provided")  # which was told already
         # Once at least: a map without data has a layer without areas.
-        while (chunk := list(islice(areas, _AT_ONCE))) or not append:
-            found = np.array([label for label, _ in chunk], dtype=np.int32)
+        while (chunk := list(islice(outlines, _AT_ONCE))) or not append:
+            found, polygons = _valid(chunk)
             raw.write(
                 target,
-                geometry=np.array([polygon for _, polygon in chunk], dtype=object),
+                geometry=shapely.to_wkb(polygons if move is None else shapely.transform(polygons, move)),
                 field_data=[found, np.array([classes[label] for label in found], dtype=object)],
                 fields=["class", "name"],
                 layer="areas",
@@ -70,26 +71,50 @@ def write_polygons(labels: Path, target: Path, classes: Sequence[str]) -> None:
             append = True
 
 
-def well_known_binary(rings: Sequence[Ring]) -> bytes:
-    """A polygon in the binary form of the Open Geospatial Consortium's Simple Features (06-103r4, section 8.2).
+def place_of(file: Any) -> tuple[str | None, Move | None]:
+    """Where a raster lies: its coordinate reference system, and how pixels get there.
+
+    A file without a transform of its own is placed by its ground control points, through GDAL's polynomial, or by its
+    rational polynomial coefficients at the height they are made for, in degrees of longitude and latitude.
 
     Args:
-        rings: its outline, then those of its holes.
+        file: rasterio's object, open.
 
-    Example:
-        >>> len(well_known_binary([[(0, 0), (1, 0), (1, 1), (0, 0)]]))
-        77
+    Returns:
+        crs: as WKT; None: it has none.
+        move: None: its transform says it all.
     """
-    # 1: little-endian; 3: polygon.
-    parts = [struct.pack("<BII", 1, 3, len(rings))]
-    for ring in rings:
-        parts += [struct.pack("<I", len(ring)), np.asarray(ring, dtype="<f8").tobytes()]
-    return b"".join(parts)
+    transforms = importlib.import_module("rasterio.transform")
+    points, crs = file.gcps
+    if points and file.transform.is_identity:
+        through = transforms.GCPTransformer(points)
+        crs = None if crs is None else crs.to_wkt()
+    elif file.crs is None and file.transform.is_identity and file.rpcs is not None:
+        through = transforms.RPCTransformer(file.rpcs, RPC_HEIGHT=file.rpcs.height_off)
+        crs = importlib.import_module("rasterio.crs").CRS.from_epsg(4326).to_wkt()
+    else:
+        return None if file.crs is None else file.crs.to_wkt(), None
+
+    def move(corners: np.ndarray) -> np.ndarray:
+        return np.stack(through.xy(corners[:, 1], corners[:, 0], offset="ul"), axis=1).reshape(-1, 2)
+
+    return crs, move
 
 
-def _areas(file: Any) -> Iterator[tuple[int, bytes]]:
-    """Label and polygon of every area."""
+def _outlines(file: Any) -> Iterator[tuple[int, list[Any]]]:
+    """Label and rings of every area, by the file's transform; in pixels where it has none."""
     features, rasterio = importlib.import_module("rasterio.features"), require_rasterio("finding polygons")
     for shape, value in features.shapes(rasterio.band(file, 1), connectivity=4, transform=file.transform):
         if value != IGNORE_INDEX:
-            yield int(value), well_known_binary(shape["coordinates"])
+            yield int(value), shape["coordinates"]
+
+
+def _valid(outlines: Sequence[tuple[int, list[Any]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, int32 (N,), and as many valid polygons."""
+    shapely = importlib.import_module("shapely")
+    labels = np.array([label for label, _ in outlines], dtype=np.int32)
+    polygons = np.array([shapely.Polygon(rings[0], rings[1:]) for _, rings in outlines], dtype=object)
+    # A hole that touches the outline at a corner comes as one ring that meets itself, which is no valid polygon.
+    parts, owners = shapely.get_parts(shapely.make_valid(polygons), return_index=True)
+    areas = shapely.get_dimensions(parts) == 2
+    return labels[owners[areas]], parts[areas]

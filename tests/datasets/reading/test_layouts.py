@@ -48,3 +48,13 @@ def test_listed_names_keep_their_order_and_must_be_complete() -> None:
         listed_pairs(["a", "c"], images, masks, listing=listing, where="masks")
     with pytest.raises(UserError, match=r"^train.txt lists b more than once$"):
         listed_pairs(["b", "a", "b"], images, masks, listing=listing, where="masks")
+
+
+def test_linked_folders_are_followed_and_none_without_end(tmp_path: Path) -> None:
+    for place in ("set/a_mask.png", "elsewhere/b_mask.png"):
+        (tmp_path / place).parent.mkdir()
+        (tmp_path / place).touch()
+    (tmp_path / "set" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "set")
+    found = files_ending(tmp_path / "set", "_mask.png")
+    assert found == {"a": tmp_path / "set/a_mask.png", "b": tmp_path / "set/linked/b_mask.png"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from segdistill.datasets.reading.files import Pair, existing_folder, refuse_missing
 from segdistill.errors import UserError
+from segdistill.files import files_below
 
 
 def find_root(root: Path, levels: Sequence[str], marker: str, holding: str) -> Path:
@@ -33,10 +34,10 @@ def find_root(root: Path, levels: Sequence[str], marker: str, holding: str) -> P
 def files_ending(folder: Path, ending: str) -> dict[str, Path]:
     """The files in and below ``folder`` whose names end in ``ending``, by what precedes it, sorted by path.
 
-    A folder that is not there holds none.
+    Linked folders are followed. A folder that is not there holds none.
     """
     # Names with a leading dot are droppings of file systems ("._x.png" on a disk that saw a Mac).
-    paths = sorted(path for path in folder.rglob(f"*{ending}") if not path.name.startswith("."))
+    paths = [path for path in files_below(folder) if path.name.endswith(ending) and not path.name.startswith(".")]
     return {path.name.removesuffix(ending): path for path in paths}
 
 
