@@ -26,7 +26,7 @@ from segdistill.prediction.images_in import find_items
 from segdistill.prediction.predict import predict, predict_files
 from segdistill.prediction.prediction import Options, Wanted
 from segdistill.prediction.predictor import Predictor, open_predictor
-from segdistill.recipe import build_split
+from segdistill.recipe.data import build_split
 from tests.prediction.pointwise import CLASSES, PALETTE, Counted, labels_of, predictor
 from tests.tiny import tiny_network
 from tests.training.runs import SCENES, STUDENT
