@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import sys
 import wave
 from fractions import Fraction
@@ -55,6 +56,38 @@ def test_a_video_becomes_one_of_class_indices(tmp_path: Path, size: tuple[int, i
     with av.open(str(found)) as container:
         assert container.metadata["CLASSES"] == ", ".join(CLASSES)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"street.mkv", "street-overlay.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turn"),
+    [
+        ((1, 0, 0, 1), lambda stored: stored),
+        ((0, 1, -1, 0), lambda stored: np.rot90(stored, -1)),  # clockwise, a telephone held upright
+        ((-1, 0, 0, -1), lambda stored: np.rot90(stored, 2)),
+        ((0, -1, 1, 0), np.rot90),
+        ((-1, 0, 0, 1), np.fliplr),  # a camera that faces its owner
+        ((1, 0, 0, -1), np.flipud),
+        ((0, 1, 1, 0), lambda stored: stored.swapaxes(0, 1)),
+    ],
+)
+def test_frames_are_the_right_way_up(tmp_path: Path, matrix: tuple[int, int, int, int], turn: Any) -> None:
+    """As the track header of an MP4 says it (ISO 14496-12, 8.3.2)."""
+    path = tmp_path / "a.mp4"
+    stored = np.zeros((32, 64, 3), dtype=np.uint8)
+    stored[:16, :16], stored[16:, :16] = 255, 128
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=5, options={"crf": "0"})
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        container.mux(stream.encode(None))
+    content = bytearray(path.read_bytes())
+    start = content.index(b"tkhd") + 44
+    a, b, c, d = (number << 16 for number in matrix)
+    content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    [found] = predict_files(predictor(), path, tmp_path / "out")
+    labels, _ = frames_of(found, "gray")
+    assert (labels[0] == labels_of(np.ascontiguousarray(turn(stored[..., 0])))).all()
 
 
 def test_a_folder_of_photos_and_videos(tmp_path: Path) -> None:

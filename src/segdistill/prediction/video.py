@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from segdistill.datasets.reading.orientation import of_display_matrix, turned
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, permissions
 
@@ -104,8 +106,8 @@ class Video:
         try:
             for frame in self._container.decode(self._stream):
                 pixels = frame.to_ndarray(format="rgb24")
-                turns = round(getattr(frame, "rotation", 0) / 90) % 4  # a telephone held upright says so
-                yield np.ascontiguousarray(np.rot90(pixels, turns)), count if frame.pts is None else frame.pts
+                upright = turned(pixels.transpose(2, 0, 1), _orientation(frame)).transpose(1, 2, 0)
+                yield np.ascontiguousarray(upright), count if frame.pts is None else frame.pts
                 count += 1
         except self._av.FFmpegError as error:
             raise UserError(f"{self.path} is broken after {count} frames: {_reason(error)}") from error
@@ -208,6 +210,14 @@ def made_from(path: Path) -> str | None:
     except (OSError, ValueError, av.FFmpegError):
         return None
     return key if isinstance(key, str) else None
+
+
+def _orientation(frame: Any) -> int:
+    """As in EXIF: a telephone that was held upright says so in the display matrix."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            return of_display_matrix(struct.unpack("=9i", bytes(data)))
+    return 1
 
 
 def _reason(error: Exception) -> str:

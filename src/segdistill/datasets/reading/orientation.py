@@ -41,6 +41,20 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def of_display_matrix(matrix: tuple[int, ...]) -> int:
+    """The orientation, 1 to 8, that a video's display matrix stands for, rounded to quarter turns.
+
+    Args:
+        matrix: nine numbers, row by row, as MP4 stores them: of the first two rows the first two numbers count.
+    """
+    a, b, _, c, d = matrix[:5]
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        turn = (False, d < 0, a < 0)
+    else:
+        turn = (True, b < 0, c < 0)
+    return next(number for number, flags in TURNS.items() if flags == turn)
+
+
 def exif_orientation(image: Image.Image, path: Path) -> int:
     """The orientation, 1 to 8, of a file that PIL has opened; no pixel is decoded for it."""
     if image.format == "TIFF":
