@@ -1,9 +1,8 @@
-"""What a distillation step costs once the teacher's teacher_outputs are kept, as a ratio to the student's own step.
+"""What a distillation step costs with a teacher cache, as a ratio to the student's own step.
 
-The floor is what the student pays alone: forward pass, cross-entropy, backward pass, optimiser step. A method's cached
-step is that, its teacher outputs brought to float32 on the device as in training, and everything the method does; the
-live one asks the teacher instead. Reading the kept outputs is the loader's work and stands beside it: MB and ms of one
-image.
+The floor is what the student costs alone: forward pass, cross-entropy, backward pass, optimiser step. A method's cached
+step is that, its teacher outputs brought to float32 on the device, and everything the method does; the live step runs
+the teacher instead. Reading the cache is the loader's work and stands beside it: MB and ms of one image.
 
     python benchmarks/cache.py                      # the shipped recipe's pair, 256 x 256, batch 8
     python benchmarks/cache.py --device cuda --size 512 512
@@ -31,14 +30,14 @@ from segdistill import Distiller, Network, Supervised, load_network
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.loading import TrainingSamples, training_loader
 from segdistill.datasets import SyntheticAerial
-from segdistill.device import choose_device, choose_precision
-from segdistill.distiller import AbsentTeacher
+from segdistill.device import choose_device, choose_precision, wait_for
 from segdistill.methods import METHODS
 from segdistill.recipe.train_config import TrainConfig
-from segdistill.training.loop import Kept
-from segdistill.training.options import RunOptions
+from segdistill.training.step import Step
 from segdistill.training.strategies import launch
-from segdistill.training.teacher_cache import TeacherCache, teacher_output_names
+from segdistill.training.teacher_cache import TeacherCache
+from segdistill.training.teacher_outputs import teacher_output_names
+from segdistill.training.teacher_source import TeacherSource
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "idd-lite"
 CLASSES = 7
@@ -58,7 +57,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    fabric = launch(RunOptions(output="", device=str(device)), precision)
+    fabric = launch(device, precision)
 
     teacher_spec = yaml.safe_load((RECIPES / "teacher.yaml").read_text())["network"]
     student_spec = yaml.safe_load((RECIPES / "distill.yaml").read_text())["student"]
@@ -82,7 +81,7 @@ def main() -> None:
             reading[name] = _milliseconds_per_record(cache, len(dataset))
             loader = training_loader(dataset, augmentation, options.batch, 0, 0, views=1, attach=cache.read)
             batch = next(iter(loader))
-            for way, source in (("cached", AbsentTeacher(teacher.info, teacher.multiple)), ("live", teacher)):
+            for way, source in (("cached", TeacherSource(lambda: teacher, Path(temporary) / name)), ("live", teacher)):
                 learner = Distiller(source, copy.deepcopy(student), kind()).to(device)
                 with fabric.autocast():
                     learner.prepare([batch])
@@ -137,25 +136,16 @@ def _milliseconds_per_record(cache: TeacherCache, images: int) -> float:
     return 1000 * statistics.median(times)
 
 
-def _step(learner: torch.nn.Module, batch: list[Any], fabric: Fabric) -> Callable[[], None]:
-    """One training step on ``batch``: images, labels and, where the teacher is absent, its teacher_outputs."""
-    device = fabric.device
-    learner.to(device).to(memory_format=torch.channels_last).train()
-    optimizer = TrainConfig().build_optimizer(learner.named_parameters())
-    images = batch[0].to(device).contiguous(memory_format=torch.channels_last)
-    labels = batch[1].to(device)
+def _step(learner: Any, batch: list[Any], fabric: Fabric) -> Callable[[], None]:
+    """One training step on ``batch``: images, labels and, where the teacher is cached, its outputs."""
+    step = Step(learner, TrainConfig(ema=0, clip=None), steps=10**6, fabric=fabric)
+    learner.train()
 
-    def step() -> None:
-        kept = [Kept(teacher_outputs, device).teacher_outputs for teacher_outputs in batch[2:]]
-        with fabric.autocast():
-            loss = learner(images, labels, *kept).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    def make() -> None:
+        step(iter([batch]))
+        wait_for(fabric.device)
 
-    return step
+    return make
 
 
 def _take_turns(

@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -23,9 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from segdistill import Distiller, Supervised, load_network
-from segdistill.device import choose_device, choose_precision
+from segdistill.device import choose_device, choose_precision, wait_for
 from segdistill.methods import METHODS
 from segdistill.recipe.train_config import TrainConfig
+from segdistill.training.step import Step
+from segdistill.training.strategies import launch
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "idd-lite"
 
@@ -43,7 +46,6 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     teacher_spec = yaml.safe_load((RECIPES / "teacher.yaml").read_text())["network"]
     student_spec = yaml.safe_load((RECIPES / "distill.yaml").read_text())["student"]
@@ -53,28 +55,25 @@ def main() -> None:
     images = torch.rand(options.batch, 3, *options.size, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 7, (options.batch, *options.size), device=device)
 
-    def step_of(learner: torch.nn.Module, see_teacher: bool) -> Callable[[], None]:
-        learner.to(device).to(memory_format=torch.channels_last).train()
-        optimizer = TrainConfig().build_optimizer(learner.named_parameters())
+    fabric = launch(device, precision)
 
-        def step() -> None:
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                if see_teacher:
-                    with torch.no_grad():
-                        teacher(images)
-                loss = learner(images, labels).loss
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+    def step_of(learner: Any, see_teacher: bool) -> Callable[[], None]:
+        step = Step(learner, TrainConfig(ema=0, clip=None), steps=10**6, fabric=fabric)
+        learner.train()
 
-        return step
+        def make() -> None:
+            if see_teacher:
+                with torch.no_grad(), fabric.autocast():
+                    teacher(images)
+            step(iter([(images, labels)]))
+            wait_for(device)
+
+        return make
 
     steps = {"floor": step_of(Supervised(copy.deepcopy(student)), True)}
     for name, kind in METHODS.items():
         distiller = Distiller(teacher, copy.deepcopy(student), kind()).to(device)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with fabric.autocast():
             distiller.prepare([images])
         steps[name] = step_of(distiller, False)
 

@@ -15,7 +15,6 @@ import copy
 import math
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,17 +28,19 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segdistill import Distiller, RunFolder, TrainConfig, load_network
+from segdistill import Distiller, TrainConfig, load_network
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.loading import EpochSampler, training_loader
 from segdistill.datasets import SyntheticAerial
-from segdistill.device import choose_device, choose_precision
+from segdistill.device import choose_device, choose_precision, wait_for
 from segdistill.methods import KD
-from segdistill.progress import Bar
-from segdistill.training.balance import Balance
-from segdistill.training.loop import Loaders, TrainingLoop
-from segdistill.training.options import RunOptions
-from segdistill.training.strategies import StopSignals, launch
+from segdistill.training.callbacks.callback import Callback
+from segdistill.training.callbacks.progress_bar import ProgressBar
+from segdistill.training.callbacks.stop_signals import StopSignals
+from segdistill.training.callbacks.validation import Validation
+from segdistill.training.loop import STEPS_BETWEEN_LOOKS, Loop
+from segdistill.training.step import Step
+from segdistill.training.strategies import launch
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "idd-lite"
 
@@ -92,6 +93,7 @@ class ByHand:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate()
             images, labels = (value.to(self.device, non_blocking=True) for value in batch)
+            labels = labels.long()
             images = images.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
                 normalised = (images.float() / 255 - self.mean) / self.std
@@ -147,80 +149,63 @@ def main() -> None:
     steps = config.epochs * options.steps
     by_hand = ByHand(copy.deepcopy(teacher.model), copy.deepcopy(student.model), config, steps, device)
     seconds: dict[str, list[float]] = {"by hand": [], "segdistill": []}
-    with tempfile.TemporaryDirectory() as folder:
-        loop = _loop(Distiller(teacher, student, KD()).to(device), config, scenes, batches, precision, Path(folder))
-        with StopSignals() as signals, Bar(loop.console, False, options.batch) as bar:
-            # In turn, so that a change of the machine's speed touches both alike; the first turn only warms up.
-            for turn in range(options.turns + 1):
-                began = time.perf_counter()
-                first = by_hand.epoch(batches, dtype)
-                _finish(device)
-                seconds["by hand"].append(time.perf_counter() - began)
-                loop._run_epoch(signals, bar)
-                seconds["segdistill"].append(loop._seconds)
-                if turn == 0:
-                    _compare(first, loop)
+    clock = Clock()
+    loop = _loop(Distiller(teacher, student, KD()).to(device), config, steps, batches, precision, clock)
+    for callback in loop.callbacks:
+        callback.before_run(loop)
+    # In turn, so that a change of the machine's speed touches both alike; the first turn only warms up.
+    for turn in range(options.turns + 1):
+        began = time.perf_counter()
+        first = by_hand.epoch(batches, dtype)
+        wait_for(device)
+        seconds["by hand"].append(time.perf_counter() - began)
+        loop.run_epoch()
+        seconds["segdistill"].append(clock.seconds)
+        if turn == 0:
+            _compare(first, clock.first)
+    for callback in loop.callbacks:
+        callback.close()
     for times in seconds.values():
         del times[0]
     _show(seconds, options, f"{teacher_spec} -> {student_spec}", precision, device)
 
 
+class Clock(Callback):
+    """Times the steps of an epoch, waiting for the device; what follows the last step is not timed."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self.seconds = 0.0
+
+    def before_epoch(self, loop: Loop) -> None:
+        self._began = time.perf_counter()
+
+    def after_step(self, loop: Loop) -> None:
+        if self.first is None:
+            self.first = sum(float(value) for value in loop.parts[-1].values())
+        if loop.batch == loop.batches:
+            wait_for(loop.step.fabric.device)
+            self.seconds = time.perf_counter() - self._began
+
+
 def _loop(
     distiller: Distiller,
     config: TrainConfig,
-    scenes: SyntheticAerial,
+    steps: int,
     batches: list[tuple[Tensor, Tensor]],
     precision: str,
-    folder: Path,
-) -> TrainingLoop:
+    clock: Clock,
+) -> Loop:
     device = next(distiller.student.parameters()).device
-    fabric = launch(RunOptions(output="", device=str(device)), precision)
-    sampler = EpochSampler(len(scenes), 0, config.batch_size)
-    return TimedLoop(
-        distiller,
-        config,
-        scenes.classes,
-        Loaders(cast(Any, Prepared(batches, sampler)), cast(Any, Prepared(batches[:1], sampler))),
-        fabric=fabric,
-        folder=RunFolder(folder),
-        recipe={},
-        seed=0,
-        balance=Balance({}),
-        console=Console(quiet=True),
-        bar=False,
-        loggers=[],
-        checkpoint_minutes=60,
-        score_teacher=lambda: None,
-        on_balanced=lambda factors: None,
-    )
+    step = Step(distiller, config, steps, fabric=launch(device, precision))
+    sampler = EpochSampler(len(batches) * config.batch_size, 0, config.batch_size)
+    bar = ProgressBar(Console(quiet=True), False, config.batch_size, Validation(cast(Any, None), 1))
+    signals = StopSignals(cast(Any, None), STEPS_BETWEEN_LOOKS)
+    return Loop(step, cast(Any, Prepared(batches, sampler)), steps, [bar, signals, clock])
 
 
-class TimedLoop(TrainingLoop):
-    """Waits for the device before an epoch is closed, and does not close it: files and scores are not timed here."""
-
-    first: Mapping[str, float]
-
-    def _step(self, batches: Any) -> dict[str, Tensor]:
-        terms = super()._step(batches)
-        if self.step == 1:
-            self.first = {name: float(value) for name, value in terms.items()}
-        return terms
-
-    def _close_epoch(self, rate: float) -> None:
-        began = time.perf_counter()
-        _finish(self.fabric.device)
-        self._seconds += time.perf_counter() - began
-        self.epoch, self.batch = self.epoch + 1, 0
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _compare(by_hand: float, loop: TrainingLoop) -> None:
-    ours = sum(cast(TimedLoop, loop).first.values())
-    if not math.isclose(ours, by_hand, rel_tol=1e-2):
+def _compare(by_hand: float, ours: float | None) -> None:
+    if ours is None or not math.isclose(ours, by_hand, rel_tol=1e-2):
         raise SystemExit(f"the two do not do the same: first loss {by_hand:.5f} by hand, {ours:.5f} here")
 
 

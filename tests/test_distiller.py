@@ -131,4 +131,4 @@ def test_supervised_is_the_task_loss_alone() -> None:
     student = tiny_network(4)
     out = Supervised(student)(torch.rand(2, 3, 32, 32), torch.randint(0, 5, (2, 32, 32)))
     assert set(out.terms) == {"task"}
-    assert out.loss is out.terms["task"]
+    assert out.loss is out.losses["task"]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from segdistill.errors import UserError
+from segdistill.files import environment
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,8 +47,8 @@ def spread(
         raise UserError("executor ray needs the ray library: pip install 'segdistill[ray]'") from error
     started = not ray.is_initialized()
     if started:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody unasked
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        with environment(RAY_USAGE_STATS_ENABLED="0"):  # nothing is reported to anybody unasked
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     waiting: dict[Any, T] = {}
     try:
         there = ray.cluster_resources()

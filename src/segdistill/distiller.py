@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from segdistill.errors import UserError
 from segdistill.losses import cross_entropy
+from segdistill.losses.shrink import shrunk_once
 from segdistill.methods import Method
 from segdistill.methods.method import TeacherOutputs
 from segdistill.networks.features import Features, NetworkInfo
@@ -25,32 +26,46 @@ TaskLoss = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class LearnerOutput:
-    """What one training step gives back.
+    """The result of a learner's forward pass.
 
     Attributes:
-        loss: the sum of all terms; call ``backward()`` on it.
-        terms: every weighted term by name, e.g. ``task`` and ``brd.boundary``; scalars.
+        loss: the sum of all weighted terms, a scalar; call ``backward()`` on it.
+        losses: every weighted term by name, e.g. ``task`` and ``brd.boundary``; scalars with gradients.
         logits: the student's class scores at image size, (B, K, H, W).
-        features: what the student's inside showed; None from `Supervised`, which does not look.
+        features: the student's `Features`; None from `Supervised`, which records none.
     """
 
     loss: Tensor
-    terms: dict[str, Tensor]
+    losses: dict[str, Tensor]
     logits: Tensor
     features: Features | None = None
 
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The values of `losses` without gradients, for logging."""
+        return {name: value.detach() for name, value in self.losses.items()}
 
-@dataclass(frozen=True)
-class AbsentTeacher:
-    """Stands in for a teacher whose teacher_outputs were all kept: what must be known of it without its weights.
+
+class TeacherSource(Protocol):
+    """A teacher whose outputs may come with the batches instead of from its network.
 
     Attributes:
+        network: the teacher, or None while it is not loaded.
         info: channels and strides of its taps.
         multiple: what height and width of its images must be divisible by.
     """
 
-    info: NetworkInfo
-    multiple: int
+    @property
+    def network(self) -> Network | None:
+        """See above."""
+
+    @property
+    def info(self) -> NetworkInfo:
+        """See above."""
+
+    @property
+    def multiple(self) -> int:
+        """See above."""
 
 
 class Distiller(nn.Module):
@@ -61,7 +76,7 @@ class Distiller(nn.Module):
     ``to()`` moves the teacher along.
 
     Args:
-        teacher: a trained `Network`, or an `AbsentTeacher` where every batch brings its teacher_outputs along.
+        teacher: a trained `Network`, or a `TeacherSource` where batches may bring their teacher outputs.
         student: the `Network` to train.
         method: a method or a list of them; their terms are added up.
         task_loss: loss on labels; cross-entropy, mean over valid pixels, by default. Not used without labels.
@@ -84,11 +99,9 @@ class Distiller(nn.Module):
         ['brd.boundary', 'brd.kd', 'brd.relation', 'task']
     """
 
-    teacher: Network | AbsentTeacher
-
     def __init__(
         self,
-        teacher: Network | AbsentTeacher,
+        teacher: Network | TeacherSource,
         student: Network,
         method: Method | Sequence[Method],
         *,
@@ -98,7 +111,8 @@ class Distiller(nn.Module):
     ) -> None:
         super().__init__()
         for role, network in (("teacher", teacher), ("student", student)):
-            if not isinstance(network, Network) and not (role == "teacher" and isinstance(network, AbsentTeacher)):
+            is_source = role == "teacher" and not isinstance(network, nn.Module) and hasattr(network, "multiple")
+            if not isinstance(network, Network) and not is_source:
                 raise UserError(
                     f"the {role} is a {type(network).__name__}, expected a segdistill Network; "
                     "wrap it: Network(model, stages=[...], embedding=..., logits=...)"
@@ -123,17 +137,26 @@ class Distiller(nn.Module):
             one.build(student.info, teacher.info)
             count = sum(type(other) is type(one) for other in self.methods.values())
             self.methods[one.name if count == 0 else f"{one.name}_{count + 1}"] = one
-        object.__setattr__(
-            self, "teacher", teacher.requires_grad_(False).eval() if isinstance(teacher, Network) else teacher
-        )
+        # In a tuple, since a module that is an attribute would become a part of this one.
+        self._source = (teacher.requires_grad_(False).eval() if isinstance(teacher, Network) else teacher,)
         self.task_loss = task_loss
         self.ignore_index = ignore_index
         self.ignored = ignored
         self._teacher_checked = False
         self.multiple = math.lcm(teacher.multiple, student.multiple)
 
+    @property
+    def source(self) -> Network | TeacherSource:
+        """Where the teacher's outputs come from."""
+        return self._source[0]
+
+    @property
+    def teacher(self) -> Network | None:
+        """The teacher; None where a `TeacherSource` has not loaded it."""
+        return self.source if isinstance(self.source, Network) else self.source.network
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
-        if isinstance(self.teacher, Network):
+        if self.teacher is not None:
             self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
@@ -156,17 +179,23 @@ class Distiller(nn.Module):
                 method.prepare(self._teacher_outputs_of(batches))
 
     def teacher_outputs(self, images: Tensor) -> TeacherOutputs:
-        """All that the methods need of what the teacher shows of ``images``, by name; without gradients.
+        """All that the methods need of the teacher's features, by name, without gradients.
 
         Args:
             images: as in `forward`.
+
+        Raises:
+            UserError: if the teacher is not loaded.
         """
-        if not isinstance(self.teacher, Network):
-            raise UserError("the teacher is absent: batches must bring its teacher_outputs along")
-        # Whatever was done to it since: a teacher in train mode spoils itself silently.
+        return self._outputs_for(pad_to_multiple(images, self.multiple))
+
+    def _outputs_for(self, padded: Tensor) -> TeacherOutputs:
+        if self.teacher is None:
+            raise UserError("the teacher is not loaded: pass teacher_outputs with every batch")
+        # Each time: a teacher in train mode would change its own batch statistics.
         self.teacher.eval()
         with torch.no_grad():
-            features = self.teacher.features(pad_to_multiple(images, self.multiple))
+            features = self.teacher.features(padded)
             teacher_outputs: TeacherOutputs = {}
             for method in self._methods():
                 teacher_outputs |= method.teacher_outputs(features)
@@ -192,13 +221,14 @@ class Distiller(nn.Module):
 
         Args:
             images: float (B, C, H, W) in 0..1, or uint8; any size.
-            labels: class indices, integer (B, H, W), ``ignore_index`` where nothing is known; None without labels.
-            teacher_outputs: what `teacher_outputs` gave for these very images before, to spare the teacher its work.
+            labels: class indices, any integer dtype, (B, H, W), ``ignore_index`` for pixels that do not count; None
+                for images without labels.
+            teacher_outputs: what `teacher_outputs` gave for the same images before; the teacher is not run then.
 
         Raises:
             UserError: where labels and images differ in size, or a method needs labels and there are none.
         """
-        _check_batch(images, labels, self.student.num_classes, self.ignore_index)
+        labels = _checked(images, labels, self.student.num_classes, self.ignore_index)
         height, width = images.shape[-2:]
         # Both networks see the same padded image, so that their features cover the same extent.
         images = pad_to_multiple(images, self.multiple)
@@ -210,22 +240,23 @@ class Distiller(nn.Module):
 
         # The teacher first: its passing activations are gone before the student's, kept for backward, come.
         if teacher_outputs is None:
-            teacher_outputs = self.teacher_outputs(images)
+            teacher_outputs = self._outputs_for(images)
         logits, student = self.student.forward_with_features(images)
         logits = logits[..., :height, :width]
 
-        terms: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         if labels is not None:
-            terms["task"] = self.task_loss(logits=logits, labels=labels, ignore_index=self.ignore_index)
-        for name, method in self.methods.items():
-            if labels is None and method.needs_labels:
-                raise UserError(f"method {name} needs labels, and this batch has none")
-            parts = method(student=student, teacher=teacher_outputs, labels=padded, valid=valid)
-            if len(parts) == 1:
-                terms[name] = next(iter(parts.values()))
-            else:
-                terms |= {f"{name}.{part}": value for part, value in parts.items()}
-        return LearnerOutput(loss=_total(terms, logits), terms=terms, logits=logits, features=student)
+            losses["task"] = self.task_loss(logits=logits, labels=labels, ignore_index=self.ignore_index)
+        with shrunk_once():
+            for name, method in self.methods.items():
+                if labels is None and method.needs_labels:
+                    raise UserError(f"method {name} needs labels, and this batch has none")
+                parts = method(student=student, teacher=teacher_outputs, labels=padded, valid=valid)
+                if len(parts) == 1:
+                    losses[name] = next(iter(parts.values()))
+                else:
+                    losses |= {f"{name}.{part}": value for part, value in parts.items()}
+        return LearnerOutput(loss=_total(losses, logits), losses=losses, logits=logits, features=student)
 
     def _teacher_outputs_of(self, batches: Iterable[Any]) -> Iterator[TeacherOutputs]:
         device = next(self.student.parameters()).device
@@ -251,20 +282,32 @@ class Supervised(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> LearnerOutput:
         """The task loss of one batch; see `Distiller.forward`."""
-        _check_batch(images, labels, self.student.num_classes, self.ignore_index)
+        labels = _checked(images, labels, self.student.num_classes, self.ignore_index)
         logits = self.student(images)
-        terms = {"task": self.task_loss(logits=logits, labels=labels, ignore_index=self.ignore_index)}
-        return LearnerOutput(loss=terms["task"], terms=terms, logits=logits)
+        loss = self.task_loss(logits=logits, labels=labels, ignore_index=self.ignore_index)
+        return LearnerOutput(loss=loss, losses={"task": loss}, logits=logits)
 
 
-def _check_batch(images: Tensor, labels: Tensor | None, classes: int, ignore_index: int) -> None:
-    if labels is not None and (labels.dim() != 3 or labels.shape != (len(images), *images.shape[-2:])):
+@overload
+def _checked(images: Tensor, labels: Tensor, classes: int, ignore_index: int) -> Tensor: ...
+@overload
+def _checked(images: Tensor, labels: Tensor | None, classes: int, ignore_index: int) -> Tensor | None: ...
+def _checked(images: Tensor, labels: Tensor | None, classes: int, ignore_index: int) -> Tensor | None:
+    """Labels as int64, after a check of their shape and values."""
+    if labels is None:
+        return None
+    _check_labels(images, labels, classes, ignore_index)
+    return labels.long()
+
+
+def _check_labels(images: Tensor, labels: Tensor, classes: int, ignore_index: int) -> None:
+    if labels.dim() != 3 or labels.shape != (len(images), *images.shape[-2:]):
         raise UserError(
             f"labels have shape {tuple(labels.shape)}, expected {(len(images), *images.shape[-2:])} "
             f"for images of shape {tuple(images.shape)}"
         )
     # On a GPU a look at the values would make it wait; the command line has checked its data beforehand.
-    if labels is not None and labels.device.type == "cpu":
+    if labels.device.type == "cpu":
         outside = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
         if outside.any():
             raise UserError(
@@ -273,6 +316,6 @@ def _check_batch(images: Tensor, labels: Tensor | None, classes: int, ignore_ind
             )
 
 
-def _total(terms: dict[str, Tensor], logits: Tensor) -> Tensor:
+def _total(losses: dict[str, Tensor], logits: Tensor) -> Tensor:
     # Without labels and without terms the loss is 0, and still has a graph for backward().
-    return torch.stack(list(terms.values())).sum() if terms else logits.sum() * 0.0
+    return torch.stack(list(losses.values())).sum() if losses else logits.sum() * 0.0

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,10 +58,32 @@ def digest(*paths: Path) -> str:
 
 
 def permissions() -> int:
-    """The mode of any new file; temporary files are private to the user, and a run's files are not meant to be."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
+    """The mode of any new file; temporary files are private to the user, and a run's files are not meant to be.
+
+    The process's umask is not touched, not even for a moment: other threads may be making files.
+    """
+    status = Path("/proc/self/status")
+    found = re.search(r"^Umask:\s+([0-7]+)$", status.read_text(), re.MULTILINE) if status.exists() else None
+    if found is not None:
+        return 0o666 & ~int(found[1], 8)
+    with tempfile.TemporaryDirectory() as folder:
+        handle = os.open(Path(folder) / "new", os.O_CREAT | os.O_WRONLY, 0o666)
+        try:
+            return stat.S_IMODE(os.fstat(handle).st_mode)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def environment(**defaults: str) -> Iterator[None]:
+    """Within, environment variables that the user has not set have these values; afterwards they are unset again."""
+    ours = [name for name in defaults if name not in os.environ]
+    os.environ.update({name: defaults[name] for name in ours})
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 class _OnceEach(yaml.SafeLoader):

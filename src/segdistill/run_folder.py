@@ -185,8 +185,8 @@ class RunFolder:
 def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What a recipe changes in the result of another one, key by key, in words.
 
-    The number of workers and where decoded images and teacher outputs are kept change nothing; and loss weights that
-    were to be measured are the same recipe as those found.
+    The number of workers and where decoded images and teacher outputs are kept change nothing; and loss weights and
+    views that were to be found are the same recipe as those found.
     """
     found: list[str] = []
     for key in dict.fromkeys([*old, *new]):
@@ -197,6 +197,7 @@ def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: s
             isinstance(after, Mapping) or after == "auto",
         }
         measured = name == "loss_weights" and found_or_to_find == {True} and "auto" in (before, after)
+        measured = measured or (name == "views" and "auto" in (before, after) and None not in (before, after))
         if measured or name in ("train.workers", "data.decoded_cache", "teacher_cache"):
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):

@@ -21,7 +21,7 @@ from segdistill.cli import main as entry
 from segdistill.cli.main import COMMANDS, main
 from segdistill.methods import METHODS
 from segdistill.recipe.methods import build_methods
-from segdistill.training.loop import TrainingLoop
+from segdistill.training.step import Step
 from tests.cli.test_bad_input import argv, fails
 from tests.training.runs import FAST, SCENES, STUDENT, contents, distill_tiny, fingerprint, train_tiny
 
@@ -175,9 +175,9 @@ def test_evaluate(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_ctrl_c(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     """A real signal in the second epoch: one sentence, 130, and --resume takes it from there."""
-    step = TrainingLoop._step
+    step = Step.__call__
 
-    def interrupted(self: TrainingLoop, batches: Any) -> Any:
+    def interrupted(self: Step, batches: Any) -> Any:
         if self.epoch == 1:
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, batches)
@@ -185,7 +185,7 @@ def test_ctrl_c(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     handler = signal.getsignal(signal.SIGINT)
     arguments = ["train", str(recipe), "--output", str(tmp_path / "run"), "--device", "cpu"]
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "_step", interrupted)
+        patch.setattr(Step, "__call__", interrupted)
         assert main(arguments) == 130
     printed = capfd.readouterr()
     assert printed.err == (
@@ -201,15 +201,15 @@ def test_ctrl_c(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
 
 def test_terminated(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     """SIGTERM, as batch systems send it before they kill: the step is saved, and it does not pass for success."""
-    step = TrainingLoop._step
+    step = Step.__call__
 
-    def terminated(self: TrainingLoop, batches: Any) -> Any:
+    def terminated(self: Step, batches: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return step(self, batches)
 
     arguments = ["train", str(recipe), "--output", str(tmp_path / "run"), "--device", "cpu"]
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "_step", terminated)
+        patch.setattr(Step, "__call__", terminated)
         assert main(arguments) == 143
         assert RunFolder(tmp_path / "run").read_metrics() is None
         assert "interrupted in epoch 1, batch 1 of 2, all saved" in capfd.readouterr().err

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from segdistill.training.loop import TrainingLoop
+from segdistill.training.callbacks.checkpoints import Checkpoints
+from segdistill.training.loop import Loop
 
 
 class Killed(BaseException):
@@ -36,11 +37,11 @@ def flip_a_bit(path: Path) -> None:
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """Lets runs die right after that epoch's checkpoint, counted from 1."""
-    save = TrainingLoop.save
+    save = Checkpoints.save
 
-    def dying(self: TrainingLoop) -> None:
-        save(self)
-        if (self.epoch, self.batch) == (epoch, 0):
+    def dying(self: Checkpoints, loop: Loop) -> None:
+        save(self, loop)
+        if (loop.epoch, loop.batch) == (epoch, 0):
             raise Killed
 
-    monkeypatch.setattr(TrainingLoop, "save", dying)
+    monkeypatch.setattr(Checkpoints, "save", dying)

@@ -16,7 +16,8 @@ from segdistill import RunFolder
 from segdistill.evaluation.evaluate import measure
 from segdistill.metrics.scores import Scores
 from segdistill.recipe.data import build_split
-from segdistill.training.loop import TrainingLoop
+from segdistill.training.step import Step, Terms
+from segdistill.training.validator import Validator
 from tests.training.faults import Killed, kill_after
 from tests.training.runs import FAST, SCENES, STUDENT, fingerprint, train_tiny
 
@@ -32,14 +33,14 @@ def copy_of(network: torch.nn.Module) -> Weights:
 def after_each_step(monkeypatch: pytest.MonkeyPatch) -> list[Weights]:
     """The student's weights as the runs of a test leave them step by step."""
     seen: list[Weights] = []
-    step = TrainingLoop._step
+    step = Step.__call__
 
-    def recording(self: TrainingLoop, batches: Any) -> dict[str, Tensor]:
-        terms = step(self, batches)
+    def recording(self: Step, batches: Any) -> list[Terms]:
+        parts = step(self, batches)
         seen.append(copy_of(self.learner.student))
-        return terms
+        return parts
 
-    monkeypatch.setattr(TrainingLoop, "_step", recording)
+    monkeypatch.setattr(Step, "__call__", recording)
     return seen
 
 
@@ -110,7 +111,7 @@ def give_scores(monkeypatch: pytest.MonkeyPatch, *mious: float) -> None:
     """What the validations of the next runs find, one after another."""
     left = list(mious)
     scores = Scores(miou=0, pixel_accuracy=0, mean_f1=0, iou={}, f1={}, pixels=1)
-    monkeypatch.setattr(TrainingLoop, "validate", lambda self: replace(scores, miou=left.pop(0)))
+    monkeypatch.setattr(Validator, "__call__", lambda *_: replace(scores, miou=left.pop(0)))
 
 
 @pytest.mark.parametrize("ema", [0, 0.9])

@@ -46,7 +46,7 @@ def measured(distiller: Distiller, count: int = MEASURED_STEPS) -> Balance:
     balance = Balance()
     for images, labels in batches(count):
         out = distiller(images, labels)
-        balance(out.terms, out.features)
+        balance(out.losses, out.features)
         balance.close_step(lambda value: value)
     return balance
 
@@ -57,7 +57,7 @@ def gradient_norm(distiller: Distiller, images: Tensor, labels: Tensor, term: st
     assert out.features is not None
     where = out.features.embedding if place == "embedding" else out.features.stages[-1]
     where.retain_grad()
-    out.terms[term].backward()
+    out.losses[term].backward()
     assert where.grad is not None
     return float(where.grad.norm())
 
@@ -87,7 +87,7 @@ def test_a_term_gets_its_share_of_the_gradient() -> None:
         for name in pulls:
             out = distiller(images, labels)
             assert out.features is not None
-            (slope,) = torch.autograd.grad(balance(out.terms, out.features)[name], out.features.embedding)
+            (slope,) = torch.autograd.grad(balance(out.losses, out.features)[name], out.features.embedding)
             pulls[name] += float(slope.norm())
     assert pulls["kd"] / pulls["task"] == pytest.approx(0.3, rel=1e-3)
 
@@ -98,7 +98,7 @@ def test_a_term_that_reaches_nothing_keeps_its_weight() -> None:
     assert balance.factors is not None
     assert set(balance.factors) == {"kd"}
     out = distiller(*batches(1)[0])
-    assert balance(out.terms, out.features)["aside"] is out.terms["aside"]
+    assert balance(out.losses, out.features)["aside"] is out.losses["aside"]
 
 
 def test_a_task_without_a_gradient_silences_nothing() -> None:
@@ -107,7 +107,7 @@ def test_a_task_without_a_gradient_silences_nothing() -> None:
     distiller.ignored = "distil"
     for images, labels in batches(MEASURED_STEPS):
         out = distiller(images, torch.full_like(labels, 255))
-        balance(out.terms, out.features)
+        balance(out.losses, out.features)
         balance.close_step(lambda value: value)
     assert balance.factors == {}
 
@@ -118,9 +118,9 @@ def test_frozen_once_measured() -> None:
     ratios, closed = [], []
     for images, labels in batches(MEASURED_STEPS + 5):
         out = distiller(images, labels)
-        weighted = balance(out.terms, out.features)
-        assert weighted["task"] is out.terms["task"]
-        ratios.append(float(weighted["kd"].detach() / out.terms["kd"].detach()))
+        weighted = balance(out.losses, out.features)
+        assert weighted["task"] is out.losses["task"]
+        ratios.append(float(weighted["kd"].detach() / out.terms["kd"]))
         closed.append(balance.close_step(lambda value: value))
     assert closed == [False] * (MEASURED_STEPS - 1) + [True] + [False] * 5
     assert ratios[:MEASURED_STEPS] == [1.0] * MEASURED_STEPS
@@ -135,7 +135,7 @@ def test_measuring_leaves_the_gradients_alone() -> None:
     for balance in (Balance(), Balance({})):
         distiller.zero_grad()
         out = distiller(*batches(1)[0])
-        torch.stack(list(balance(out.terms, out.features).values())).sum().backward()
+        torch.stack(list(balance(out.losses, out.features).values())).sum().backward()
         found.append([p.grad.clone() for p in distiller.parameters() if p.grad is not None])
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(*found, strict=True))
 
@@ -148,7 +148,7 @@ def test_the_state_comes_back_in_the_midst() -> None:
     for balance in (half, again):
         for images, labels in batches(MEASURED_STEPS)[7:]:
             out = distiller(images, labels)
-            balance(out.terms, out.features)
+            balance(out.losses, out.features)
             balance.close_step(lambda value: value)
     assert half.factors == again.factors == measured(distiller).factors
 

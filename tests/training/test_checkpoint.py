@@ -13,8 +13,9 @@ import torch
 from rich.console import Console
 
 from segdistill import Network, RunFolder, UserError
+from segdistill.training.callbacks.checkpoints import Checkpoints
 from segdistill.training.checkpoint import FORMAT, earlier, load_checkpoint, save_checkpoint
-from segdistill.training.loop import TrainingLoop
+from segdistill.training.loop import Loop
 from tests.tiny import TinyModel
 from tests.training import runs
 from tests.training.faults import Killed, disk_with_room_for, flip_a_bit, kill_after
@@ -150,14 +151,14 @@ def test_a_full_disk_keeps_both(tmp_path: Path, room: int) -> None:
 
 def test_a_run_on_a_full_disk_goes_on_once_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fingerprint(train_tiny(tmp_path / "whole"))
-    save = TrainingLoop.save
+    save = Checkpoints.save
 
-    def crowded(self: TrainingLoop) -> None:
-        with disk_with_room_for(10_000 if self.epoch == 3 else 10**9):
-            save(self)
+    def crowded(self: Checkpoints, loop: Loop) -> None:
+        with disk_with_room_for(10_000 if loop.epoch == 3 else 10**9):
+            save(self, loop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLoop, "save", crowded)
+        patch.setattr(Checkpoints, "save", crowded)
         with pytest.raises(UserError, match=r"^cannot write \S+next\.ckpt"):
             train_tiny(tmp_path / "run")
     assert RunFolder(tmp_path / "run").read_metrics() is None

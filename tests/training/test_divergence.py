@@ -10,7 +10,8 @@ import torch
 
 from segdistill import RunFolder, UserError, load_run
 from segdistill.methods import KD
-from segdistill.training.loop import STEPS_BETWEEN_LOOKS, TrainingLoop
+from segdistill.training.loop import STEPS_BETWEEN_LOOKS
+from segdistill.training.step import Step, Terms
 from tests.training.runs import SCENES, distill_tiny, fingerprint, train_tiny
 
 
@@ -61,15 +62,15 @@ def test_it_does_not_wait_for_the_end_of_a_long_epoch(
 
 def test_weights_that_the_last_step_broke_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss of the last step is that of the weights before it."""
-    step = TrainingLoop._step
+    step = Step.__call__
 
-    def breaking(self: TrainingLoop, batches: Any) -> dict[str, torch.Tensor]:
-        terms = step(self, batches)
-        if (self.epoch, self.batch) == (1, 1):
+    def breaking(self: Step, batches: Any) -> list[Terms]:
+        parts = step(self, batches)
+        if self.number == 4:
             next(self.learner.parameters()).data.fill_(float("nan"))
-        return terms
+        return parts
 
-    monkeypatch.setattr(TrainingLoop, "_step", breaking)
+    monkeypatch.setattr(Step, "__call__", breaking)
     with pytest.raises(UserError, match=r"the weights became NaN or infinite in epoch 2, at its end"):
         train_tiny(tmp_path / "run", epochs=2, schedule="constant", warmup=0.0)
     assert all(bool(torch.isfinite(value).all()) for value in load_run(tmp_path / "run").state_dict().values())

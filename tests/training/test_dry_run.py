@@ -19,7 +19,7 @@ from segdistill.networks.size import count_macs, count_parameters
 from segdistill.training import dry_run as module
 from segdistill.training import run as fit
 from segdistill.training.dry_run import DryRun
-from segdistill.training.loop import TrainingLoop
+from segdistill.training.step import Step, Terms
 from tests.datasets.trees import folder_tree
 from tests.training.runs import FAST, SCENES, STUDENT, fingerprint, train_tiny
 
@@ -81,14 +81,14 @@ def test_its_first_step_is_the_runs(
     options = {"teacher": teacher, "method": ["kd", {"brd": {"boundary": 2.0}}]}
     dry(tmp_path / "dry", **options)
     first: list[dict[str, float]] = []
-    step = TrainingLoop._step
+    step = Step.__call__
 
-    def noted(self: TrainingLoop, batches: Any) -> Any:
-        terms = step(self, batches)
-        first.append({name: float(value) for name, value in terms.items()})
-        return terms
+    def noted(self: Step, batches: Any) -> list[Terms]:
+        parts = step(self, batches)
+        first.append({name: float(value) for name, value in parts[-1].items()})
+        return parts
 
-    monkeypatch.setattr(TrainingLoop, "_step", noted)
+    monkeypatch.setattr(Step, "__call__", noted)
     segdistill.distill(
         data=SCENES, train=FAST, device="cpu", student=STUDENT, output=tmp_path / "run", quiet=True, **options
     )
@@ -115,9 +115,9 @@ def test_estimates_add_up(tmp_path: Path, teacher: Path, seen: list[DryRun], mon
 
         return work
 
-    monkeypatch.setattr(TrainingLoop, "_step", taking(TrainingLoop._step, [50.0, 3.0, 9.0, 4.0]))
+    monkeypatch.setattr(Step, "__call__", taking(Step.__call__, [50.0, 3.0, 9.0, 4.0]))
     monkeypatch.setattr(segdistill.Distiller, "prepare", taking(segdistill.Distiller.prepare, [7.0]))
-    monkeypatch.setattr("segdistill.training.dry_run._time_validation", lambda loop: 10.0)
+    monkeypatch.setattr("segdistill.training.dry_run._time_validation", lambda *_: 10.0)
     settings = replace(FAST, epochs=5, validate_every=2)
     dry(tmp_path / "run", teacher=teacher, method="ka", train=settings)
     # 2 steps in an epoch, the median of 3, 9 and 4 seconds each; 3 validations; 2 batches of the pre-stage.
@@ -175,10 +175,10 @@ def test_what_would_stop_the_run_stops_it(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="unknown network"):
         dry(tmp_path / "run", network="nonsense")
 
-    def full(self: TrainingLoop, batches: Any) -> Any:
+    def full(self: Step, batches: Any) -> Any:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(TrainingLoop, "_step", full)
+    monkeypatch.setattr(Step, "__call__", full)
     with pytest.raises(UserError, match=r"cpu has too little memory for batches of 2 crops of 32 x 32: try"):
         dry(tmp_path / "run")
     assert not everything(tmp_path)

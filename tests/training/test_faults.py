@@ -23,7 +23,7 @@ from segdistill.datasets import SegmentationDataset
 from segdistill.files import write_yaml
 from segdistill.recipe.data import Data
 from segdistill.training import train
-from segdistill.training.loop import TrainingLoop
+from segdistill.training.step import Step, Terms
 from tests.datasets.trees import folder_tree
 from tests.training import runs
 from tests.training.runs import SCENES, contents, distill_tiny, fingerprint, train_tiny
@@ -31,16 +31,16 @@ from tests.training.runs import SCENES, contents, distill_tiny, fingerprint, tra
 REPOSITORY = Path(__file__).parents[2]
 
 
-def before_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[TrainingLoop], object]) -> None:
+def before_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[Step], object]) -> None:
     """Does ``act`` right before that optimiser step of a run, counted from 0."""
-    step = TrainingLoop._step
+    step = Step.__call__
 
-    def acting(self: TrainingLoop, batches: Any) -> dict[str, Tensor]:
-        if self.step == number:
+    def acting(self: Step, batches: Any) -> list[Terms]:
+        if self.number == number:
             act(self)
         return step(self, batches)
 
-    monkeypatch.setattr(TrainingLoop, "_step", acting)
+    monkeypatch.setattr(Step, "__call__", acting)
 
 
 def on_disk(root: Path, count: int = 12) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def test_a_file_that_vanishes(
     folder, away = tmp_path / "data" / part / "train", tmp_path / "away"
     whole = fingerprint(train_tiny(tmp_path / "whole", data=data, epochs=2))
     with monkeypatch.context() as patch:
-        before_step(patch, 7, lambda loop: folder.rename(away))
+        before_step(patch, 7, lambda _: folder.rename(away))
         with pytest.raises(UserError) as error:
             train_tiny(tmp_path / "run", data=data, epochs=2, workers=workers)
     assert str(folder) in str(error.value)
@@ -189,7 +189,7 @@ def test_nan_in_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method:
         train_tiny(tmp_path / "teacher", runs.TEACHER, epochs=1)
     whole = fingerprint(go("whole"))
     with monkeypatch.context() as patch:
-        before_step(patch, 6, lambda loop: scenes.broken.add(3))
+        before_step(patch, 6, lambda _: scenes.broken.add(3))
         with pytest.raises(UserError) as error:
             go("run")
     assert "the loss became NaN or infinite in epoch " in str(error.value)
@@ -207,14 +207,14 @@ def test_weights_that_break_within_an_epoch_reach_no_checkpoint(
 ) -> None:
     """The loss of that step was still finite; a checkpoint is due right after it."""
 
-    def break_weights(loop: TrainingLoop) -> None:
-        step = loop._stepper.step
+    def break_weights(step: Step) -> None:
+        make = step._stepper.step
 
         def breaking(*args: Any) -> None:
-            step(*args)
-            next(loop.learner.parameters()).data.fill_(float("nan"))
+            make(*args)
+            next(step.learner.parameters()).data.fill_(float("nan"))
 
-        monkeypatch.setattr(loop._stepper, "step", breaking)
+        monkeypatch.setattr(step._stepper, "step", breaking)
 
     data = SCENES | {"count": 12}
     whole = fingerprint(train_tiny(tmp_path / "whole", data=data, epochs=1))
@@ -253,7 +253,7 @@ def test_an_output_folder_that_becomes_read_only(tmp_path: Path, monkeypatch: py
         raise OSError(30, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        before_step(patch, 4, lambda loop: patch.setattr("segdistill.files.tempfile.mkstemp", refuse))
+        before_step(patch, 4, lambda _: patch.setattr("segdistill.files.tempfile.mkstemp", refuse))
         with pytest.raises(UserError, match=r"Read-only file system$"):
             train_tiny(tmp_path / "run")
     assert fingerprint(train_tiny(tmp_path / "run", resume=True)) == whole
@@ -272,7 +272,7 @@ def test_curves_that_nobody_takes(
     run = segdistill.train(data=SCENES, network=runs.STUDENT, output=tmp_path / "run", train=runs.FAST, device="cpu")
     told = [line for line in capsys.readouterr().out.splitlines() if "TensorBoard" in line]
     reason = "[Errno 28] No space left on device"
-    assert told == [f"warning: TensorBoardLogger takes no more values ({reason}); the run goes on without it"]
+    assert told == [f"warning: TensorBoardLogger takes no more values ({reason}); the run continues without it"]
     assert fingerprint(run) == whole
     assert len(run.read_history()) == len(RunFolder(tmp_path / "whole").read_history())
 

@@ -22,7 +22,8 @@ from segdistill.data.loading import training_loader
 from segdistill.datasets import SyntheticAerial
 from segdistill.methods import METHODS
 from segdistill.recipe.data import build_data
-from segdistill.training.loop import TrainingLoop
+from segdistill.training.loop import Loop
+from segdistill.training.step import Step, Terms
 from tests.tiny import tiny_network
 from tests.training import runs
 from tests.training.runs import FAST, SCENES, fingerprint, train_tiny
@@ -67,13 +68,13 @@ def distil(output: Path, teacher: Path, config: TrainConfig, student: str, **opt
 def beginnings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """The weights that the runs of a test begin with."""
     seen: list[dict[str, Tensor]] = []
-    run = TrainingLoop.run
+    run = Loop.run
 
-    def recording(self: TrainingLoop) -> Any:
-        seen.append({name: value.clone() for name, value in self.learner.student.model.state_dict().items()})
-        return run(self)
+    def recording(self: Loop) -> None:
+        seen.append({name: value.clone() for name, value in self.step.learner.student.model.state_dict().items()})
+        run(self)
 
-    monkeypatch.setattr(TrainingLoop, "run", recording)
+    monkeypatch.setattr(Loop, "run", recording)
     return seen
 
 
@@ -229,17 +230,17 @@ def test_a_step_looks_at_no_value(
 ) -> None:
     """Forward, backward, clipping, optimiser, average, sums: nothing that a GPU would have to be waited for."""
     # On a GPU labels are not looked at.
-    monkeypatch.setattr(distiller, "_check_batch", lambda *_: None)
-    step, looks = TrainingLoop._step, Looks()
+    monkeypatch.setattr(distiller, "_check_labels", lambda *_: None)
+    step, looks = Step.__call__, Looks()
 
-    def counted(self: TrainingLoop, batches: Any) -> dict[str, Tensor]:
-        if self.step == 0:  # KA reads once whether its pre-stage is done
+    def counted(self: Step, batches: Any) -> list[Terms]:
+        if self.number == 0:  # KA reads once whether its pre-stage is done
             return step(self, batches)
         batch = next(batches)
         with looks:
             return step(self, iter([batch]))
 
-    monkeypatch.setattr(TrainingLoop, "_step", counted)
+    monkeypatch.setattr(Step, "__call__", counted)
     distil(
         tmp_path / "run", teacher, replace(FAST, epochs=1), "build_student", method=method, loss_weights=loss_weights
     )
@@ -276,14 +277,14 @@ def test_compiled(
     counters = torch._dynamo.utils.counters
     counters.clear()
     compilations: list[int] = []
-    step = TrainingLoop._step
+    step = Step.__call__
 
-    def counted(self: TrainingLoop, batches: Any) -> dict[str, Tensor]:
-        terms = step(self, batches)
+    def counted(self: Step, batches: Any) -> list[Terms]:
+        parts = step(self, batches)
         compilations.append(counters["frames"]["ok"])
-        return terms
+        return parts
 
-    monkeypatch.setattr(TrainingLoop, "_step", counted)
+    monkeypatch.setattr(Step, "__call__", counted)
     common = {"data": FULL_SCENES, "teacher": teacher, "student": FINE, "train": FAST, "device": "cpu"}
     compiled = segdistill.distill(output=tmp_path / "compiled", compile=True, **common)
     assert "torch.compile failed" not in capsys.readouterr().out

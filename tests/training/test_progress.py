@@ -14,7 +14,7 @@ from rich.console import Console
 import segdistill
 from segdistill import UserError, progress
 from segdistill.progress import Bar, Tasks, during, tracked
-from segdistill.training.loop import TrainingLoop
+from segdistill.training.step import Step
 from tests.training.runs import FAST, SCENES, STUDENT, distill_tiny, train_tiny
 
 
@@ -147,10 +147,10 @@ def test_precision_that_is_not_to_be_had_is_told(tmp_path: Path, capsys: pytest.
 
 
 def test_too_little_memory(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted(self: TrainingLoop, batches: object) -> None:
+    def exhausted(self: Step, batches: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(TrainingLoop, "_step", exhausted)
+    monkeypatch.setattr(Step, "__call__", exhausted)
     sentence = "^cpu has too little memory for batches of {} crops of 32 x 32{}: try {}"
     with pytest.raises(UserError, match=sentence.format(2, "", "train.accumulate 2")):
         train_tiny(tmp_path / "run")

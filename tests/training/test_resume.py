@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from segdistill import RunFolder, UserError
 from segdistill.methods import KA
-from segdistill.training.loop import TrainingLoop
+from segdistill.training.step import Step, Terms
 from tests.training.runs import SCENES, contents, distill_tiny, fingerprint, train_tiny
 
 
@@ -25,15 +24,15 @@ class Killed(BaseException):
 
 
 def stop_in(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> None:
-    """Lets the next run die in that step."""
-    step = TrainingLoop._step
+    """Lets the next run, of two steps an epoch, die in that step."""
+    step = Step.__call__
 
-    def dying(self: TrainingLoop, batches: Any) -> dict[str, torch.Tensor]:
-        if (self.epoch, self.batch) == (epoch, batch):
+    def dying(self: Step, batches: Any) -> list[Terms]:
+        if self.number == 2 * epoch + batch:
             raise Killed
         return step(self, batches)
 
-    monkeypatch.setattr(TrainingLoop, "_step", dying)
+    monkeypatch.setattr(Step, "__call__", dying)
 
 
 def history_without_times(run: RunFolder) -> list[dict[str, str]]:

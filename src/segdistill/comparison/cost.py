@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from segdistill.comparison.methods import cell_recipe
 from segdistill.data.loading import training_loader
 from segdistill.device import choose_device, choose_precision, wait_for
@@ -19,11 +17,11 @@ from segdistill.recipe.data import build_data
 from segdistill.recipe.methods import build_methods
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.training.distill import load_teacher
+from segdistill.training.step import Step
+from segdistill.training.strategies import launch
 
 #: Steps that are timed, after one that is not: the first is slower than all others.
 TIMED_STEPS = 3
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
         UserError: where the two networks cannot be paired by the method.
     """
     sets, where = build_data(recipe.data, converting=False), choose_device(device)
-    dtype = _DTYPES[choose_precision(recipe.train.precision, where)]
+    fabric = launch(where, choose_precision(recipe.train.precision, where))
     student = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels)
     learner: Supervised | Distiller
     own = cell_recipe(recipe, method, recipe.seed)
@@ -71,8 +69,6 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
     else:
         methods = build_methods(own.method)
         learner = Distiller(load_teacher(recipe, sets), student, methods, ignore_index=sets.train.ignore_index)
-    learner.to(where).train()
-    optimizer = recipe.train.build_optimizer(learner.named_parameters())
     # Without processes that read ahead: what they have read before the clock starts would not be counted.
     parts = recipe.train.accumulate
     loader = training_loader(sets.train, sets.augmentation, recipe.train.batch_size, seed=0, workers=0, parts=parts)
@@ -85,21 +81,18 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
     def endless() -> Iterator[Any]:
         return itertools.chain.from_iterable(itertools.repeat(loader))
 
+    step = Step(learner, recipe.train, sampler.batches, fabric=fabric)
     pre_stage = 0.0
-    with torch.autocast(where.type, dtype, enabled=dtype is not torch.float32):
-        if isinstance(learner, Distiller) and learner.has_pre_stage:
+    if isinstance(learner, Distiller) and learner.has_pre_stage:
+        with fabric.autocast():
             began = now()
             learner.prepare(list(itertools.islice(endless(), 2)))
             pre_stage = (now() - began) / 2
-    began = 0.0
-    for number, (images, labels) in enumerate(itertools.islice(endless(), parts * (1 + TIMED_STEPS)), 1):
-        with torch.autocast(where.type, dtype, enabled=dtype is not torch.float32):
-            out = learner(images.to(where), labels.to(where))
-        (out.loss / parts).backward()
-        if number % parts == 0:
-            optimizer.step()
-            optimizer.zero_grad()
-        if number == parts:
-            began = now()
-    step = (now() - began) / TIMED_STEPS
-    return CellCost(sampler.batches * parts * pre_stage, sampler.batches * step)
+    learner.train()
+    batches = endless()
+    step(batches)
+    began = now()
+    for _ in range(TIMED_STEPS):
+        step(batches)
+    seconds = (now() - began) / TIMED_STEPS
+    return CellCost(sampler.batches * parts * pre_stage, sampler.batches * seconds)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -24,3 +28,23 @@ def keyed_generator(*key: int) -> torch.Generator:
         0.40822118520736694
     """
     return torch.Generator().manual_seed(keyed_seed(*key))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, the global random states of Python, NumPy and torch begin with ``seed``; afterwards they are as before.
+
+    Args:
+        seed: 0 to 2**32 - 1.
+    """
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

@@ -27,6 +27,8 @@ from segdistill.recipe.data import build_data
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.recipe.values import construct
 from segdistill.run_folder import RunFolder
+from segdistill.training.step import Step
+from segdistill.training.strategies import launch
 
 RATE = 0.1
 """Learning rate as a part of the run's own."""
@@ -90,23 +92,17 @@ def finetune(run: Path, network: Network, teacher: Network, epochs: int, console
         learner = Distiller(teacher, student, KD(), ignore_index=data.train.ignore_index)
         learner.task_loss = train.build_task_loss(counts.pixels)
         own = dict(network.named_parameters())
-        optimizer = train.build_optimizer((name, value) for name, value in student.named_parameters() if name in own)
-        factor = train.rate_factor(epochs * sampler.batches)
-        step = 0
+        for name, value in student.named_parameters():
+            value.requires_grad_(name in own)  # not the ranges of the roundings
+        fabric = launch("cpu", "fp32")
+        step = Step(learner, replace(train, ema=0, accumulate=1), epochs * sampler.batches, fabric=fabric)
         for epoch in range(epochs):
             sampler.set_epoch(epoch)
             total = 0.0
             text = f"fine-tuning in 8 bits, epoch {epoch + 1}/{epochs}"
-            for images, labels in tracked(loader, text, sampler.batches, console):
-                for group in optimizer.param_groups:
-                    group["lr"] = train.lr * factor(step)
-                loss = learner(images, labels).loss
-                optimizer.zero_grad()
-                loss.backward()
-                if train.clip is not None:
-                    torch.nn.utils.clip_grad_norm_(student.parameters(), train.clip)
-                optimizer.step()
-                total, step = total + float(loss.detach()), step + 1
+            for batch in tracked(loader, text, sampler.batches, console):
+                [terms] = step(iter([batch]))
+                total += sum(float(value) for value in terms.values())
             if not torch.isfinite(torch.tensor(total)):
                 raise UserError(f"the loss became NaN or infinite while {run} was fine-tuned in 8 bits")
             console.out(f"{text}: loss {total / sampler.batches:.3f}", highlight=False)

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
 from segdistill.errors import UserError
 from segdistill.losses import _inputs
+
+_Size = tuple[int, int]
+
+#: What was shrunk within `shrunk_once`, by id of the mask and size; with the mask, so that its id stays its own.
+_shrunk: ContextVar[dict[tuple[int, _Size], tuple[Tensor, Tensor]] | None] = ContextVar("shrunk", default=None)
+
+
+@contextmanager
+def shrunk_once() -> Iterator[None]:
+    """Within, `shrink_valid` computes each mask at each size once, whichever method calls it.
+
+    Masks must not be changed in place within.
+    """
+    token = _shrunk.set({})
+    try:
+        yield
+    finally:
+        _shrunk.reset(token)
 
 
 def shrink_valid(valid: Tensor, size: tuple[int, int]) -> Tensor:
@@ -34,6 +56,16 @@ def shrink_valid(valid: Tensor, size: tuple[int, int]) -> Tensor:
         raise UserError(f"size is {tuple(size)}, expected two numbers above 0")
     if valid.shape[1:] == (height, width):
         return valid
+    known = _shrunk.get()
+    if known is None:
+        return _shrink(valid, (height, width))
+    key = (id(valid), (height, width))
+    if key not in known:
+        known[key] = (valid, _shrink(valid, (height, width)))
+    return known[key][1]
+
+
+def _shrink(valid: Tensor, size: tuple[int, int]) -> Tensor:
     # Whole numbers below 2^24 throughout, so that float32 decides "half" without rounding.
     return 2 * _area_sums(valid.float(), size) >= valid.shape[1] * valid.shape[2]
 

@@ -27,7 +27,7 @@ else:  # as the command line and YAML have them, without importing torch
 class Recipe:
     """What `TrainRecipe` and `DistillRecipe` share: reading, writing and their common checks."""
 
-    views: int | None
+    views: int | Literal["auto"] | None
     seed: int
     overfit: int | None
 
@@ -36,7 +36,7 @@ class Recipe:
             raise UserError(f"seed is {self.seed}, expected 0 to {2**32 - 1}")
         for name in ("views", "overfit"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and value != "auto" and value < 1:
                 raise UserError(f"{name} is {value}, expected at least 1")
 
     @classmethod
@@ -98,7 +98,8 @@ class DistillRecipe(Recipe):
             of the task loss's gradient, and keeps it from then on.
         ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
         train: how to train.
-        views: number of different augmented views of each image, shown in turn; null for a new one every epoch.
+        views: number of different augmented views of each image, shown in turn; null for a new one every epoch; auto,
+            with teacher_cache, for as many as there are epochs, or as the disk has room for.
         teacher_cache: folder that keeps the teacher's outputs for every view; filled once for this teacher, data,
             augmentation and seed; later runs then do not run the teacher, nor load it. Needs views.
         seed: random seed; the same seed gives the same run.
@@ -115,7 +116,7 @@ class DistillRecipe(Recipe):
     loss_weights: dict[str, float] | Literal["fixed", "auto"] = "fixed"
     ignored: Literal["skip", "distil"] = "skip"
     train: TrainConfig = field(default_factory=TrainConfig)
-    views: int | None = None
+    views: int | Literal["auto"] | None = None
     teacher_cache: Source | None = None
     seed: int = 0
     overfit: int | None = None
@@ -124,8 +125,10 @@ class DistillRecipe(Recipe):
         super().__post_init__()
         if self.teacher_cache is not None and self.views is None:
             raise UserError(
-                "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views 4"
+                "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views auto"
             )
+        if self.teacher_cache is None and self.views == "auto":
+            raise UserError("views: auto chooses how many views a teacher cache keeps; give teacher_cache, or a number")
         if isinstance(self.loss_weights, str) and self.loss_weights not in ("fixed", "auto"):
             raise UserError(
                 f"loss_weights is '{self.loss_weights}', expected fixed, auto, or a factor for each loss term: "
@@ -135,6 +138,8 @@ class DistillRecipe(Recipe):
     def alone(self) -> TrainRecipe:
         """The same student trained in the same way from labels alone: the baseline of this recipe."""
         shared = {name: getattr(self, name) for name in _SHARED}
+        if self.views == "auto":  # a new view in every epoch, as auto has it where the disk allows
+            shared["views"] = None
         return TrainRecipe(network=self.student, **shared)
 
 

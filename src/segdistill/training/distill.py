@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from segdistill.distiller import AbsentTeacher, Distiller
+from segdistill.distiller import Distiller
 from segdistill.errors import UserError
 from segdistill.networks.loading import load_network
 from segdistill.networks.network import Network
@@ -17,7 +17,8 @@ from segdistill.recipe.methods import build_methods
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.run_folder import RunFolder
 from segdistill.training.options import RunOptions
-from segdistill.training.run import fit
+from segdistill.training.run import Job, run
+from segdistill.training.teacher_source import TeacherSource
 
 
 @takes_fields
@@ -34,16 +35,17 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
     recipe = replace(recipe, data=data.values, method=methods)
 
-    def make(absent: AbsentTeacher | None) -> Distiller:
+    def make(teacher: TeacherSource | None) -> Distiller:
+        assert teacher is not None
         return Distiller(
-            load_teacher(recipe, data) if absent is None else absent,
+            teacher,
             load_network(recipe.student, len(data.train.classes), data.train.in_channels, recipe.init_weights),
             methods,
             ignore_index=data.train.ignore_index,
             ignored=recipe.ignored,
         )
 
-    return fit(make, recipe=recipe, data=data, options=options)
+    return run(Job(recipe, data, make, lambda: load_teacher(recipe, data)), options)
 
 
 def load_teacher(recipe: DistillRecipe, data: Data) -> Network:

@@ -18,7 +18,8 @@ from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.progress import duration
 from segdistill.recipe.data import Data
-from segdistill.training.loop import TrainingLoop
+from segdistill.training.loop import Loop
+from segdistill.training.validator import Validator
 
 #: Steps that are timed, after a first one that is not: memory is set up in it, and kernels are chosen.
 TIMED_STEPS = 3
@@ -56,42 +57,43 @@ class DryRun:
         console.print(table, highlight=False)
 
 
-def dry_run(loop: TrainingLoop, data: Data, config: Mapping[str, Any]) -> DryRun:
+def dry_run(loop: Loop, validator: Validator, data: Data, config: Mapping[str, Any]) -> DryRun:
     """Takes a few optimiser steps and one batch of the validation, and estimates the rest from them.
 
     The learner is another one afterwards: this ends what could have been a run.
 
     Args:
-        loop: ready to run; its folder is not touched.
+        loop: ready to run; its callbacks are not called.
+        validator: whose batches and scores are timed.
         data: splits and augmentation.
         config: the complete recipe.
 
     Raises:
         UserError: whatever would stop the run at its first step.
     """
-    device = loop.fabric.device
+    device = loop.step.fabric.device
     rows = _data_rows(loop, data) + _network_rows(loop, data, config)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     batches = _endless(loop)
     preparing = _time_pre_stage(loop, batches)
-    loop.learner.train()
-    terms = {name: float(value) for name, value in loop._step(batches).items()}
-    if loop.balance.factors is None:
-        loop.balance.factors = {}  # measuring gradients takes longer than the steps after it
+    loop.step.learner.train()
+    terms = {name: float(value) for name, value in loop.step(batches)[-1].items()}
+    if loop.step.balance.factors is None:
+        loop.step.balance.factors = {}  # measuring gradients takes longer than the steps after it
     times = [_timed(loop, batches) for _ in range(TIMED_STEPS)]
     step = statistics.median(times)
-    epoch = step * loop.sampler.batches
-    validation = _time_validation(loop)
-    epochs = loop.config.epochs
-    validations = -(-epochs // loop.config.validate_every)
+    epoch = step * loop.batches
+    validation = _time_validation(validator, loop.step.network)
+    epochs = loop.epochs
+    validations = -(-epochs // loop.step.config.validate_every)
     total = preparing + epochs * epoch + validations * validation
     peak = _peak_bytes(device)
     rows += [
         ("method", name, _hyper_parameters(values)) for one in config.get("method", ()) for name, values in one.items()
     ]
     rows += [("loss", name, f"{value:.4g}") for name, value in terms.items()]
-    rate = f"{loop.config.batch_size / step:.1f} images/s"
+    rate = f"{loop.step.config.batch_size / step:.1f} images/s"
     rows.append(("time", "step", f"{step:.3f} s, {rate} ({min(times):.3f} to {max(times):.3f} s)"))
     if preparing:
         rows.append(("time", "pre-stage", f"about {duration(preparing)}"))
@@ -102,7 +104,7 @@ def dry_run(loop: TrainingLoop, data: Data, config: Mapping[str, Any]) -> DryRun
     return DryRun(tuple(rows), terms, step, epoch, total, peak)
 
 
-def _data_rows(loop: TrainingLoop, data: Data) -> list[tuple[str, str, str]]:
+def _data_rows(loop: Loop, data: Data) -> list[tuple[str, str, str]]:
     height, width = data.augmentation.crop or data.train.open(0).size
     size = " x ".join(str(side) for side in data.train.open(0).size)
     crops = f", {data.train.crops_per_image} crops each" if data.train.crops_per_image > 1 else ""
@@ -112,16 +114,16 @@ def _data_rows(loop: TrainingLoop, data: Data) -> list[tuple[str, str, str]]:
         ("data", "train", f"{len(data.train)} images{crops}, the first {size}; crops of {height} x {width}"),
         ("data", "val", f"{len(data.val)} images"),
         ("data", "classes", f"{len(data.train.classes)}: {', '.join(data.train.classes)}"),
-        ("data", "epoch", f"{steps} step{'s' * (steps > 1)} of {loop.config.batch_size} images"),
+        ("data", "epoch", f"{steps} step{'s' * (steps > 1)} of {loop.step.config.batch_size} images"),
     ]
 
 
-def _network_rows(loop: TrainingLoop, data: Data, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    learner = loop.learner
+def _network_rows(loop: Loop, data: Data, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    learner = loop.step.learner
     networks = {"network": learner.student}
     if isinstance(learner, Distiller):
         networks = {"student": learner.student}
-        if isinstance(learner.teacher, Network):
+        if learner.teacher is not None:
             networks = {"teacher": learner.teacher, **networks}
     height, width = data.augmentation.crop or data.train.open(0).size
     rows = []
@@ -135,49 +137,48 @@ def _network_rows(loop: TrainingLoop, data: Data, config: Mapping[str, Any]) -> 
     return rows
 
 
-def _endless(loop: TrainingLoop) -> Iterator[Any]:
+def _endless(loop: Loop) -> Iterator[Any]:
     """Batches of epoch after epoch: a small data set has few of them in each."""
     epoch = 0
     while True:
         loop.sampler.set_epoch(epoch)
-        yield from loop.loaders.train
+        yield from loop.loader
         epoch += 1
 
 
-def _timed(loop: TrainingLoop, batches: Iterator[Any]) -> float:
+def _timed(loop: Loop, batches: Iterator[Any]) -> float:
     began = time.perf_counter()
-    loop._step(batches)
-    wait_for(loop.fabric.device)
+    loop.step(batches)
+    wait_for(loop.step.fabric.device)
     return time.perf_counter() - began
 
 
-def _time_pre_stage(loop: TrainingLoop, batches: Iterator[Any]) -> float:
+def _time_pre_stage(loop: Loop, batches: Iterator[Any]) -> float:
     """Estimated seconds of what a method does before the first step, from one batch."""
-    learner = loop.learner
+    learner = loop.step.learner
     if not isinstance(learner, Distiller) or not learner.has_pre_stage:
         return 0.0
     began = time.perf_counter()
-    with loop.fabric.autocast():
+    with loop.step.fabric.autocast():
         learner.prepare([next(batches)])
-    wait_for(loop.fabric.device)
-    return (time.perf_counter() - began) * loop.sampler.batches * loop.config.accumulate
+    wait_for(loop.step.fabric.device)
+    return (time.perf_counter() - began) * loop.sampler.batches * loop.step.config.accumulate
 
 
-def _time_validation(loop: TrainingLoop) -> float:
+def _time_validation(validator: Validator, network: Network) -> float:
     """Estimated seconds of a validation, from its second batch where it has two: readers start with the first."""
-    loader = loop.loaders.val
-    network = loop.network.eval()
+    network.eval()
+    device = validator.fabric.device
     seconds = 0.0
-    batches = iter(loader)
-    with torch.inference_mode(), loop.fabric.autocast():
-        for _ in range(min(2, len(loader))):
+    batches = iter(validator.loader)
+    with torch.inference_mode(), validator.fabric.autocast():
+        for _ in range(min(2, len(validator.loader))):
             began = time.perf_counter()
             images, labels = next(batches)
-            device = loop.fabric.device
-            loop.counts.update(network(images.to(device)), labels.to(device))
+            validator.counts.update(network(images.to(device)), labels.to(device))
             wait_for(device)
             seconds = time.perf_counter() - began
-    return seconds * len(loader)
+    return seconds * len(validator.loader)
 
 
 def _peak_bytes(device: torch.device) -> int | None:

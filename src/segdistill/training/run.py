@@ -1,267 +1,362 @@
-"""Runs one learner through its epochs into a run folder: what `train` and `distill` share."""
+"""Runs one learner from its recipe to a finished run folder: what `train` and `distill` share."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import lightning as L
 import rich
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.logger import Logger
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from rich.console import Console
-from torch import nn
+from torch.utils.data import DataLoader
 
 from segdistill.data.describing import describe_network
-from segdistill.data.loading import TrainingSamples, default_workers, evaluation_loader, reading, training_loader
-from segdistill.data.statistics import BandStatistics, band_statistics
-from segdistill.datasets.base import Window
+from segdistill.data.loading import EpochSampler, evaluation_loader, reading, training_loader
+from segdistill.data.seeding import seeded
+from segdistill.data.statistics import BandStatistics
 from segdistill.device import choose_device, choose_precision
-from segdistill.distiller import AbsentTeacher, Distiller, Supervised
+from segdistill.distiller import Distiller, Supervised
 from segdistill.errors import UserError
 from segdistill.files import write_text, write_yaml
 from segdistill.inspection.before_run import check_before_run
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
-from segdistill.progress import tracked
 from segdistill.recipe.data import KEEP_IN_MEMORY, Data, keep_decoded
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.run_folder import RunFolder, recipe_differences
 from segdistill.training.balance import Balance
+from segdistill.training.cached_teacher import CachedRun, fill_cache, warn_of_repeats
+from segdistill.training.callbacks.callback import Callback
+from segdistill.training.callbacks.checkpoints import Checkpoints
+from segdistill.training.callbacks.curves import Curves
+from segdistill.training.callbacks.early_stopping import EarlyStopping
+from segdistill.training.callbacks.history import History
+from segdistill.training.callbacks.loss_weights import MeasuredWeights
+from segdistill.training.callbacks.networks import SaveNetworks
+from segdistill.training.callbacks.progress_bar import ProgressBar
+from segdistill.training.callbacks.stop_signals import StopSignals
+from segdistill.training.callbacks.teacher_score import TeacherScore
+from segdistill.training.callbacks.validation import Validation
+from segdistill.training.callbacks.warn import Warn
 from segdistill.training.checkpoint import load_checkpoint
 from segdistill.training.dry_run import dry_run
-from segdistill.training.failures import short, told
+from segdistill.training.failures import told
 from segdistill.training.loggers import check_tracker, make_tracker
-from segdistill.training.loop import Loaders, TrainingLoop
-from segdistill.training.options import RunOptions, Tracker
+from segdistill.training.loop import STEPS_BETWEEN_LOOKS, Loop
+from segdistill.training.options import RunOptions
+from segdistill.training.preparation import compile_student, fit_bands, run_pre_stage, synchronise_batch_norm
 from segdistill.training.report import run_report
 from segdistill.training.sharding import whole_network
-from segdistill.training.strategies import launch
-from segdistill.training.teacher_cache import TeacherCache, describe, teacher_output_names
+from segdistill.training.step import Step
+from segdistill.training.strategies import launch, without_lightning_notes
+from segdistill.training.teacher_source import TeacherSource
+from segdistill.training.validator import Validator
+from segdistill.training.watch import Watch
 
-T = TypeVar("T")
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+@dataclass(frozen=True)
+class Job:
+    """What a run trains.
 
-
-def fit(
-    make_learner: Callable[[AbsentTeacher | None], Distiller | Supervised],
-    *,
-    recipe: TrainRecipe | DistillRecipe,
-    data: Data,
-    options: RunOptions,
-) -> RunFolder:
-    """Trains a learner into a run folder.
-
-    Args:
-        make_learner: builds the learner, once the random state is set, with a stand-in for the teacher where one is
-            given; its loss on labels is set here.
+    Attributes:
         recipe: complete, as it is written to config.yaml.
         data: splits and augmentation.
+        make_learner: builds the learner, given the teacher where there is one; its task loss is set later.
+        load_teacher: loads the teacher; None where there is none.
+    """
+
+    recipe: TrainRecipe | DistillRecipe
+    data: Data
+    make_learner: Callable[[TeacherSource | None], Distiller | Supervised]
+    load_teacher: Callable[[], Network] | None = None
+
+
+def run(job: Job, options: RunOptions) -> RunFolder:
+    """Trains a learner into a run folder, in five phases: check, build, prepare, train, finish.
+
+    Args:
+        job: what is trained.
         options: where and how.
 
     Returns:
-        The finished run; a dry run's folder is not even made.
+        The finished run; of a dry run, the folder that was not made.
 
     Raises:
         UserError: for a recipe or data that cannot work, before anything is written.
     """
-    if options.tracker is not None:
-        check_tracker(options.tracker)
-    train, seed, views = recipe.train, recipe.seed, recipe.views
-    loss_weights = recipe.loss_weights if isinstance(recipe, DistillRecipe) else "fixed"
-    teacher_cache = recipe.teacher_cache if isinstance(recipe, DistillRecipe) else None
-    balance = Balance(loss_weights if isinstance(loss_weights, Mapping) else {} if loss_weights == "fixed" else None)
-    config = recipe.as_dict()
-    folder = RunFolder(options.output)
-    folder.check_free(config, resume=options.resume, overwrite=options.overwrite)
-    _check_sources(config, folder.path)
-    device = choose_device(options.device)
-    precision = choose_precision(train.precision, device)
-    parts = _parts(train, options.processes)
-    finished = options.resume and folder.read_metrics() is not None
-    if not finished:
-        _check_classes(data)
-        fabric = launch(options, precision)
-    # Rich's own console is the one that the progress bar draws on, so that lines appear above the bar.
-    silent = options.quiet or (not finished and not fabric.is_global_zero)
-    console = Console(quiet=True) if silent else rich.get_console()
-    if finished:
-        console.out(f"{folder.path} is finished already", highlight=False)
-        return folder
-    progress = not silent
-    if train.precision not in ("auto", precision):
-        console.out(f"this machine has no fast {train.precision}; training in {precision}", highlight=False)
-    device = fabric.device
-    L.seed_everything(seed, workers=True, verbose=False)
-    share = {"rank": fabric.global_rank, "world": fabric.world_size}
-    if not options.dry_run or data.decoded_cache == KEEP_IN_MEMORY:
-        data = keep_decoded(data, console, progress=progress, **share)
-    cache_folder = None if teacher_cache is None or options.dry_run else Path(teacher_cache)
-    learner = make_learner(None if cache_folder is None else TeacherCache.known_teacher(cache_folder))
-    # Every mask is read once, so that a bad label stops the run now and not after an hour.
-    counts = check_before_run(data, console, unlabelled=config.get("ignored") == "distil", progress=progress)
-    bands_file = folder.path / "bands.json"
-    bands = _fit_bands(learner.student, data, bands_file if options.resume else None, progress)
-    describe_network(learner.student, data.val, bands)
-    cache = None
-    teacher = learner.teacher if isinstance(learner, Distiller) and isinstance(learner.teacher, Network) else None
-    if cache_folder is not None and isinstance(learner, Distiller):
-        with told(fabric, config, data, train, parts):
-            learner, cache, teacher = _fill_cache(
-                cache_folder,
-                learner,
-                make_learner,
-                config,
-                data,
-                train,
-                seed,
-                views or 1,
-                precision,
-                parts,
-                fabric,
-                console,
-            )
-    learner.task_loss = train.build_task_loss(counts.pixels.to(device))
-    learner.to(device)
-    if options.processes > 1:
-        learner.student = _synchronized(learner.student, device, console)
-    loader = training_loader(
-        data.train,
-        data.augmentation,
-        train.batch_size,
-        seed,
-        train.workers,
-        views=views,
-        attach=None if cache is None else cache.read,
-        parts=parts,
-        **share,
-    )
-    validation = evaluation_loader(data.val, max(1, train.batch_size // parts), train.workers, **share)
+    with without_lightning_notes(), seeded(job.recipe.seed):
+        going = _Run(job, options)
+        if going.check():
+            going.build()
+            going.prepare()
+            if going.train():
+                going.finish()
+    return going.folder
 
-    state = load_checkpoint(folder.checkpoint_file, console) if options.resume and not options.dry_run else None
-    if state is not None:
-        differences = recipe_differences(state.get("recipe", {}), config)
+
+class _Run:
+    """A run on its way through the phases; each sets what later ones need."""
+
+    fabric: Fabric
+    learner: Distiller | Supervised
+    source: TeacherSource | None
+    bands: BandStatistics | None
+    loaders: tuple[DataLoader[Any], DataLoader[Any]]
+    state: dict[str, Any] | None
+    loop: Loop
+    validation: Validation
+    teacher_score: TeacherScore | None
+
+    def __init__(self, job: Job, options: RunOptions) -> None:
+        self.job = job
+        self.options = options
+        self.folder = RunFolder(options.output)
+        self.config = job.recipe.as_dict()
+        self.train_config = job.recipe.train
+        self.data = job.data
+        self.console = Console(quiet=True) if options.quiet else rich.get_console()
+
+    @property
+    def share(self) -> dict[str, int]:
+        """The number of this process among all."""
+        return {"rank": self.fabric.global_rank, "world": self.fabric.world_size}
+
+    def check(self) -> bool:
+        """Refuses what cannot work, before anything is written, and starts the processes; False if all is done."""
+        options, train = self.options, self.train_config
+        if options.tracker is not None:
+            check_tracker(options.tracker)
+        factors = self.job.recipe.loss_weights if isinstance(self.job.recipe, DistillRecipe) else "fixed"
+        self.balance = Balance(None if factors == "auto" else {} if isinstance(factors, str) else factors)
+        self.folder.check_free(self.config, resume=options.resume, overwrite=options.overwrite)
+        _check_sources(self.config, self.folder.path)
+        self.device = choose_device(options.device)
+        self.precision = choose_precision(train.precision, self.device)
+        self.parts = _parts(train, options.processes)
+        if options.resume and self.folder.read_metrics() is not None:
+            self.console.out(f"{self.folder.path} is finished already", highlight=False)
+            return False
+        _check_classes(self.data)
+        self.fabric = launch(
+            self.device,
+            self.precision,
+            devices=options.devices,
+            nodes=options.nodes,
+            strategy=options.strategy,
+        )
+        if not self.fabric.is_global_zero:
+            self.console = Console(quiet=True)
+        if train.precision not in ("auto", self.precision):
+            line = f"this machine has no fast {train.precision}; training in {self.precision}"
+            self.console.out(line, highlight=False)
+        return True
+
+    def build(self) -> None:
+        """Makes the learner, with its teacher where there is one, and reads the data into memory where asked to."""
+        job = self.job
+        if not self.options.dry_run or self.data.decoded_cache == KEEP_IN_MEMORY:
+            self.data = keep_decoded(self.data, self.console, progress=self.shown, **self.share)
+        cache = job.recipe.teacher_cache if isinstance(job.recipe, DistillRecipe) else None
+        folder = None if cache is None or self.options.dry_run else Path(cache)
+        self.source = None if job.load_teacher is None else TeacherSource(job.load_teacher, folder)
+        self.learner = job.make_learner(self.source)
+
+    def prepare(self) -> None:
+        """Checks the data, fills the teacher cache, makes the loaders, begins the run folder, runs the pre-stage."""
+        data, learner, fabric, bar = self.data, self.learner, self.fabric, self.shown
+        unlabelled = self.config.get("ignored") == "distil"
+        # Every mask is read once, so that a bad label stops the run now and not after an hour.
+        counts = check_before_run(data, self.console, unlabelled=unlabelled, progress=bar)
+        bands_file = self.folder.path / "bands.json"
+        self.bands = fit_bands(learner.student, data, bands_file if self.options.resume else None, bar)
+        describe_network(learner.student, data.val, self.bands)
+        views = self._views()
+        learner.task_loss = self.train_config.build_task_loss(counts.pixels.to(fabric.device))
+        learner.to(fabric.device)
+        if fabric.world_size > 1:
+            learner.student = synchronise_batch_norm(learner.student, fabric.device, self.console)
+        self.loaders = self._make_loaders(views)
+        resuming = self.options.resume and not self.options.dry_run
+        self.state = load_checkpoint(self.folder.checkpoint_file, self.console) if resuming else None
+        self._check_checkpoint()
+        if self.options.dry_run:
+            return
+        if fabric.is_global_zero:
+            self.folder.start(self.config, resume=self.state is not None)
+            if self.bands is not None:
+                self.bands.save(bands_file)
+        if isinstance(learner, Distiller) and learner.has_pre_stage and self.state is None:
+            with reading(self.loaders[0]):
+                run_pre_stage(learner, self.loaders[0], fabric, self.folder, self.console, bar)
+
+    def train(self) -> bool:
+        """Makes the steps that are left, or, of a dry run, a few; False if that is all."""
+        if self.options.compile:
+            compile_student(self.learner, self.data, self.fabric, self.console)
+        steps = self.epochs * self.batches
+        step = Step(
+            self.learner, self.train_config, steps, fabric=self.fabric, seed=self.job.recipe.seed, balance=self.balance
+        )
+        callbacks, checkpoints = self._callbacks()
+        self.loop = Loop(step, self.loaders[0], steps, callbacks)
+        if self.state is not None:
+            checkpoints.load(self.loop, self.state)
+        with told(self.fabric, self.config, self.data, self.train_config, self.parts), reading(*self.loaders):
+            if self.options.dry_run:
+                dry_run(self.loop, self.validation.validator, self.data, self.config).show(self.console)
+                return False
+            self.loop.run()
+        return True
+
+    def finish(self) -> None:
+        """Writes the report and the scores."""
+        scores, learner = self.validation.scores, self.learner
+        assert scores is not None
+        teacher = learner.teacher if isinstance(learner, Distiller) else None
+        teacher_miou = None if self.teacher_score is None else self.teacher_score.miou
+        shown = {} if teacher is None else {"teacher": teacher}
+        shown["student" if isinstance(learner, Distiller) else "network"] = self.loop.step.network
+        with ExitStack() as whole:
+            for network in shown.values():
+                whole.enter_context(whole_network(network))
+            if self.fabric.is_global_zero:
+                page = run_report(self.folder, scores, self.data.val, shown, teacher_miou)
+                write_text(self.folder.report_file, page)
+        if self.fabric.is_global_zero:
+            self.folder.write_metrics(
+                {
+                    "kind": "distill" if isinstance(self.job.recipe, DistillRecipe) else "train",
+                    "split": "val",
+                    **scores.as_dict(),
+                    "best": self.validation.best,
+                    "teacher_miou": teacher_miou,
+                    "epochs": self.loop.epoch,
+                    "parameters": count_parameters(learner.student),
+                    "training_seconds": round(sum(float(row["seconds"]) for row in self.folder.read_history()), 1),
+                    "device": str(self.fabric.device),
+                    "processes": self.fabric.world_size,
+                    "precision": self.precision,
+                    "torch": torch.__version__,
+                }
+            )
+        self.fabric.barrier()
+        text = f"{self.folder.path}  val mIoU {scores.miou:.2f}  pixel accuracy {scores.pixel_accuracy:.2f}"
+        self.console.out(text, highlight=False)
+
+    @property
+    def shown(self) -> bool:
+        """Whether progress is shown."""
+        return not self.console.quiet
+
+    @property
+    def batches(self) -> int:
+        """Optimiser steps of an epoch."""
+        sampler = self.loaders[0].sampler
+        assert isinstance(sampler, EpochSampler)
+        return sampler.batches
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run."""
+        return self.train_config.epochs
+
+    def _views(self) -> int | None:
+        """The number of views, from a filled cache where there is one."""
+        views, source, learner = self.job.recipe.views, self.source, self.learner
+        if views is None or source is None or source.cache_folder is None:
+            if views is not None and views != "auto":
+                warn_of_repeats(views, self.epochs, self.console)
+            return None if views == "auto" else views
+        assert isinstance(learner, Distiller)
+        cached = CachedRun(
+            self.config, self.data, self.train_config, self.job.recipe.seed, self.epochs, self.parts, self.precision
+        )
+        if views == "auto" and self.options.resume and self.folder.config_file.exists():
+            kept = self.folder.read_config()["views"]
+            views = kept if isinstance(kept, int) else views
+        with told(self.fabric, self.config, self.data, self.train_config, self.parts):
+            found = fill_cache(cached, learner, source, views, self.fabric, self.console)
+        self.config["views"] = found
+        return found
+
+    def _make_loaders(self, views: int | None) -> tuple[DataLoader[Any], DataLoader[Any]]:
+        train, data = self.train_config, self.data
+        cache = None if self.source is None else self.source.cache
+        training = training_loader(
+            data.train,
+            data.augmentation,
+            train.batch_size,
+            self.job.recipe.seed,
+            train.workers,
+            views=views,
+            attach=None if cache is None else cache.read,
+            parts=self.parts,
+            **self.share,
+        )
+        batch_size = max(1, train.batch_size // self.parts)
+        return training, evaluation_loader(data.val, batch_size, train.workers, **self.share)
+
+    def _check_checkpoint(self) -> None:
+        differences = [] if self.state is None else recipe_differences(self.state.get("recipe", {}), self.config)
         if differences:
             raise UserError(
-                f"checkpoint {folder.checkpoint_file} is of another recipe: {'; '.join(differences)}; "
+                f"checkpoint {self.folder.checkpoint_file} is of another recipe: {'; '.join(differences)}; "
                 "start over with --overwrite"
             )
-    if fabric.is_global_zero and not options.dry_run:
-        folder.start(config, resume=state is not None)
-        if bands is not None:
-            bands.save(bands_file)
-    if isinstance(learner, Distiller) and learner.has_pre_stage and state is None and not options.dry_run:
-        with reading(loader):
-            _prepare(learner, loader, fabric, folder, console, progress)
 
-    def keep_weights(factors: Mapping[str, float]) -> None:
-        if fabric.is_global_zero:
-            write_yaml(folder.config_file, {**config, "loss_weights": dict(factors)})
-        found = ", ".join(f"{name} {value:g}" for name, value in factors.items())
-        console.out(f"loss_weights found: {found}", highlight=False)
-
-    def teacher_miou() -> float | None:
-        if teacher is None:
-            return None if cache is None else cache.teacher_miou(config["data"])
-        miou = loop.score(teacher, "asking the teacher").miou
-        if cache is not None and fabric.is_global_zero:
-            cache.keep_teacher_miou(config["data"], miou)
-        return miou
-
-    if options.compile:
-        _compile(learner, data, train, fabric, console)
-    loop = TrainingLoop(
-        learner,
-        train,
-        data.train.classes,
-        Loaders(loader, validation),
-        fabric=fabric,
-        folder=folder,
-        recipe=config,
-        seed=seed,
-        balance=balance,
-        console=console,
-        bar=progress,
-        loggers=_loggers(folder, config, options.tracker) if fabric.is_global_zero and not options.dry_run else [],
-        checkpoint_minutes=options.checkpoint_minutes,
-        score_teacher=teacher_miou,
-        on_balanced=keep_weights,
-    )
-    if state is not None:
-        loop.load(state)
-        if loss_weights == "auto" and loop.balance.factors:
-            keep_weights(loop.balance.factors)
-    if options.dry_run:
-        with told(fabric, config, data, train, parts), reading(loader, validation):
-            found = dry_run(loop, data, config)
-        found.show(console)
-        return folder
-    with told(fabric, config, data, train, parts), reading(loader, validation):
-        scores = loop.run()
-    networks = {"teacher": learner.teacher} if isinstance(learner, Distiller) else {}
-    shown = {name: network for name, network in networks.items() if isinstance(network, Network)}
-    shown["student" if networks else "network"] = loop.network
-    with contextlib.ExitStack() as whole:
-        for network in shown.values():
-            whole.enter_context(whole_network(network))
-        if fabric.is_global_zero:
-            write_text(folder.report_file, run_report(folder, scores, data.val, shown, loop.teacher_miou))
-    if fabric.is_global_zero:
-        folder.write_metrics(
-            {
-                "kind": "distill" if isinstance(recipe, DistillRecipe) else "train",
-                "split": "val",
-                **scores.as_dict(),
-                "best": loop.best,
-                "teacher_miou": loop.teacher_miou,
-                "epochs": loop.epoch,
-                "parameters": count_parameters(learner.student),
-                "training_seconds": round(sum(float(row["seconds"]) for row in folder.read_history()), 1),
-                "device": str(device),
-                "processes": fabric.world_size,
-                "precision": precision,
-                "torch": torch.__version__,
-            }
+    def _callbacks(self) -> tuple[list[Callback], Checkpoints]:
+        """All callbacks of a run in the order in which they act, and the one that loads checkpoints."""
+        train, console, folder = self.train_config, self.console, self.folder
+        validator = Validator(
+            self.loaders[1],
+            self.data.train.classes,
+            self.learner.ignore_index,
+            fabric=self.fabric,
+            console=console,
+            bar=self.shown,
         )
-    fabric.barrier()
-    text = f"{folder.path}  val mIoU {scores.miou:.2f}  pixel accuracy {scores.pixel_accuracy:.2f}"
-    console.out(text, highlight=False)
-    return folder
+        watch = Watch(lambda line: console.out(line, highlight=False))
+        self.validation = Validation(validator, train.validate_every)
+        self.teacher_score = (
+            None if self.source is None else TeacherScore(self.source, self.validation, self.config["data"], watch)
+        )
+        checkpoints = Checkpoints(folder, self.config, self.options.checkpoint_minutes)
+        callbacks: list[Callback | None] = [
+            self.validation,
+            Curves(self._loggers(), console, STEPS_BETWEEN_LOOKS),
+            ProgressBar(console, self.shown, train.batch_size, self.validation),
+            MeasuredWeights(self._keep_factors, console),
+            SaveNetworks(folder, self.validation),
+            History(folder, console),
+            Warn(watch, self.validation),
+            self.teacher_score,
+            EarlyStopping(train.patience, self.validation, console),
+            StopSignals(checkpoints, STEPS_BETWEEN_LOOKS),
+            checkpoints,
+        ]
+        return [callback for callback in callbacks if callback is not None], checkpoints
 
+    def _keep_factors(self, factors: Mapping[str, float]) -> None:
+        write_yaml(self.folder.config_file, {**self.config, "loss_weights": dict(factors)})
 
-def _fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -> BandStatistics | None:
-    """For images that are not 8-bit RGB: normalises by the training images' own statistics, pads with their mean.
-
-    The data's own file of statistics, if it names one, is for any images.
-
-    Args:
-        network: what is trained.
-        data: gets its padding here.
-        file: where a run that goes on has them already; None for a new run.
-        progress: whether there is a bar.
-    """
-    image, _ = data.train.open(0).window(Window(0, 0, 1, 1))
-    if data.statistics is None and image.dtype == torch.uint8 and data.train.in_channels == 3:
-        return None
-    if file is not None and file.exists():
-        statistics = BandStatistics.load(file)
-    else:
-        statistics = data.statistics or band_statistics(data.train, progress=progress)
-    network.set_normalization(statistics.mean, statistics.std)
-    data.train.fill = data.val.fill = statistics.padding(image.dtype)
-    return statistics
+    def _loggers(self) -> list[Logger]:
+        if not self.fabric.is_global_zero or self.options.dry_run:
+            return []
+        loggers: list[Logger] = [TensorBoardLogger(self.folder.path, name="tensorboard", version="")]
+        if self.options.tracker is not None:
+            loggers.append(make_tracker(self.options.tracker, self.folder, self.config))
+        return loggers
 
 
 def _parts(train: TrainConfig, processes: int) -> int:
-    """Into how many parts each batch falls, one process's and one accumulation's each."""
+    """Into how many parts each batch is split, one for each process and accumulated batch."""
     parts = train.accumulate * processes
     if train.batch_size % parts:
         raise UserError(
@@ -269,116 +364,6 @@ def _parts(train: TrainConfig, processes: int) -> int:
             f"batches do not divide evenly; choose a multiple of {parts}"
         )
     return parts
-
-
-def _fill_cache(
-    folder: Path,
-    learner: Distiller,
-    make_learner: Callable[[AbsentTeacher | None], Distiller | Supervised],
-    config: Mapping[str, Any],
-    data: Data,
-    train: TrainConfig,
-    seed: int,
-    views: int,
-    precision: str,
-    parts: int,
-    fabric: Fabric,
-    console: Console,
-) -> tuple[Distiller, TeacherCache, Network | None]:
-    """A learner that asks no teacher any more, the cache with all that it needs, and the teacher if it was loaded."""
-    images = max(len(data.train) * data.train.crops_per_image, train.batch_size)
-    made_for = describe(
-        teacher=config["teacher"],
-        teacher_weights=config["teacher_weights"],
-        dataset=data.train,
-        augmentation=data.augmentation,
-        seed=seed,
-        multiple=learner.multiple,
-        precision=precision,
-        progress=not console.quiet,
-    )
-    cache = TeacherCache(folder, made_for, images, views)
-    names = teacher_output_names(learner)
-    teacher = None
-    if cache.want(names):
-        if isinstance(learner.teacher, AbsentTeacher):
-            # The images are as they were; only the teacher is wanted now.
-            L.seed_everything(seed, workers=True, verbose=False)
-            remade = make_learner(None)
-            assert isinstance(remade, Distiller)
-            remade.student = learner.student
-            learner = remade
-        learner.to(fabric.device)
-        cache.fill(
-            learner,
-            TrainingSamples(data.train, data.augmentation, seed, views),
-            batch_size=max(1, train.batch_size // parts),
-            workers=default_workers() if train.workers is None else train.workers,
-            fabric=fabric,
-            console=console,
-            progress=not console.quiet,
-        )
-        fabric.barrier()
-        assert isinstance(learner.teacher, Network)
-        teacher = learner.teacher
-        object.__setattr__(learner, "teacher", AbsentTeacher(teacher.info, teacher.multiple))
-    return learner, cache, teacher
-
-
-def _prepare(
-    learner: Distiller, loader: Any, fabric: Fabric, folder: RunFolder, console: Console, progress: bool
-) -> None:
-    began = time.perf_counter()
-    batches = _Tracked(loader, "pre-stage of the method", console, progress)
-    with fabric.autocast():
-        learner.prepare(batches)
-    if fabric.world_size > 1:  # each has seen its own part of the images: the first one's result is everybody's
-        for value in [*learner.methods.parameters(), *learner.methods.buffers()]:
-            value.data.copy_(fabric.broadcast(value.data))
-    if fabric.is_global_zero:
-        folder.write_history([{"epoch": 0, "seconds": round(time.perf_counter() - began, 2)}])
-
-
-def _synchronized(student: Network, device: torch.device, console: Console) -> Network:
-    """Batch normalisation over all processes, so that a batch means the same however many share it."""
-    if device.type == "cuda":
-        converted: Network = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
-        return converted
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
-        console.out(
-            "batch normalisation stays within each process: torch synchronises it on GPUs only", highlight=False
-        )
-    return student
-
-
-def _compile(learner: Distiller | Supervised, data: Data, train: TrainConfig, fabric: Fabric, console: Console) -> None:
-    """Compiles the student's model, and tries it on one batch: what cannot be compiled is trained as it is."""
-    model = learner.student.model
-    model.compile()
-    image, _ = data.augmentation(*data.train[0], key=(0, 0, 0))
-    images = image[None].repeat(2, 1, 1, 1).to(fabric.device)
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng():
-            warnings.simplefilter("ignore")
-            model.train()
-            with fabric.autocast():
-                logits, views = learner.student.forward_with_features(images)
-            torch.autograd.backward(logits.mean() + views.embedding.mean())
-    except Exception as error:  # the compiler's errors are of many kinds
-        model._compiled_call_impl = None
-        console.out(f"torch.compile failed ({short(error)}); training without it", highlight=False)
-    finally:
-        model.zero_grad()
-        for name, value in model.named_buffers():
-            value.copy_(buffers[name])
-
-
-def _loggers(folder: RunFolder, config: Mapping[str, Any], tracker: Tracker | None) -> list[Logger]:
-    loggers: list[Logger] = [TensorBoardLogger(folder.path, name="tensorboard", version="")]
-    if tracker is not None:
-        loggers.append(make_tracker(tracker, folder, config))
-    return loggers
 
 
 def _check_classes(data: Data) -> None:
@@ -392,13 +377,3 @@ def _check_sources(config: Mapping[str, Any], output: Path) -> None:
         source = config.get(key)
         if isinstance(source, str) and Path(source).resolve().is_relative_to(output.resolve()):
             raise UserError(f"{key} {source} lies in the output folder {output}; choose another output folder")
-
-
-class _Tracked:
-    """An iterable with a progress bar that appears only once somebody iterates."""
-
-    def __init__(self, batches: Any, text: str, console: Console, shown: bool) -> None:
-        self.batches, self.text, self.console, self.shown = batches, text, console, shown
-
-    def __iter__(self) -> Iterator[Any]:
-        return tracked(self.batches, self.text, len(self.batches), self.console, self.shown)

@@ -1,4 +1,4 @@
-"""Weights shared out among processes (FSDP2): each holds its part of networks, gradients, averages and optimiser."""
+"""Sharded weights (FSDP2): each process holds its part of networks, gradients, averages and optimiser state."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -25,19 +26,19 @@ MOST = 20_000_000
 
 
 def mesh_of(fabric: Fabric) -> DeviceMesh | None:
-    """The processes that share out weights; None where each has all of them."""
+    """The processes among which weights are sharded; None where each process has all of them."""
     strategy = fabric.strategy
     return strategy.device_mesh["data_parallel"] if isinstance(strategy, ModelParallelStrategy) else None
 
 
 def shard_objective(objective: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Shares out student, teacher and adapters of an `Objective`; given to Lightning's strategy."""
+    """Shards student, teacher and adapters of an `Objective`; Lightning's strategy calls this."""
     mesh = mesh["data_parallel"]
     learner = cast(Any, objective.learner)
     shard(learner.student, mesh)
     if isinstance(getattr(learner, "teacher", None), Network):
         shard(learner.teacher, mesh)
-    # Layer by layer, since what a method calls besides itself (`targets`) is its own affair.
+    # Layer by layer, since a method may be called by other methods than its forward (`teacher_outputs`).
     for module in list(getattr(learner, "methods", nn.Module()).modules()):
         if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             _fully_shard(module, mesh)
@@ -45,7 +46,7 @@ def shard_objective(objective: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def shard(network: Network, mesh: DeviceMesh) -> None:
-    """Shares out a network's weights; a forward fetches what it needs, part by part, and lets it go again.
+    """Shards a network's weights; a forward gathers what it needs, part by part, and frees it again.
 
     Args:
         network: the same on every process, on its device.
@@ -58,9 +59,9 @@ def shard(network: Network, mesh: DeviceMesh) -> None:
 
 @contextlib.contextmanager
 def whole_network(network: nn.Module) -> Iterator[None]:
-    """Inside, every process has all weights, and the first one's buffers: it may go through images of its own.
+    """Within, every process has all weights, and the first process's buffers, and may run the network on its own.
 
-    All processes must come here. For a network that is not shared out nothing changes.
+    Every process must enter this. A network that is not sharded stays as it is.
     """
     parts = [module for module in network.modules() if isinstance(module, FSDPModule)]
     for part in parts:
@@ -81,9 +82,9 @@ def whole_network(network: nn.Module) -> Iterator[None]:
 
 
 def gathered(tree: Any) -> Any:
-    """Mappings, lists and tensors with every shared-out tensor made whole, on the CPU; the rest as it is.
+    """Mappings, lists and tensors with every sharded tensor made whole, on the CPU; the rest as it is.
 
-    All processes must come here with the same tree.
+    Every process must call this with the same tree.
     """
     if isinstance(tree, DTensor):
         return tree.full_tensor().cpu()
@@ -94,29 +95,47 @@ def gathered(tree: Any) -> Any:
     return tree
 
 
-def scattered(whole: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
-    """Whole tensors by name, shared out where those of the same names in ``like`` are; the rest as it is.
+def whole_state(module: nn.Module) -> dict[str, Any]:
+    """A module's state with every tensor whole, on the CPU of the first process; other processes get none.
 
-    All processes must come here, with the same values.
+    Every process must call this.
     """
-    return {name: _scatter(value, like.get(name)) for name, value in whole.items()}
+    return get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
-def scattered_optimizer(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's whole state, shared out as the optimiser's parameters are."""
+def load_whole(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Loads what `whole_state` gave, each process its own part. Every process must call this, with the same values.
+
+    Raises:
+        RuntimeError: if it belongs to another module.
+    """
+    # What is missing would be left as it is, without a word, even with strict=True.
+    missing = [name for name in module.state_dict() if name not in state]
+    if missing:
+        raise RuntimeError(
+            f"Error(s) in loading state_dict for {type(module).__name__}: Missing key(s) in state_dict: "
+            f"{', '.join(missing)}"
+        )
+    set_model_state_dict(module, dict(state), options=StateDictOptions(full_state_dict=True, strict=True))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Loads an optimiser's whole state, each process its own part. Every process must call this, with the same values.
+
+    Not `torch.distributed.checkpoint.state_dict.set_optimizer_state_dict`: it makes a step with zero gradients first,
+    which leaves a state for parameters that had none, so that the run would not continue bit for bit.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     own = {
-        index: {
-            name: _scatter(value, parameters[index] if index < len(parameters) else None)
-            for name, value in kept.items()
-        }
+        index: {name: _part(value, parameters[index]) for name, value in kept.items()}
         for index, kept in state["state"].items()
+        if index < len(parameters)
     }
-    return {**state, "state": own}
+    optimizer.load_state_dict({**state, "state": own})
 
 
-def _scatter(value: Any, like: Any) -> Any:
-    # Other shapes are no such tensor (an optimiser's count of steps), or an error that the reader tells of.
+def _part(value: Any, like: nn.Parameter) -> Any:
+    """A whole tensor, sharded as ``like`` is; others, such as the optimiser's count of steps, as they are."""
     if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from segdistill.distiller import AbsentTeacher, Supervised
+from segdistill.distiller import Supervised
 from segdistill.networks.loading import load_network
 from segdistill.recipe.data import build_data
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.recipes import TrainRecipe
 from segdistill.run_folder import RunFolder
 from segdistill.training.options import RunOptions
-from segdistill.training.run import fit
+from segdistill.training.run import Job, run
+from segdistill.training.teacher_source import TeacherSource
 
 
 @takes_fields
@@ -27,8 +28,8 @@ def train(recipe: TrainRecipe, options: RunOptions) -> RunFolder:
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
     recipe = replace(recipe, data=data.values)
 
-    def make(_: AbsentTeacher | None) -> Supervised:
+    def make(_: TeacherSource | None) -> Supervised:
         student = load_network(recipe.network, len(data.train.classes), data.train.in_channels, recipe.init_weights)
         return Supervised(student, ignore_index=data.train.ignore_index)
 
-    return fit(make, recipe=recipe, data=data, options=options)
+    return run(Job(recipe, data, make), options)

@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from segdistill import records
 from segdistill.data import Augmentation, TrainingSamples
 from segdistill.datasets import Folder, SegmentationDataset
 from segdistill.datasets.base import Window
@@ -210,7 +211,7 @@ def test_size_is_said_first_and_only_when_something_is_to_be_done(
     folder = tmp_path / "kept"
     keep(root, folder, Console(width=200))
     said = told(capfd)
-    assert f"keeping 7 decoded images in {folder}/train.bin: 0.00 GB in all (" in said
+    assert f"keeping 7 decoded images in {folder}/train.bin: 6.62 kB in all (" in said
     assert f"keeping 2 decoded images in {folder}/val.bin" in said
     # 5 of 12 x 16, one of 7 x 9 and one of 30 x 21 pixels, 4 bytes each, at multiples of 8 bytes.
     assert (folder / "train.bin").stat().st_size == 4 * (5 * 12 * 16 + 30 * 21) + (4 * 7 * 9 + 4)
@@ -232,7 +233,7 @@ def test_an_error_keeps_what_was_done_and_a_mended_file_is_other_data(
     assert "train3.png cannot be read, it is truncated or no image" in keep_error(root, folder)
     assert np.fromfile(folder / "train.done", np.uint8).tolist() == [1, 1, 0, 0, 0, 0, 0]
     broken.write_bytes(whole)
-    assert "the files of the data set have changed" in keep_error(root, folder)
+    assert "the hash of its files was" in keep_error(root, folder)
 
 
 def keep_error(root: Path, folder: Path, **more: Any) -> str:
@@ -334,7 +335,7 @@ def test_other_data_is_refused(tmp_path: Path, more: dict[str, Any], change: str
     root = tree(tmp_path / "data")
     keep(root, tmp_path / "kept")
     told = keep_error(root, tmp_path / "kept", **more)
-    assert told.startswith(f"{tmp_path}/kept/train.bin keeps the images of other data: ")
+    assert told.startswith(f"decoded_cache {tmp_path}/kept/train.bin was made for something else: ")
     assert change in told
     keep(root, tmp_path / "kept", ignore=255, crop=[8, 8], jitter=0.3)  # a default written out; another augmentation
 
@@ -346,7 +347,7 @@ def test_changed_added_and_moved_files(tmp_path: Path) -> None:
     root = tmp_path / "elsewhere"
     keep(root, tmp_path / "kept")  # the same files, with their times
     write_image(root / "images/train/train0.png", seed=99)
-    assert "the files of the data set have changed" in keep_error(root, tmp_path / "kept")
+    assert "the hash of its files was" in keep_error(root, tmp_path / "kept")
     write_image(root / "images/train/z.png")
     write_mask(root / "masks/train/z.png", index_mask(3))
     assert "images was 7, now 8" in keep_error(root, tmp_path / "kept")
@@ -365,12 +366,12 @@ def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     root = tree(tmp_path / "data")
     monkeypatch.setattr(module, "_shared_memory", lambda: 1000)
     assert "decoded_cache: ram needs 0.00 GB and there are 0.00 GB of memory" in keep_error(root, "ram")  # type: ignore[arg-type]
-    monkeypatch.setattr(module, "SPARE_BYTES", 10**18)
+    monkeypatch.setattr(records, "SPARE_BYTES", 10**18)
     assert "are left for the run; choose another folder" in keep_error(root, tmp_path / "kept")
-    assert not (tmp_path / "kept").exists()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == [".lock"]
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(module, "SPARE_BYTES", 0)
-    assert "one of its folders is a file" in keep_error(root, tmp_path / "file")
+    monkeypatch.setattr(records, "SPARE_BYTES", 0)
+    assert "cannot make decoded_cache" in keep_error(root, tmp_path / "file")
 
 
 @pytest.mark.parametrize("decoded_cache", [True, 3, "", ["ram"]])

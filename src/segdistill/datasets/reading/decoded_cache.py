@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import multiprocessing
 import os
@@ -25,14 +24,11 @@ from segdistill.datasets.reading.files import FileDataset
 from segdistill.datasets.reading.images import image_size
 from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.errors import UserError
-from segdistill.files import write_json
 from segdistill.progress import tracked
+from segdistill.records import RecordFile, RecordStore, free_bytes, readable
 
 #: Changes when files written before can no longer be read.
-FORMAT = 2
-
-#: Left free on a disk for the run itself.
-SPARE_BYTES = 10**9
+FORMAT = 3
 
 #: Samples between two marks of what is done; a kill costs at most as many.
 _CHUNK = 64
@@ -54,14 +50,14 @@ class DecodedCache(SegmentationDataset):
     already. In memory the samples are shared by data-loading processes; each process of a run that goes on several
     devices has its own. On disk they lie in one file that is memory-mapped: the system keeps in memory what fits.
 
-    Beside ``file.bin`` lie ``file.json``, what it was made for, and ``file.done``, which samples it holds; one that was
-    killed while it was filled is filled on, and several processes can fill one together.
+    The files are a `RecordStore` of one `RecordFile`: ``file.json``, ``file.bin`` and ``file.done``. One whose filling
+    was killed is completed by the next run, and several processes can fill one together.
 
     Args:
         dataset: its samples must be small enough to be read whole.
         file: path without suffix of the files on disk; None: in memory.
         made_for: what the samples depend on besides the files of the data set, plain values by name.
-        console: is told the size before anything is read or written.
+        console: for a line with the size, before anything is read or written.
         progress: show a bar.
         rank, world: number of this process among several that fill one file: each begins elsewhere.
 
@@ -94,7 +90,12 @@ class DecodedCache(SegmentationDataset):
         if file is None:
             self._store: _Memory | _File = _Memory(self._layout, console)
         else:
-            whole = {"format": FORMAT, **made_for, "images": len(dataset), "files": _files_hash(dataset)}
+            whole = {
+                "format": FORMAT,
+                **made_for,
+                "images": len(dataset),
+                "the hash of its files": _files_hash(dataset),
+            }
             self._store = _File(file, whole, self._layout, console)
         self._store.fill(self._record, progress=progress, rank=rank, world=world)
 
@@ -225,112 +226,45 @@ class _Memory:
 
 
 class _File:
-    """All samples in a memory-mapped file, with marks of those that it holds."""
+    """All samples in a memory-mapped file."""
 
     def __init__(self, file: Path, made_for: Mapping[str, Any], layout: _Layout, console: Console) -> None:
-        self.layout = layout
-        self.data, self.marks, self.manifest = (
-            file.with_name(f"{file.name}.{kind}") for kind in ("bin", "done", "json")
-        )
-        self._map: _Bytes | None = None
-        made_for = json.loads(json.dumps(made_for))  # as it is read back
-        if self.manifest.exists():
-            self._check(made_for)
-        missing = int((~self._done()).sum())
-        if missing == 0:
-            return
-        # Space is taken when the file is made, whether or not anything is in it.
-        size = abs(layout.total - (self.data.stat().st_size if self.data.exists() else 0))
-        there = next(folder for folder in file.absolute().parents if folder.exists())
-        free = shutil.disk_usage(there).free
-        console.out(
-            f"keeping {missing} decoded images in {self.data}: {layout.total / 1e9:.2f} GB in all "
-            f"({free / 1e9:.2f} GB free)",
-            highlight=False,
-        )
-        if size + SPARE_BYTES > free:
-            raise UserError(
-                f"decoded_cache: {file.parent} needs {size / 1e9:.2f} GB more, the disk has {free / 1e9:.2f} GB free, "
-                f"of which {SPARE_BYTES / 1e9:.1f} GB are left for the run; choose another folder"
-            )
-        if self.marks.exists() and (not self.manifest.exists() or size):
-            self.marks.unlink(missing_ok=True)  # of a file that is not there any more
-        write_json(self.manifest, made_for)
-        _allocate(self.data, layout.total)
-        _allocate(self.marks, len(layout.sizes))
+        remedy = "name another folder in decoded_cache, or remove it"
+        self.records = RecordFile(file, layout.starts, remedy)
+        store = RecordStore(file.with_name(f"{file.name}.json"), made_for, f"decoded_cache {self.records.data}", remedy)
+        with store.locked(wait=True):  # other processes of the run come here too
+            there = store.check() is not None and self.records.damage() is None
+            missing = int((~self.records.done()).sum()) if there else len(self.records)
+            if missing:
+                console.out(
+                    f"keeping {missing} decoded images in {self.records.data}: {readable(layout.total)} in all "
+                    f"({readable(free_bytes(file.parent))} free)",
+                    highlight=False,
+                )
+            if not there:
+                self.records.remove()  # damaged, or of an unknown data set
+                store.check_space([self.records], "choose another folder")
+                store.write()
+                store.allocate([self.records], "choose another folder")
 
     def fill(self, record: Callable[[int], _Bytes], *, progress: bool, rank: int, world: int) -> None:
         """Reads what is missing, the ``rank``-th of ``world`` parts of it first."""
-        missing = np.flatnonzero(~self._done()).tolist()
+        missing = np.flatnonzero(~self.records.done()).tolist()
         if not missing:
             return
         first = rank * len(missing) // world
         missing = missing[first:] + missing[:first]
-        try:
-            with (
-                self.data.open("r+b") as data,
-                self.marks.open("r+b") as marks,
-                ThreadPoolExecutor(_threads()) as pool,
-            ):
-
-                def one(index: int) -> None:
-                    _write_at(data.fileno(), record(index), self.layout.starts[index])
-
-                chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
-                for chunk in _shown(chunks, len(chunks), progress):
-                    done = self._done()  # by others, in the meantime
-                    left = [index for index in chunk if not done[index]]
-                    _exhaust(pool, pool.map(one, left))
-                    # A mark follows what it vouches for, whatever kills the process or the machine in between.
-                    os.fsync(data.fileno())
-                    for index in left:
-                        os.pwrite(marks.fileno(), b"\x01", index)
-                os.fsync(marks.fileno())
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.data}: {error.strerror or error}; what it holds already is kept and will be "
-                "filled on"
-            ) from error
+        chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
+        with self.records.writing() as writer, ThreadPoolExecutor(_threads()) as pool:
+            for chunk in _shown(chunks, len(chunks), progress):
+                done = self.records.done()  # by others, in the meantime
+                left = [index for index in chunk if not done[index]]
+                _exhaust(pool, pool.map(lambda index: writer.put(index, record(index)), left))
+                writer.mark(left)
 
     def read(self, index: int) -> _Bytes:
         """The bytes of one sample."""
-        if self._map is None:
-            try:
-                self._map = np.asarray(np.memmap(self.data, np.uint8, "r"))
-            except (OSError, ValueError) as error:
-                raise UserError(
-                    f"cannot read {self.data}: {error}; remove the folder named in decoded_cache"
-                ) from error
-        return self._map[self.layout.starts[index] : self.layout.starts[index + 1]]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A memory map does not travel to a data-loading process; each opens its own.
-        return {**self.__dict__, "_map": None}
-
-    def _check(self, made_for: Mapping[str, Any]) -> None:
-        try:
-            found = json.loads(self.manifest.read_text())
-            keys = dict.fromkeys([*found, *made_for])
-            other = [key for key in keys if found.get(key) != made_for.get(key)]
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"cannot read {self.manifest}: {error}; remove it together with {self.data.name}"
-            ) from error
-        if other:
-            told = "; ".join(f"{key} was {found.get(key)!r}, now {made_for.get(key)!r}" for key in other)
-            told = "the files of the data set have changed" if other == ["files"] else told
-            raise UserError(
-                f"{self.data} keeps the images of other data: {told}; name another folder in decoded_cache, "
-                "or remove it"
-            )
-
-    def _done(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Whether each sample is in the file."""
-        nothing = np.zeros(len(self.layout.sizes), dtype=np.bool_)
-        if not self.manifest.exists() or not self.data.exists() or self.data.stat().st_size != self.layout.total:
-            return nothing
-        marks = np.fromfile(self.marks, dtype=np.uint8) if self.marks.exists() else nothing
-        return marks == 1 if len(marks) == len(nothing) else nothing
+        return self.records.read(index)
 
 
 def _size(dataset: SegmentationDataset, index: int) -> tuple[int, int]:
@@ -394,25 +328,3 @@ def _shared_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def _allocate(path: Path, size: int) -> None:
-    """Makes the file as long, its space taken; what it holds stays."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            if hasattr(os, "posix_fallocate") and size:
-                os.posix_fallocate(handle, 0, size)
-            os.ftruncate(handle, size)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _write_at(handle: int, values: _Bytes, start: int) -> None:
-    view = values.data
-    while view:
-        written = os.pwrite(handle, view, start)
-        view, start = view[written:], start + written

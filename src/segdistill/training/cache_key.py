@@ -1,0 +1,94 @@
+"""What a teacher cache is made for, as hashes and plain values: anything else in one of them means other outputs."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from segdistill.data.augmentation import Augmentation
+from segdistill.datasets.base import SegmentationDataset, Window
+from segdistill.datasets.reading.checking import STRIP, in_threads
+from segdistill.errors import UserError
+from segdistill.networks.folder import CARD_FILE
+from segdistill.networks.loading import weights_file
+
+
+def describe(
+    *,
+    teacher: str | Path,
+    teacher_weights: str | None,
+    dataset: SegmentationDataset,
+    augmentation: Augmentation,
+    seed: int,
+    multiple: int,
+    precision: str,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """What a cache is made for, as hashes and plain values.
+
+    Args:
+        teacher: run folder or spec. Of a ``python:`` teacher only the name and the weights are known, not the code.
+        teacher_weights: file, or folder, with other weights than the folder's, or with those of a spec.
+        dataset: train split; every image is read once.
+        augmentation: what makes the views.
+        seed: of the views.
+        multiple: what the sides of images are padded to.
+        precision: what the teacher computes in.
+        progress: show a progress bar on the standard error stream.
+
+    Raises:
+        UserError: if the teacher's weights cannot be read.
+    """
+    changes = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(augmentation).items()}
+    crop = augmentation.crop
+    return {
+        "teacher": _teacher_hash(teacher, teacher_weights),
+        "data": _data_hash(dataset, progress),
+        "fill": None if dataset.fill is None else [float(f"{level:.6g}") for level in dataset.fill],
+        **changes,
+        # Students that want other multiples share a cache where the padded crop is the same.
+        "padded": multiple if crop is None else [side + -side % multiple for side in crop],
+        "seed": seed,
+        "precision": precision,
+    }
+
+
+def _teacher_hash(teacher: str | Path, teacher_weights: str | None) -> str:
+    """Of all that makes a teacher what it is: its weights, how it is built and how it wants its images."""
+    folder = Path(teacher)
+    digest = hashlib.sha256()
+    cards: list[Path] = []
+    if folder.is_dir():
+        # A transformers or smp network has the rest of its configuration in config.json.
+        cards = [file for file in (folder / CARD_FILE, folder / "config.json") if file.exists()]
+    elif teacher_weights is None:
+        raise UserError(f"teacher '{teacher}' is no run folder and has no teacher_weights; expected one of them")
+    else:
+        digest.update(str(teacher).encode())
+    for file in (*cards, weights_file(teacher, teacher_weights)):
+        try:
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"cannot read the teacher's {file}: {error.strerror}") from error
+    return digest.hexdigest()[:16]
+
+
+def _data_hash(dataset: SegmentationDataset, progress: bool) -> str:
+    """Of every pixel of every image, in their order; labels do not matter to a teacher."""
+
+    def one(index: int) -> bytes:
+        sample = dataset.open(index)
+        height, width = sample.size
+        digest = hashlib.blake2b(digest_size=16)
+        for top in range(0, height, STRIP):  # large images in parts
+            image, _ = sample.window(Window(top, 0, min(STRIP, height - top), width))
+            digest.update(f"{tuple(image.shape)} {image.dtype}".encode())
+            digest.update(image.contiguous().numpy().data)
+        return digest.digest()
+
+    total = hashlib.blake2b(digest_size=8)
+    for digest in in_threads(one, len(dataset), "hashing images", progress):
+        total.update(digest)
+    return total.hexdigest()

@@ -1,0 +1,1 @@
+"""What happens around the optimiser steps of a run, one callback per file."""

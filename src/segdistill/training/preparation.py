@@ -1,0 +1,107 @@
+"""What a learner needs before its first step: band statistics, a filled teacher cache, a pre-stage, compilation."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from rich.console import Console
+from torch import nn
+from torch.utils.data import DataLoader
+
+from segdistill.data.statistics import BandStatistics, band_statistics
+from segdistill.datasets.base import Window
+from segdistill.distiller import Distiller, Supervised
+from segdistill.networks.network import Network
+from segdistill.progress import tracked
+from segdistill.recipe.data import Data
+from segdistill.run_folder import RunFolder
+from segdistill.training.failures import short
+
+
+def fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -> BandStatistics | None:
+    """For images that are not 8-bit RGB: normalises by the training images' own statistics, pads with their mean.
+
+    The file of statistics that the data names, if any, holds for any images.
+
+    Args:
+        network: what is trained.
+        data: gets its padding here.
+        file: where a run that is resumed has the statistics already; None for a new run.
+        progress: whether there is a bar.
+    """
+    image, _ = data.train.open(0).window(Window(0, 0, 1, 1))
+    if data.statistics is None and image.dtype == torch.uint8 and data.train.in_channels == 3:
+        return None
+    if file is not None and file.exists():
+        statistics = BandStatistics.load(file)
+    else:
+        statistics = data.statistics or band_statistics(data.train, progress=progress)
+    network.set_normalization(statistics.mean, statistics.std)
+    data.train.fill = data.val.fill = statistics.padding(image.dtype)
+    return statistics
+
+
+def run_pre_stage(
+    learner: Distiller, loader: DataLoader[Any], fabric: Fabric, folder: RunFolder, console: Console, bar: bool
+) -> None:
+    """Runs what methods do before the first step (KA's auto-encoder), and notes its time in history.csv."""
+    began = time.perf_counter()
+    batches = _Tracked(loader, "pre-stage of the method", console, bar)
+    with fabric.autocast():
+        learner.prepare(batches)
+    if fabric.world_size > 1:  # each has seen its own part of the images: all take the first one's result
+        for value in [*learner.methods.parameters(), *learner.methods.buffers()]:
+            value.data.copy_(fabric.broadcast(value.data))
+    if fabric.is_global_zero:
+        folder.write_history([{"epoch": 0, "seconds": round(time.perf_counter() - began, 2)}])
+
+
+def synchronise_batch_norm(student: Network, device: torch.device, console: Console) -> Network:
+    """Batch normalisation over all processes, so that a batch means the same however many share it."""
+    if device.type == "cuda":
+        converted: Network = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
+        return converted
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
+        console.out(
+            "batch normalisation stays within each process: torch synchronises it on GPUs only", highlight=False
+        )
+    return student
+
+
+def compile_student(learner: Distiller | Supervised, data: Data, fabric: Fabric, console: Console) -> None:
+    """Compiles the student's model, and tries it on one batch: what cannot be compiled is trained as it is."""
+    model = learner.student.model
+    model.compile()
+    image, _ = data.augmentation(*data.train[0], key=(0, 0, 0))
+    images = image[None].repeat(2, 1, 1, 1).to(fabric.device)
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            warnings.simplefilter("ignore")
+            model.train()
+            with fabric.autocast():
+                logits, features = learner.student.forward_with_features(images)
+            torch.autograd.backward(logits.mean() + features.embedding.mean())
+    except Exception as error:  # the compiler's errors are of many kinds
+        model._compiled_call_impl = None
+        console.out(f"torch.compile failed ({short(error)}); training without it", highlight=False)
+    finally:
+        model.zero_grad()
+        for name, value in model.named_buffers():
+            value.copy_(buffers[name])
+
+
+class _Tracked:
+    """An iterable with a progress bar that appears only once somebody iterates."""
+
+    def __init__(self, batches: Any, text: str, console: Console, shown: bool) -> None:
+        self.batches, self.text, self.console, self.shown = batches, text, console, shown
+
+    def __iter__(self) -> Iterator[Any]:
+        return tracked(self.batches, self.text, len(self.batches), self.console, self.shown)

@@ -1,0 +1,207 @@
+"""One optimiser step of a learner: all that it takes, in one object that the loop, benchmarks and estimates share."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.wrappers import _FabricOptimizer
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from segdistill.data.seeding import keyed_seed
+from segdistill.distiller import Distiller, Supervised
+from segdistill.networks.network import Network
+from segdistill.recipe.train_config import TrainConfig
+from segdistill.training.balance import Balance
+from segdistill.training.sharding import (
+    gathered,
+    load_optimizer,
+    load_whole,
+    mesh_of,
+    shard,
+    whole_network,
+    whole_state,
+)
+
+#: Weighted loss terms by name, scalars without gradients.
+Terms = dict[str, Tensor]
+
+
+class Kept:
+    """Teacher outputs from a cache, hidden from Lightning's conversion of all inputs to half precision."""
+
+    def __init__(self, teacher_outputs: Mapping[str, Tensor], device: torch.device) -> None:
+        self.teacher_outputs = {
+            name: value.to(device, non_blocking=True).float() for name, value in teacher_outputs.items()
+        }
+
+
+class Objective(nn.Module):
+    """From a batch to its weighted loss terms; what processes share the gradients of."""
+
+    def __init__(self, learner: Distiller | Supervised, balance: Balance) -> None:
+        super().__init__()
+        self.learner = learner
+        self.balance = balance
+
+    def forward(self, images: Tensor, labels: Tensor, kept: Kept | None) -> dict[str, Tensor]:
+        """Weighted terms by name, scalars with gradients; their sum is the loss."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        out = self.learner(images, labels) if kept is None else self.learner(images, labels, kept.teacher_outputs)
+        return self.balance(out.losses, out.features)
+
+
+class Step:
+    """Makes one optimiser step at each call: forward, backward, accumulation, clipping, schedule, averaged weights.
+
+    Random numbers in a step (dropout and the like) depend on the seed, the process, the step's number and the part of
+    the batch alone, so that a run can stop and resume anywhere.
+
+    Args:
+        learner: what is trained.
+        config: optimiser, learning rate and schedule, accumulation, clipping and averaging of the weights.
+        steps: optimiser steps of the whole run, over which the learning rate's schedule extends.
+        fabric: device, precision and processes.
+        seed: seed of the random numbers.
+        balance: weighs the loss terms; by default they keep the weights that their methods give them.
+
+    Attributes:
+        number: steps made so far.
+        ema: the average of the student's weights, if the configuration asks for one.
+
+    Example:
+        >>> from segdistill import Supervised, TrainConfig, load_network
+        >>> from segdistill.training.strategies import launch
+        >>> learner = Supervised(load_network("smp:FPN:resnet18", num_classes=4))
+        >>> step = Step(learner, TrainConfig(), steps=100, fabric=launch("cpu", "fp32"))
+        >>> batch = torch.rand(2, 3, 64, 64), torch.randint(0, 4, (2, 64, 64))
+        >>> [terms] = step(iter([batch]))
+        >>> sorted(terms), step.number
+        (['task'], 1)
+    """
+
+    def __init__(
+        self,
+        learner: Distiller | Supervised,
+        config: TrainConfig,
+        steps: int,
+        *,
+        fabric: Fabric,
+        seed: int = 0,
+        balance: Balance | None = None,
+    ) -> None:
+        self.learner = learner.to(memory_format=torch.channels_last)
+        self.config = config
+        self.fabric = fabric
+        self.seed = seed
+        self.balance = Balance({}) if balance is None else balance
+        self.number = 0
+        mesh = mesh_of(fabric)
+        self._to_save = None if mesh is None else copy.deepcopy(learner.student).cpu()
+        self.ema = (
+            ModelEmaV3(learner.student, config.ema, use_warmup=True, warmup_power=3 / 4, foreach=mesh is None)
+            if config.ema
+            else None
+        )
+        self.objective = fabric.setup_module(Objective(learner, self.balance))
+        if mesh is not None and self.ema is not None:
+            shard(cast(Network, self.ema.module), mesh)
+        self.optimizer = config.build_optimizer(learner.named_parameters())
+        self._rate_factor = config.rate_factor(steps)
+        self._stepper = cast(_FabricOptimizer, fabric.setup_optimizers(self.optimizer))
+
+    @property
+    def network(self) -> Network:
+        """The network that is validated and saved: the average of the student's weights, or the student itself."""
+        network = self.learner.student if self.ema is None else self.ema.module
+        assert isinstance(network, Network)
+        return network
+
+    def network_to_save(self) -> Network:
+        """`network` with all its weights. Every process must call this."""
+        if self._to_save is None:
+            return self.network
+        self._to_save.load_state_dict(gathered(self.network.state_dict()))
+        return self._to_save
+
+    def rate(self, number: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.config.lr * self._rate_factor(number)
+
+    def __call__(self, batches: Iterator[Any]) -> list[Terms]:
+        """Makes one optimiser step.
+
+        Args:
+            batches: gives (images, labels) or (images, labels, teacher outputs); ``accumulate`` of them are taken.
+
+        Returns:
+            The weighted loss terms of each batch taken; in a run on several processes, this process's own.
+        """
+        rate = self.rate(self.number)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        parts = [self._backward(next(batches), part) for part in range(self.config.accumulate)]
+        if self.config.clip is not None:
+            # A gradient that is not finite comes from the loss, whose terms the loop checks.
+            self.fabric.clip_gradients(
+                self.objective, self._stepper, max_norm=self.config.clip, error_if_nonfinite=False
+            )
+        self._stepper.step()
+        self._stepper.zero_grad()
+        self.number += 1
+        if self.ema is not None:
+            self.ema.update(self.learner.student, step=self.number)
+        self.balance.close_step(lambda value: self.fabric.all_reduce(value, reduce_op="mean"))
+        return parts
+
+    def _backward(self, batch: Any, part: int) -> Terms:
+        """Adds the gradients of one part of the step's batch; its terms."""
+        images, labels, *rest = batch
+        torch.manual_seed(keyed_seed(self.seed, self.fabric.global_rank, self.number, part))
+        device = self.fabric.device
+        kept = Kept(rest[0], device) if rest else None
+        waiting = part + 1 < self.config.accumulate
+        # Gradients at several places of one forward: more than weights that come and go are made for.
+        measured = whole_network(self.learner) if self.balance.measuring else contextlib.nullcontext()
+        with measured, self.fabric.no_backward_sync(self.objective, enabled=waiting):
+            terms = self.objective(images.to(device, non_blocking=True), labels.to(device, non_blocking=True), kept)
+            loss = torch.stack(list(terms.values())).sum()
+            self.fabric.backward(loss / self.config.accumulate)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def weights_are_finite(self) -> bool:
+        """Whether no weight or buffer of the learner is NaN or infinite. Every process must call this."""
+        # A part of a sharded tensor may be empty, which has a sum and no maximum.
+        values = [value for value in self.learner.state_dict().values() if value.is_floating_point()]
+        sums = [value.to(self.fabric.device) for value in gathered([value.abs().sum() for value in values])]
+        return bool(torch.isfinite(torch.stack(sums)).all())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that later steps depend on, whole on the first process. Every process must call this."""
+        return {
+            "step": self.number,
+            "learner": whole_state(self.learner),
+            "optimizer": gathered(self.optimizer.state_dict()),
+            "ema": None if self.ema is None else whole_state(self.ema.module),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "balance": self.balance.state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from what `state_dict` gave.
+
+        Raises:
+            RuntimeError, ValueError, KeyError, AttributeError: if it belongs to another network or method.
+        """
+        load_whole(self.learner, state["learner"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        if self.ema is not None:
+            load_whole(self.ema.module, state["ema"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.balance.load(state["balance"], self.fabric.device)
+        self.number = state["step"]
