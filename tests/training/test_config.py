@@ -99,7 +99,7 @@ def test_out_of_range(key: str, value: float) -> None:
     [
         ({"optimizer": "SGD"}, "unknown train.optimizer 'SGD': did you mean 'sgd'"),
         ({"schedule": "linear"}, "unknown train.schedule 'linear'"),
-        ({"loss": "focal"}, "unknown train.loss 'focal'"),
+        ({"loss": "focal"}, "unknown task loss 'focal'"),
         ({"precision": 16}, "unknown train.precision '16'"),
         ({"lr": "1e-3"}, "train.lr is '1e-3', expected float"),
         ({"epochs": 2.5}, "train.epochs is 2.5, expected int"),

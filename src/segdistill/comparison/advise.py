@@ -15,7 +15,7 @@ from rich.table import Table
 from segdistill.comparison.advice import Advice, Rung, advice, read_rung, rung_epochs, survivors
 from segdistill.comparison.compare import WIDTH, check_executor, compare
 from segdistill.comparison.cost import CellCost, cell_cost
-from segdistill.comparison.methods import hyper_parameters, parse_methods
+from segdistill.comparison.methods import Specs, parse_methods, shared_recipe
 from segdistill.comparison.options import AdviseOptions, CellOptions, CompareOptions
 from segdistill.comparison.plan import checked_plan, choose_seeds
 from segdistill.comparison.results import BASELINE, EQUAL_TIME, load_comparison, read_cell, read_plan
@@ -27,6 +27,7 @@ from segdistill.methods import METHODS
 from segdistill.progress import duration
 from segdistill.recipe.data import Data, build_data
 from segdistill.recipe.keywords import takes_fields
+from segdistill.recipe.methods import build_methods
 from segdistill.recipe.recipes import DistillRecipe
 
 
@@ -46,14 +47,14 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
         UserError: a recipe or data that cannot work, an output folder that holds something else or runs of another
             recipe, a budget too small for the first rung, or where the student alone or every method failed.
     """
-    asked = _asked(options.methods)
+    asked, specs = _asked(options.methods, recipe.method)
     candidates = tuple(name for name in asked if name != EQUAL_TIME)
     seeds = choose_seeds(options.seeds, recipe.seed)
     check_executor(recipe, options)
     folder = Path(options.output)
     _check_folder(folder)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
-    recipe = replace(recipe, data=data.values, method=hyper_parameters(recipe.method))
+    recipe = shared_recipe(recipe, data.values, specs)
     lengths = rung_epochs(recipe.train.epochs, options.rungs, options.eta)
     if len(candidates) == 1:
         lengths = lengths[-1:]  # there is nothing to choose between
@@ -105,11 +106,16 @@ def _climb(ladder: _Ladder, lengths: Sequence[int], console: Console) -> tuple[l
     return found, None
 
 
-def _asked(methods: str | list[Any] | None) -> tuple[str, ...]:
-    """The methods to try, without the student alone, which is always there."""
-    given = list(METHODS) if methods is None else methods.split(",") if isinstance(methods, str) else methods
-    names = [name for name in given if name.strip() != BASELINE]
-    return tuple(name for name in parse_methods([BASELINE, *names]) if name != BASELINE)
+def _asked(methods: str | list[Any] | None, given: Any) -> tuple[tuple[str, ...], Specs]:
+    """The methods to try, without the student alone, which is always there, and how a recipe writes them."""
+    if methods is None:
+        outside = [one for one in build_methods(given) if type(one) not in METHODS.values()]
+        entries: list[Any] = [*METHODS, *outside]
+    else:
+        entries = methods.split(",") if isinstance(methods, str) else methods
+    entries = [entry for entry in entries if not (isinstance(entry, str) and entry.strip() == BASELINE)]
+    names, specs = parse_methods([BASELINE, *entries], given)
+    return tuple(name for name in names if name != BASELINE), specs
 
 
 def _check_folder(folder: Path) -> None:

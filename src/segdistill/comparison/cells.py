@@ -26,7 +26,8 @@ from segdistill.networks.size import count_macs, count_parameters
 from segdistill.recipe.data import Data, build_data
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.run_folder import RunFolder, recipe_differences
-from segdistill.training.distill import distill, load_teacher
+from segdistill.training.distill import distill
+from segdistill.training.loading import load_teacher
 from segdistill.training.options import RunOptions
 from segdistill.training.train import train
 
@@ -74,7 +75,7 @@ def check_teacher_finished(recipe: DistillRecipe) -> None:
     Raises:
         UserError: the teacher is a run folder without scores.
     """
-    run = RunFolder(recipe.teacher)
+    run = RunFolder(str(recipe.teacher))
     if run.config_file.exists() and run.read_metrics() is None:
         raise UserError(
             f"teacher {recipe.teacher} has no metrics.json: its training has not ended; continue it with --resume first"
@@ -83,7 +84,7 @@ def check_teacher_finished(recipe: DistillRecipe) -> None:
 
 def teacher_hash(recipe: DistillRecipe) -> str | None:
     """Hash of the teacher's weights; None where they do not lie in one file."""
-    file = weights_file(recipe.teacher, recipe.teacher_weights)
+    file = weights_file(str(recipe.teacher), recipe.teacher_weights)
     if not file.is_file():
         return None
     with file.open("rb") as opened:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rich.table import Table
 from segdistill.comparison import verdict
 from segdistill.comparison.cells import equal_time_recipe, measure_teacher, run_cell
 from segdistill.comparison.cost import cell_cost
-from segdistill.comparison.methods import hyper_parameters, is_alone, parse_methods
+from segdistill.comparison.methods import is_alone, parse_methods, shared_recipe
 from segdistill.comparison.on_ray import run_on_ray
 from segdistill.comparison.options import CellOptions, CompareOptions
 from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_teacher
@@ -59,11 +58,11 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
         UserError: a recipe or data that cannot work, or an output folder whose runs were made with another recipe or
             other data.
     """
-    names = parse_methods(options.methods)
+    names, specs = parse_methods(options.methods, recipe.method)
     seeds = choose_seeds(options.seeds, recipe.seed)
     check_executor(recipe, options)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
-    recipe = replace(recipe, data=data.values, method=hyper_parameters(recipe.method))
+    recipe = shared_recipe(recipe, data.values, specs)
     folder = Path(options.output)
     plan = checked_plan(folder, recipe, names, seeds, data, options.device, resume=options.resume)
     console = Console(quiet=True) if options.quiet else rich.get_console()

@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from segdistill.comparison.methods import cell_recipe
 from segdistill.data.loading import training_loader
 from segdistill.device import choose_device, choose_precision, wait_for
 from segdistill.distiller import Distiller, Supervised
-from segdistill.networks.loading import load_network
 from segdistill.recipe.data import build_data
 from segdistill.recipe.methods import build_methods
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
-from segdistill.training.distill import load_teacher
+from segdistill.training.loading import load_student, load_teacher
 from segdistill.training.step import Step
 from segdistill.training.strategies import launch
 
@@ -59,9 +58,9 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
     Raises:
         UserError: where the two networks cannot be paired by the method.
     """
-    sets, where = build_data(recipe.data, converting=False), choose_device(device)
+    sets, where = build_data(recipe.data, recipe.overfit, converting=False), choose_device(device)
     fabric = launch(where, choose_precision(recipe.train.precision, where))
-    student = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels)
+    student = load_student(replace(recipe, init_weights=None), sets)
     learner: Supervised | Distiller
     own = cell_recipe(recipe, method, recipe.seed)
     if isinstance(own, TrainRecipe):

@@ -9,10 +9,13 @@ from typing import Any
 
 from segdistill.comparison.results import BASELINE, EQUAL_TIME
 from segdistill.errors import UserError, unknown_name
-from segdistill.methods import METHODS
+from segdistill.methods import Method
 from segdistill.recipe.methods import build_methods
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
-from segdistill.recipe.values import plain
+from segdistill.recipe.resolve import known_names, resolve, written
+
+#: How a recipe writes each method of a comparison, ``{name in recipes: {hyper-parameter: value}}``, by its name.
+Specs = dict[str, dict[str, dict[str, Any]]]
 
 
 def is_alone(method: str) -> bool:
@@ -20,58 +23,109 @@ def is_alone(method: str) -> bool:
     return method in (BASELINE, EQUAL_TIME)
 
 
-def parse_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
+def parse_methods(methods: str | Sequence[Any], given: Any = None) -> tuple[tuple[str, ...], Specs]:
     """The methods of a comparison, checked.
 
     Args:
-        methods: names, or combinations of them joined by ``+``; a list, or a text with commas.
+        methods: names (see `resolve`), or combinations of them joined by ``+``, in a list or a text with commas; in a
+            list also methods, or lists of them for combinations.
+        given: the recipe's ``method``, for hyper-parameters other than the defaults.
+
+    Returns:
+        The name of each method or combination, made of its classes' names, and how a recipe writes each class.
 
     Raises:
-        UserError: for an unknown name, one that comes twice, no baseline, or nothing to hold against it.
+        UserError: an unknown name, one that comes twice, no baseline, or nothing to compare with it.
 
     Example:
-        >>> parse_methods("none, kd,kd+brd")
+        >>> parse_methods("none, kd,kd+brd")[0]
         ('none', 'kd', 'kd+brd')
     """
-    names = [name.strip() for name in (methods.split(",") if isinstance(methods, str) else methods)]
+    specs: Specs = {}
+    for one in [] if given is None else build_methods(given):
+        _keep(specs, one.name, written("method", one))
+    names: list[str] = []
     seen: dict[frozenset[str], str] = {}
-    for name in names:
-        parts = name.split("+")
-        for part in parts:
-            if not (part in METHODS or is_alone(name)):
-                raise unknown_name("method", part, [BASELINE, EQUAL_TIME, *METHODS])
+    for entry in methods.split(",") if isinstance(methods, str) else methods:
+        parts = _parts(entry, specs)
+        name = "+".join(parts)
         if len(set(parts)) < len(parts):
             raise UserError(f"methods holds '{name}', which names a method twice")
         if frozenset(parts) in seen:
             raise UserError(f"methods holds '{seen[frozenset(parts)]}' and '{name}', which are the same")
         seen[frozenset(parts)] = name
+        names.append(name)
     if BASELINE not in names:
         raise UserError(
             f"methods is {', '.join(names)}, which lacks '{BASELINE}', the same student trained alone; without it no "
             "gain can be told"
         )
-    if all(is_alone(name) for name in names):
-        raise UserError(f"methods is {', '.join(names)}, expected a distillation method to hold against '{BASELINE}'")
-    return tuple(names)
+    if all(map(is_alone, names)):
+        raise UserError(f"methods is {', '.join(names)}, expected a distillation method to compare with '{BASELINE}'")
+    return tuple(names), specs
 
 
-def hyper_parameters(method: Any) -> dict[str, dict[str, Any]]:
-    """Hyper-parameters by method, from what a recipe's ``method`` says."""
-    return {one.name: plain(one.hyper_parameters(), "method") for one in build_methods(method)} if method else {}
+def _parts(entry: Any, specs: Specs) -> list[str]:
+    """The names of the methods in one entry; how they are written is added to ``specs``."""
+    if isinstance(entry, Method):
+        _keep(specs, entry.name, written("method", entry))
+        return [entry.name]
+    if isinstance(entry, list | tuple):
+        return [name for one in entry for name in _parts(one, specs)]
+    if not isinstance(entry, str):
+        raise UserError(f"methods holds {entry!r}, expected names of methods")
+    if is_alone(entry.strip()):
+        return [entry.strip()]
+    names = []
+    for part in entry.strip().split("+"):
+        if part not in specs and ":" not in part and part not in known_names("method"):
+            raise unknown_name("method", part, [BASELINE, EQUAL_TIME, *known_names("method"), *specs])
+        name = part if part in specs else resolve("method", part).__name__.lower()
+        if name not in specs:
+            specs[name] = {part: {}}
+        names.append(name)
+    return names
+
+
+def _keep(specs: Specs, name: str, spec: dict[str, dict[str, Any]]) -> None:
+    """Add a method, unless another class has the same name."""
+    other = specs.get(name, spec)
+    if list(other) != list(spec):
+        raise UserError(
+            f"{next(iter(other))} and {next(iter(spec))} are both called '{name}'; rename one of the classes"
+        )
+    specs[name] = spec
 
 
 def cell_recipe(recipe: DistillRecipe, method: str, seed: int) -> TrainRecipe | DistillRecipe:
     """The recipe of one cell of a comparison.
 
     Args:
-        recipe: shared by all cells; its ``method`` holds hyper-parameters by name, a method that is not named has its
-            defaults; its ``teacher_cache`` is the folder of the caches, one for each seed.
+        recipe: shared by all cells; its ``method`` holds hyper-parameters, a method that is not in it has its defaults;
+            its ``teacher_cache`` is the folder of the caches, one for each seed.
         method: of the cell, such as ``"kd+brd"``.
         seed: of the cell.
     """
     if is_alone(method):
         return replace(recipe.alone(), seed=seed)
-    given = recipe.method if isinstance(recipe.method, Mapping) else {}
-    methods = build_methods([{name: given.get(name, {})} for name in method.split("+")])
+    given = recipe.method if isinstance(recipe.method, Mapping | list) and recipe.method else None
+    specs: Specs = {} if given is None else {one.name: written("method", one) for one in build_methods(given)}
+    methods = build_methods([specs.get(name, name) for name in method.split("+")])
     cache = None if recipe.teacher_cache is None else Path(recipe.teacher_cache) / f"seed-{seed}"
-    return replace(recipe, method=plain(methods, "method"), teacher_cache=cache, seed=seed)
+    return replace(recipe, method=[written("method", one) for one in methods], teacher_cache=cache, seed=seed)
+
+
+def shared_recipe(recipe: DistillRecipe, data: Mapping[str, Any], specs: Specs) -> DistillRecipe:
+    """The recipe that the cells of a comparison share, complete.
+
+    Raises:
+        UserError: a network is given as an object, of which there would have to be one for each cell.
+    """
+    for role, source in (("teacher", recipe.teacher), ("student", recipe.student)):
+        if not isinstance(source, str | Path):
+            raise UserError(
+                f"the {role} is given as an object, but each run of a comparison makes its own: give a run folder or a "
+                "spec, such as python:module:function"
+            )
+    own = data if isinstance(recipe.data, Mapping) else recipe.data
+    return replace(recipe, data=own, method=list(specs.values()))

@@ -18,11 +18,10 @@ from segdistill.comparison.results import EVALUATION_FILE, cell_folder, read_pla
 from segdistill.device import choose_device, processor
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
-from segdistill.networks.loading import load_network
 from segdistill.recipe.data import Data
 from segdistill.recipe.methods import build_methods
 from segdistill.recipe.recipes import DistillRecipe
-from segdistill.training.distill import load_teacher
+from segdistill.training.loading import load_student, load_teacher
 
 LIBRARIES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "transformers", "numpy")
 
@@ -188,7 +187,7 @@ def _check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> N
     with torch.random.fork_rng(devices=[]):
         check_teacher_finished(recipe)
         big = load_teacher(recipe, sets)
-        small = load_network(recipe.student, len(sets.train.classes), sets.train.in_channels, recipe.init_weights)
+        small = load_student(recipe, sets)
         for name in names:
             own = cell_recipe(recipe, name, recipe.seed)
             if isinstance(own, DistillRecipe):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -126,6 +129,9 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         [0, 0, 0, 1, 1, 1]
     """
 
+    #: What the object was made with, by name, so that a recipe can write it down.
+    arguments: dict[str, Any] | None = None
+
     crops_per_image: int = 1
     evaluation_window: int | None = None
     resize: tuple[int, int] | None = None
@@ -145,6 +151,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         self.ids = tuple(ids)
         self.ignore_index = IGNORE_INDEX
         self.in_channels = in_channels
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _keeping_arguments(cls.__init__)  # type: ignore[method-assign]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -170,6 +181,20 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         """The type of the pixels in the image files, numpy's name such as ``"uint8"`` or ``"uint16"``."""
         image, _ = self.open(0).window(Window(0, 0, 1, 1))
         return str(image.dtype).removeprefix("torch.")
+
+
+def _keeping_arguments(init: Callable[..., None]) -> Callable[..., None]:
+    """``__init__`` that notes what it is called with, before those of the base classes are called."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def noting(self: SegmentationDataset, *given: Any, **named: Any) -> None:
+        if self.arguments is None:
+            with contextlib.suppress(TypeError):  # which __init__ itself is about to raise
+                self.arguments = dict(list(signature.bind(self, *given, **named).arguments.items())[1:])
+        init(self, *given, **named)
+
+    return noting
 
 
 def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:

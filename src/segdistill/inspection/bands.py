@@ -10,9 +10,8 @@ from rich.table import Table
 
 from segdistill.data.statistics import BandStatistics, band_statistics
 from segdistill.files import check_json_file
-from segdistill.inspection.check import check_keys
 from segdistill.inspection.findings import percent
-from segdistill.recipe.data import build_split
+from segdistill.recipe.data import build_split, check_keys
 
 
 def data_statistics(*, data: dict[str, Any], output: str | Path = "bands.json", quiet: bool = False) -> BandStatistics:

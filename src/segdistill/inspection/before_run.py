@@ -49,7 +49,7 @@ def check_before_run(data: Data, console: Console, *, unlabelled: bool = False, 
     images: dict[str, list[Path]] = {}
     for split, dataset in splits.items():
         palette = None
-        if data.values["dataset"] in TOLERANT:
+        if data.values.get("dataset") in TOLERANT:
             tolerant = open_tolerantly(data.values, split)
             palette = tolerant.reader.palette
             findings += tolerant.findings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from segdistill.data.augmentation import Augmentation
-from segdistill.datasets import DATASETS, SegmentationDataset
-from segdistill.errors import UserError, unknown_name
+from segdistill.datasets import SegmentationDataset
+from segdistill.errors import UserError
 from segdistill.files import check_json_file, write_json
 from segdistill.inspection.diagnosis import in_order, label_findings, sample_findings, summary
 from segdistill.inspection.duplicates import same_images
@@ -29,7 +27,7 @@ from segdistill.inspection.pairing import (
     unused_files,
 )
 from segdistill.inspection.samples import SampleFacts, read_samples
-from segdistill.recipe.data import build_split
+from segdistill.recipe.data import build_split, check_keys
 from segdistill.recipe.values import plain
 
 
@@ -87,33 +85,9 @@ def check_data(
     return report
 
 
-def check_keys(data: Mapping[str, Any]) -> None:
-    """Refuses what no key of a recipe's ``data`` is called.
-
-    Raises:
-        UserError: for a data set or a key that does not exist.
-    """
-    name = data.get("dataset")
-    if name is None:
-        raise UserError(f"data: the key 'dataset' is missing; expected one of {', '.join(sorted(DATASETS))}")
-    if not isinstance(name, str) or name not in DATASETS:
-        raise unknown_name("data set", name, DATASETS)
-    known = {
-        "dataset",
-        "decoded_cache",
-        "statistics",
-        *inspect.signature(DATASETS[name]).parameters,
-        *inspect.signature(Augmentation).parameters,
-    }
-    known -= {"split", "ignore_index"}  # chosen by the commands, and by the data set
-    for key in data:
-        if key not in known:
-            raise unknown_name("key in data:", key, known)
-
-
 def _open(data: Mapping[str, Any]) -> tuple[dict[str, SegmentationDataset], list[Finding]]:
     """Every split that can be opened, and what is wrong with its files."""
-    kind = TOLERANT.get(data["dataset"])
+    kind = TOLERANT.get(data.get("dataset", ""))
     datasets: dict[str, SegmentationDataset] = {}
     findings: list[Finding] = []
     if kind is None:

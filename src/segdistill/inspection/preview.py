@@ -18,9 +18,8 @@ from segdistill.datasets.base import Sample, Window
 from segdistill.datasets.reading.checking import pieces
 from segdistill.errors import UserError, printable
 from segdistill.files import write_atomically
-from segdistill.inspection.check import check_keys
 from segdistill.inspection.findings import percent
-from segdistill.recipe.data import build_data, build_split
+from segdistill.recipe.data import build_data, build_split, check_keys
 from segdistill.reporting.picture import GAP, INK, PAPER, colourise, photograph
 
 CELL = 240

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -114,6 +114,21 @@ def balanced_weights(counts: Tensor | Sequence[float]) -> Tensor:
     return enet_weights(pixels).float()
 
 
+class BalancedCrossEntropy:
+    """Cross-entropy with the class weights of `balanced_weights`.
+
+    Args:
+        pixels_per_class: training pixels of each class, (K,), >= 0, at least one above 0.
+    """
+
+    def __init__(self, pixels_per_class: Tensor) -> None:
+        self.class_weights = balanced_weights(pixels_per_class)
+
+    def __call__(self, *, logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+        """See `cross_entropy`."""
+        return cross_entropy(logits=logits, labels=labels, ignore_index=ignore_index, class_weights=self.class_weights)
+
+
 def _task_inputs(
     logits: Tensor, labels: Tensor, ignore_index: int, class_weights: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,3 +152,12 @@ def _task_inputs(
 def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
     total = weights.sum()
     return (losses * weights).sum() / torch.where(total > 0, total, 1.0)
+
+
+TASK_LOSSES: dict[str, Callable[..., Tensor] | type] = {
+    "ce": cross_entropy,
+    "balanced": BalancedCrossEntropy,
+    "ohem": ohem_cross_entropy,
+}
+"""The names that recipes and the command line use. A loss takes ``logits``, ``labels`` and ``ignore_index`` by keyword
+and returns a scalar; a class makes such a function from its arguments, ``pixels_per_class`` among them if it has it."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.statistics import BandStatistics
-from segdistill.datasets import DATASETS, SegmentationDataset
+from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Window
 from segdistill.datasets.reading.decoded_cache import DecodedCache
 from segdistill.datasets.reading.first import FirstSamples
 from segdistill.errors import UserError, unknown_name
+from segdistill.plugins import PREFIX, name_of
+from segdistill.recipe.resolve import OBJECT, is_plain, known_names, recipe_name, resolve
 from segdistill.recipe.values import construct, plain
 
 #: As ``decoded_cache`` in a recipe's data: decoded images stay in memory. Anything else is a folder.
@@ -25,50 +27,85 @@ KEEP_IN_MEMORY = "ram"
 #: Arguments of data sets that say where files lie and what is read of an image at once, not what is in it.
 _NOT_OF_CONTENT = ("root", "sbd", "tiled_copy", "crops_per_image", "evaluation_window", "split")
 
+#: Names of splits; where a recipe's data names each by itself, these are its keys.
+SPLITS = ("train", "val", "test")
+
+#: Keys of a recipe's data that are the augmentation's.
+AUGMENTING = tuple(name for name in inspect.signature(Augmentation).parameters if name != "ignore_index")
+
+#: Augmentation that leaves images as they are, but for the crop.
+UNCHANGED: dict[str, Any] = {
+    "scale": [1.0, 1.0],
+    "flip": False,
+    "vertical_flip": False,
+    "quarter_turns": False,
+    "jitter": 0.0,
+}
+
 #: Longest side of a training crop where the recipe names none.
 LARGEST_DEFAULT_CROP = 512
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a recipe's ``data`` names.
+    """Images to train and validate on, and how training images are augmented.
 
-    Attributes:
+    Args:
         train: training split.
         val: validation split.
-        augmentation: how training images are changed.
-        values: the recipe's ``data`` made complete, with what was chosen where it was silent.
-        decoded_cache: where decoded images are to be kept, see `keep_decoded`: "ram", a folder, or None for nowhere.
-        statistics: by which images are normalised; None: by what their kind asks for.
+        augmentation: how training images are changed; by default a random scale, crop and flip, see `default_crop`.
+        decoded_cache: where decoded images are kept, see `keep_decoded`: "ram", a folder, or None for nowhere.
+        statistics: mean and deviation that normalise the images; None for those that their kind asks for.
+        values: how a recipe writes all this; made from the objects where it is not given.
+
+    Example:
+        >>> from segdistill.datasets import SyntheticAerial
+        >>> scenes = {split: SyntheticAerial(split=split, count=2, size=[32, 48]) for split in ("train", "val")}
+        >>> Data(**scenes).values["dataset"], Data(**scenes).augmentation.crop
+        ('synthetic-aerial', (32, 48))
     """
 
     train: SegmentationDataset
     val: SegmentationDataset
-    augmentation: Augmentation
-    values: dict[str, Any]
+    augmentation: Augmentation = field(default=cast(Augmentation, None))
     decoded_cache: str | None = None
     statistics: BandStatistics | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if getattr(self, "augmentation", None) is None:
+            chosen = Augmentation(default_crop(self.train), ignore_index=self.train.ignore_index)
+            object.__setattr__(self, "augmentation", chosen)
+        if not self.values:
+            object.__setattr__(self, "values", written_data(self))
+
+    def in_recipe(self) -> dict[str, Any]:
+        """How a recipe writes this data."""
+        return self.values
 
 
-def build_data(values: Mapping[str, Any], overfit: int | None = None, *, converting: bool = True) -> Data:
+def default_crop(train: SegmentationDataset) -> list[int]:
+    """Height and width of the first training image, at most `LARGEST_DEFAULT_CROP` each."""
+    return [min(LARGEST_DEFAULT_CROP, side) for side in train.open(0).size]
+
+
+def build_data(values: Mapping[str, Any] | Data, overfit: int | None = None, *, converting: bool = True) -> Data:
     """The training and validation split and the augmentation that a recipe's ``data`` names.
 
     Args:
-        values: ``dataset`` (a name in `DATASETS`), the arguments of that data set's class but ``split``, those of
+        values: ``dataset`` (a name, see `resolve`), the arguments of that data set's class but ``split``, those of
             `Augmentation`, ``decoded_cache``, and ``statistics``, a file that `data stats` wrote, side by side. Without
-            ``crop`` the size of the first training image is taken, at most `LARGEST_DEFAULT_CROP` on a side.
+            ``crop`` the `default_crop` is taken. Where the splits differ in more than their name, ``train`` and ``val``
+            hold data set and arguments of each. A `Data` is taken as it is.
         overfit: only the first so many training images, not augmented, for training and validation alike.
         converting: whether data sets may convert their files into the folder ``tiled_copy``; if not, they do without.
 
     Raises:
         UserError: for an unknown data set, an unknown or wrong-typed key, or data that cannot be read.
     """
-    kind = _dataset_class(values)
-    augmenting = [name for name in inspect.signature(Augmentation).parameters if name != "ignore_index"]
-    reading = [name for name in inspect.signature(kind).parameters if name != "split"]
-    for key in values:
-        if key not in ("dataset", "decoded_cache", "statistics") and key not in augmenting and key not in reading:
-            raise unknown_name("key in data:", key, ["dataset", *augmenting, *reading, "decoded_cache", "statistics"])
+    if isinstance(values, Data):
+        return values if overfit is None else _first_of(values, overfit)
+    check_keys(values)
     decoded_cache = values.get("decoded_cache")
     if decoded_cache is not None and not (isinstance(decoded_cache, str | Path) and str(decoded_cache)):
         raise UserError(f"data: decoded_cache is {decoded_cache!r}, expected ram, or a folder for decoded images")
@@ -78,18 +115,67 @@ def build_data(values: Mapping[str, Any], overfit: int | None = None, *, convert
     statistics = None if values.get("statistics") is None else _statistics(values["statistics"], train)
     chosen = dict(values)
     if chosen.get("crop") is None:
-        chosen["crop"] = [min(LARGEST_DEFAULT_CROP, side) for side in train.open(0).size]
-    settings = {key: value for key, value in chosen.items() if key in augmenting}
+        chosen["crop"] = default_crop(train)
+    settings = {key: value for key, value in chosen.items() if key in AUGMENTING}
     if overfit is not None:
-        if overfit < 1:
-            raise UserError(f"overfit is {overfit}, expected at least 1")
-        settings |= {"scale": [1.0, 1.0], "flip": False, "vertical_flip": False, "quarter_turns": False, "jitter": 0.0}
-    augmentation = construct(Augmentation, settings | {"ignore_index": train.ignore_index}, "data")
-    if overfit is not None:
-        few = FirstSamples(train, overfit)
+        few = _first(train, overfit)
+        augmentation = construct(Augmentation, settings | UNCHANGED | {"ignore_index": train.ignore_index}, "data")
         # A few are soon read, and a file of them would be in the way of that of all.
-        return Data(few, few, augmentation, chosen, decoded_cache and KEEP_IN_MEMORY, statistics)
-    return Data(train, build_split(read, "val"), augmentation, chosen, decoded_cache, statistics)
+        return Data(few, few, augmentation, decoded_cache and KEEP_IN_MEMORY, statistics, chosen)
+    augmentation = construct(Augmentation, settings | {"ignore_index": train.ignore_index}, "data")
+    return Data(train, build_split(read, "val"), augmentation, decoded_cache, statistics, chosen)
+
+
+def _first_of(data: Data, overfit: int) -> Data:
+    few = _first(data.train, overfit)
+    augmentation = Augmentation(data.augmentation.crop, **UNCHANGED, ignore_index=few.ignore_index)
+    return replace(data, train=few, val=few, augmentation=augmentation)
+
+
+def _first(train: SegmentationDataset, overfit: int) -> SegmentationDataset:
+    if overfit < 1:
+        raise UserError(f"overfit is {overfit}, expected at least 1")
+    return FirstSamples(train, overfit)
+
+
+def check_keys(values: Mapping[str, Any]) -> None:
+    """Refuse a key that neither the data set nor the augmentation has.
+
+    Raises:
+        UserError: an unknown data set or key.
+    """
+    _check_mapping(values)
+    own = [key for split in SPLITS for key in ([split] if split in values else [])]
+    kind = None if own and "dataset" not in values else _dataset_class(values)
+    reading = own if kind is None else [name for name in _arguments(kind) if name != "split"]
+    for key in values:
+        if key not in ("dataset", "decoded_cache", "statistics") and key not in AUGMENTING and key not in reading:
+            raise unknown_name("key in data:", key, ["dataset", *AUGMENTING, *reading, "decoded_cache", "statistics"])
+
+
+def written_data(data: Data) -> dict[str, Any]:
+    """How a recipe writes data that is given as objects."""
+    splits = {name: _written_split(dataset) for name, dataset in (("train", data.train), ("val", data.val))}
+    shared = [{key: value for key, value in split.items() if key != "split"} for split in splits.values()]
+    by_name = all(split.get("split") == name for name, split in splits.items())
+    values: dict[str, Any] = dict(shared[0]) if by_name and shared[0] == shared[1] else dict(splits)
+    if type(data.augmentation) is not Augmentation:
+        values["augmentation"] = name_of(type(data.augmentation)).replace(PREFIX, OBJECT)
+    else:
+        values |= {name: plain(getattr(data.augmentation, name), f"data.{name}") for name in AUGMENTING}
+    if data.decoded_cache is not None:
+        values["decoded_cache"] = data.decoded_cache
+    if data.statistics is not None:
+        values["statistics"] = f"{OBJECT}BandStatistics"
+    return values
+
+
+def _written_split(dataset: SegmentationDataset) -> dict[str, Any]:
+    name = recipe_name("dataset", type(dataset))
+    if dataset.arguments is None or not is_plain(dataset.arguments):
+        return {"dataset": f"{OBJECT}{type(dataset).__module__}.{type(dataset).__qualname__}"}
+    arguments: dict[str, Any] = plain(dataset.arguments, "data")
+    return {"dataset": name, **arguments}
 
 
 def keep_decoded(data: Data, console: Console, *, progress: bool = False, rank: int = 0, world: int = 1) -> Data:
@@ -120,20 +206,40 @@ def keep_decoded(data: Data, console: Console, *, progress: bool = False, rank: 
 
 def build_split(values: Mapping[str, Any], split: str) -> SegmentationDataset:
     """One split of the data set that a recipe's ``data`` names; see `build_data`."""
+    _check_mapping(values)
+    if "dataset" not in values and any(name in values for name in SPLITS):
+        if not isinstance(values.get(split), Mapping):
+            raise UserError(f"data has no split '{split}'; it names {', '.join(n for n in SPLITS if n in values)}")
+        own = values[split]
+        kind = _dataset_class(own)
+        named = {"split": split} if "split" in _arguments(kind) and "split" not in own else {}
+        return construct(kind, {key: value for key, value in own.items() if key != "dataset"} | named, f"data.{split}")
     kind = _dataset_class(values)
-    reading = inspect.signature(kind).parameters
+    reading = _arguments(kind)
+    if "split" not in reading:
+        raise UserError(
+            f"data set '{values['dataset']}' has no argument split; give it one ('train', 'val' or 'test'), or name the"
+            " data sets of the splits: {train: {dataset: ...}, val: {dataset: ...}}"
+        )
     return construct(kind, {key: value for key, value in values.items() if key in reading} | {"split": split}, "data")
 
 
-def _dataset_class(values: Mapping[str, Any]) -> type[SegmentationDataset]:
+def _arguments(kind: type[SegmentationDataset]) -> list[str]:
+    return list(inspect.signature(kind).parameters)
+
+
+def _check_mapping(values: Any) -> None:
     if not isinstance(values, Mapping):
         raise UserError(f"data is {values!r}, expected a mapping such as {{dataset: camvid, root: data/camvid}}")
+
+
+def _dataset_class(values: Mapping[str, Any]) -> type[SegmentationDataset]:
+    _check_mapping(values)
     name = values.get("dataset")
     if name is None:
-        raise UserError(f"data: the key 'dataset' is missing; expected one of {', '.join(sorted(DATASETS))}")
-    if not isinstance(name, str) or name not in DATASETS:
-        raise unknown_name("data set", name, DATASETS)
-    return DATASETS[name]
+        raise UserError(f"data: the key 'dataset' is missing; expected one of {', '.join(known_names('dataset'))}")
+    kind: type[SegmentationDataset] = resolve("dataset", name)
+    return kind
 
 
 def _statistics(file: Any, train: SegmentationDataset) -> BandStatistics:
@@ -155,6 +261,8 @@ def _statistics(file: Any, train: SegmentationDataset) -> BandStatistics:
 
 def _reading(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the samples depend on besides their files: the data set and its arguments, defaults too."""
+    if "dataset" not in values:
+        return {split: _reading(values[split]) for split in SPLITS if split in values}
     told: dict[str, Any] = {"dataset": values["dataset"]}
     for name, parameter in inspect.signature(_dataset_class(values)).parameters.items():
         if name not in _NOT_OF_CONTENT:

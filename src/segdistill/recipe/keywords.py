@@ -15,7 +15,8 @@ from jsonargparse import ArgumentParser
 
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import read_yaml
-from segdistill.recipe.values import explain, is_plain
+from segdistill.recipe.resolve import is_plain
+from segdistill.recipe.values import explain
 
 K = TypeVar("K")
 T = TypeVar("T", covariant=True)

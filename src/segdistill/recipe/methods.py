@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from segdistill.errors import UserError, unknown_name
-from segdistill.methods import METHODS, Method
+from segdistill.errors import UserError
+from segdistill.methods import Method
+from segdistill.recipe.resolve import resolve
 from segdistill.recipe.values import construct
 
 
@@ -15,7 +16,7 @@ def build_methods(spec: Any) -> list[Method]:
 
     Args:
         spec: ``"brd"``, ``["brd", "cwd"]``, ``[{"brd": {"boundary": 2.0}}, "cwd"]``, ``{"brd": {...}, "cwd": {}}``,
-            or methods already made.
+            or methods already made; for names see `resolve`.
 
     Raises:
         UserError: for an unknown method, an unknown or wrong-typed hyper-parameter, or no method at all.
@@ -38,8 +39,7 @@ def build_methods(spec: Any) -> list[Method]:
 
 
 def _method(name: str, values: Any) -> Method:
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
+    kind: type[Method] = resolve("method", name)
     if not isinstance(values, Mapping | None):
         raise UserError(f"method {name} is followed by {values!r}, expected a mapping {{hyper-parameter: value}}")
-    return construct(METHODS[name], values or {}, f"method {name}")
+    return construct(kind, values or {}, f"method {name}")

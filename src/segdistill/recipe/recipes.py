@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from segdistill.errors import UserError
 from segdistill.recipe.keywords import from_values
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.recipe.values import plain
 
-if TYPE_CHECKING:
+# Not "from typing import TYPE_CHECKING": the parser of command lines would look for types in here, and import torch.
+if typing.TYPE_CHECKING:
     from segdistill.methods import Method
+    from segdistill.networks.network import Network
+    from segdistill.recipe.data import Data
 
-    DataSpec = Mapping[str, Any]
+    DataSpec = Mapping[str, Any] | Data
     MethodSpec = str | list[Any] | Mapping[str, Any] | Method
-    Source = str | Path
-else:  # as the command line and YAML have them, without importing torch
+    Source = str | Path | Network
+else:  # as the command line and YAML have them
     DataSpec = dict[str, Any]
     MethodSpec = str | list[Any] | dict[str, Any]
     Source = str
@@ -50,9 +54,8 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain values, complete: what config.yaml holds."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]
-        written: dict[str, Any] = plain(values | {"train": asdict(values["train"])}, "")
-        return written
+        values: dict[str, Any] = plain(_fields_of(self), "")
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ class TrainRecipe(Recipe):
 
     data: DataSpec
     network: Source
-    init_weights: Source | None = None
+    init_weights: str | Path | None = None
     train: TrainConfig = field(default_factory=TrainConfig)
     views: int | None = None
     seed: int = 0
@@ -111,13 +114,13 @@ class DistillRecipe(Recipe):
     teacher: Source
     student: Source
     method: MethodSpec = "kd"
-    teacher_weights: Source | None = None
-    init_weights: Source | None = None
+    teacher_weights: str | Path | None = None
+    init_weights: str | Path | None = None
     loss_weights: dict[str, float] | Literal["fixed", "auto"] = "fixed"
     ignored: Literal["skip", "distil"] = "skip"
     train: TrainConfig = field(default_factory=TrainConfig)
     views: int | Literal["auto"] | None = None
-    teacher_cache: Source | None = None
+    teacher_cache: str | Path | None = None
     seed: int = 0
     overfit: int | None = None
 
@@ -141,6 +144,12 @@ class DistillRecipe(Recipe):
         if self.views == "auto":  # a new view in every epoch, as auto has it where the disk allows
             shared["views"] = None
         return TrainRecipe(network=self.student, **shared)
+
+
+def _fields_of(made: Any) -> dict[str, Any]:
+    """The fields of a dataclass and of those in it, as they are; `dataclasses.asdict` would copy networks and data."""
+    values = {one.name: getattr(made, one.name) for one in fields(made)}
+    return {name: _fields_of(value) if isinstance(value, TrainConfig) else value for name, value in values.items()}
 
 
 #: Keys that both kinds of recipe have.

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_type_hints
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 from segdistill.errors import UserError, unknown_name
+from segdistill.recipe.losses import build_task_loss, check_task_loss
 
-if TYPE_CHECKING:  # a recipe can be read, and its mistakes found, without torch
+# Not "from typing import TYPE_CHECKING": the parser of command lines would look for types in here, and import torch.
+if typing.TYPE_CHECKING:  # a recipe can be read, and its mistakes found, without torch
     import torch
     from torch import Tensor, nn
 
     from segdistill.distiller import TaskLoss
+
+    LossSpec = str | Mapping[str, Any] | TaskLoss
+else:
+    LossSpec = str | dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class TrainConfig:
         clip: largest norm of the gradient; null for none.
         ema: decay of the moving average of the weights, which is what is validated and kept; 0 for none. The average
             starts short and grows with the run, so that a short run is not held back.
-        loss: cross-entropy; "balanced" weighs a class by 1 / ln(1.02 + its share of pixels); "ohem" keeps hard ones.
+        loss: loss on labels: ce (cross-entropy), balanced (cross-entropy that weighs a class by 1 / ln(1.02 + its share
+            of pixels)), ohem (cross-entropy of the hardest pixels), python:module:Name, or {name: {argument: value}}.
         precision: bf16 or fp16 autocast, or fp32; auto takes bf16 where the hardware has it, else fp32.
         workers: data-loading processes; chosen by the machine when left out.
         validate_every: epochs between validations; the last epoch is always validated.
@@ -50,7 +57,7 @@ class TrainConfig:
     warmup: float = 0.05
     clip: float | None = 10.0
     ema: float = 0.999
-    loss: Literal["ce", "balanced", "ohem"] = "ce"
+    loss: LossSpec = "ce"
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     workers: int | None = None
     validate_every: int = 1
@@ -58,10 +65,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, expected in get_type_hints(TrainConfig).items():
-            _check_kind(name, getattr(self, name), get_args(expected) or (expected,))
+            if name != "loss":
+                _check_kind(name, getattr(self, name), get_args(expected) or (expected,))
         for name in ("epochs", "batch_size", "accumulate", "validate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}, expected at least 1")
+        if self.loss != "ce":  # the default needs no look at what torch and other packages bring
+            check_task_loss(self.loss)
         if not 0 < self.lr < math.inf:
             raise UserError(f"train.lr is {self.lr}, expected a number above 0")
         if not 0 <= self.weight_decay < math.inf:
@@ -83,13 +93,7 @@ class TrainConfig:
         Args:
             pixels_per_class: training pixels of each class, (K,); used by "balanced".
         """
-        from segdistill.losses import balanced_weights, cross_entropy, ohem_cross_entropy
-
-        if self.loss == "ce":
-            return cross_entropy
-        if self.loss == "ohem":
-            return ohem_cross_entropy
-        return partial(cross_entropy, class_weights=balanced_weights(pixels_per_class))
+        return build_task_loss(self.loss, pixels_per_class)
 
     def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """The optimizer over named parameters; those of one dimension (biases, norms) get no weight decay."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
 from segdistill.errors import UserError, unknown_name
+from segdistill.recipe.resolve import OBJECT, is_plain, recipe_name, written
 
 T = TypeVar("T")
 
@@ -27,7 +29,27 @@ def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> 
     Raises:
         UserError: an unknown, missing or wrong-typed key.
     """
-    known = inspect.signature(kind).parameters
+    return kind(**checked_arguments(kind, values, where))
+
+
+def checked_arguments(
+    kind: Callable[..., Any], values: Mapping[str, Any], where: str, skip: Collection[str] = ()
+) -> dict[str, Any]:
+    """The arguments of a class or function, each brought to the type that it is annotated with.
+
+    Args:
+        kind: a class or function.
+        values: its arguments as plain values.
+        where: what the values are in the recipe, for messages.
+        skip: arguments that somebody else gives.
+
+    Raises:
+        UserError: an unknown, missing or wrong-typed key.
+    """
+    every = inspect.signature(kind).parameters.values()
+    known = {
+        one.name: one for one in every if one.name not in skip and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    }
     for key in values:
         if key not in known:
             raise unknown_name(f"key in {where}:", key, known)
@@ -35,21 +57,15 @@ def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> 
         if parameter.default is parameter.empty and values.get(key) is None:
             raise UserError(f"{where}: the key '{key}' is missing")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind)
+    if isinstance(kind, type):
+        parser.add_class_arguments(kind, skip=set(skip), fail_untyped=False)
+    else:
+        parser.add_function_arguments(kind, skip=set(skip), fail_untyped=False)
     try:
-        arguments = parser.parse_object(dict(values)).as_dict()
+        arguments: dict[str, Any] = parser.parse_object(dict(values)).as_dict()
     except ArgumentError as error:
         raise UserError(f"{where}: {explain(error)}") from error
-    return kind(**arguments)
-
-
-def is_plain(value: Any) -> bool:
-    """Whether YAML can hold ``value``: mappings, lists, texts, numbers, and paths, which are written as texts."""
-    if isinstance(value, Mapping):
-        return all(map(is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(is_plain, value))
-    return value is None or isinstance(value, str | bool | int | float | Path)
+    return arguments
 
 
 def plain(values: Any, where: str) -> Any:
@@ -74,10 +90,19 @@ def plain(values: Any, where: str) -> Any:
         return str(values)
     if is_plain(values):
         return values
+    if callable(getattr(values, "in_recipe", None)):
+        return plain(values.in_recipe(), where)
     from segdistill.methods import Method  # heavy, and only needed where a recipe holds objects
+    from segdistill.networks.network import Network
 
     if isinstance(values, Method):
-        return {values.name: plain(values.hyper_parameters(), where)}
+        return plain(written("method", values), where)
+    if isinstance(values, Network):  # its weights are what they are, whatever its spec
+        return f"{OBJECT}{values.spec or type(values.model).__name__}"
+    if isinstance(values, FunctionType):
+        return recipe_name("loss", values)
+    if callable(values):
+        return plain(written("loss", values), where)
     raise UserError(
         f"{where} holds a {type(values).__name__}, expected what a recipe can write down: names, numbers, lists and "
         "mappings of them"

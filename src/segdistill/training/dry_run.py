@@ -110,7 +110,7 @@ def _data_rows(loop: Loop, data: Data) -> list[tuple[str, str, str]]:
     crops = f", {data.train.crops_per_image} crops each" if data.train.crops_per_image > 1 else ""
     steps = loop.sampler.batches
     return [
-        ("data", "set", str(data.values["dataset"])),
+        ("data", "set", str(data.values.get("dataset", "one for each split"))),
         ("data", "train", f"{len(data.train)} images{crops}, the first {size}; crops of {height} x {width}"),
         ("data", "val", f"{len(data.val)} images"),
         ("data", "classes", f"{len(data.train.classes)}: {', '.join(data.train.classes)}"),

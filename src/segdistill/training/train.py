@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from segdistill.distiller import Supervised
-from segdistill.networks.loading import load_network
 from segdistill.recipe.data import build_data
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.recipes import TrainRecipe
 from segdistill.run_folder import RunFolder
+from segdistill.training.loading import load_student
 from segdistill.training.options import RunOptions
 from segdistill.training.run import Job, run
 from segdistill.training.teacher_source import TeacherSource
@@ -26,10 +26,8 @@ def train(recipe: TrainRecipe, options: RunOptions) -> RunFolder:
         UserError: a recipe or data that cannot work, before anything is written.
     """
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
-    recipe = replace(recipe, data=data.values)
 
     def make(_: TeacherSource | None) -> Supervised:
-        student = load_network(recipe.network, len(data.train.classes), data.train.in_channels, recipe.init_weights)
-        return Supervised(student, ignore_index=data.train.ignore_index)
+        return Supervised(load_student(recipe, data), ignore_index=data.train.ignore_index)
 
-    return run(Job(recipe, data, make), options)
+    return run(Job(replace(recipe, data=data.values), data, make), options)

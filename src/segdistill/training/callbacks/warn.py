@@ -31,4 +31,4 @@ class Warn(Callback):
 
     def after_run(self, loop: Loop) -> None:
         assert self.validation.scores is not None
-        self.watch.classes(self.validation.scores, loop.step.config.loss)
+        self.watch.classes(self.validation.scores, str(loop.step.config.loss))

@@ -1,0 +1,68 @@
+"""The task loss of a recipe: ``train.loss``, from a name and its arguments to a function of scores and labels."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from segdistill.errors import UserError
+from segdistill.recipe.resolve import resolve
+from segdistill.recipe.values import checked_arguments
+
+#: What every task loss is called with, by keyword.
+CALLED_WITH = ("logits", "labels", "ignore_index")
+
+#: The argument by which a task loss gets the training pixels of each class, a tensor (K,), where it has it.
+COUNTS = "pixels_per_class"
+
+
+def check_task_loss(spec: Any) -> None:
+    """Check that `build_task_loss` can make a loss.
+
+    Raises:
+        UserError: an unknown name, an unknown or wrong-typed argument, or something that is no loss.
+    """
+    _made(spec)
+
+
+def build_task_loss(spec: Any, pixels_per_class: Any) -> Callable[..., Any]:
+    """The loss on labels that a recipe names.
+
+    Args:
+        spec: a name (see `resolve`), ``{name: {argument: value}}``, or a loss already made. A loss is a function of
+            ``logits`` (B, K, H, W), ``labels`` (B, H, W) and ``ignore_index``, by keyword, that returns a scalar; or a
+            class whose objects are such functions.
+        pixels_per_class: training pixels of each class, (K,), for losses that have an argument of this name.
+
+    Raises:
+        UserError: as `check_task_loss`.
+    """
+    make = _made(spec)
+    return make(pixels_per_class)
+
+
+def _made(spec: Any) -> Callable[[Any], Callable[..., Any]]:
+    """What makes the loss, once the pixels are counted."""
+    if callable(spec) and not isinstance(spec, type):
+        return lambda _: spec
+    if isinstance(spec, Mapping) and len(spec) == 1:
+        name, values = next(iter(spec.items()))
+    else:
+        name, values = spec, {}
+    if not isinstance(name, str) or not isinstance(values, Mapping | None):
+        raise UserError(f"train.loss is {spec!r}, expected a name, or {{name: {{argument: value}}}}")
+    found = resolve("loss", name)
+    parameters = inspect.signature(found).parameters
+    skip = {COUNTS} if isinstance(found, type) else {COUNTS, *CALLED_WITH}
+    arguments = checked_arguments(found, values or {}, f"train.loss {name}", skip=skip & set(parameters))
+    arguments = {key: value for key, value in arguments.items() if key in (values or {})}
+
+    def make(pixels_per_class: Any) -> Callable[..., Any]:
+        given = arguments | ({COUNTS: pixels_per_class} if COUNTS in parameters else {})
+        if isinstance(found, type):
+            return found(**given)  # type: ignore[no-any-return]
+        return partial(found, **given) if given else found
+
+    return make

@@ -1,0 +1,154 @@
+"""`resolve`: a class or function by the name that a recipe gives it, built in or not."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from segdistill.errors import UserError, unknown_name
+from segdistill.plugins import PREFIX, entry_point_names, load_entry_point, load_object, name_of
+
+#: How config.yaml writes what was given as an object and has no name.
+OBJECT = "object:"
+
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Where the built-in ones of a kind are listed, and what all of them are derived from.
+
+    Attributes:
+        what: the kind, for messages.
+        module: where both are, imported when first asked for.
+        table: mapping from names to classes or functions.
+        base: class that all are derived from; None where any callable will do.
+    """
+
+    what: str
+    module: str
+    table: str
+    base: str | None
+
+
+Kind = Literal["method", "dataset", "loss"]
+
+_KINDS: dict[Kind, _Kind] = {
+    "method": _Kind("method", "segdistill.methods", "METHODS", "Method"),
+    "dataset": _Kind("data set", "segdistill.datasets", "DATASETS", "SegmentationDataset"),
+    "loss": _Kind("task loss", "segdistill.losses.task", "TASK_LOSSES", None),
+}
+
+#: Groups of entry points by which installed packages add to the names.
+GROUPS: dict[Kind, str] = {
+    "method": "segdistill.methods",
+    "dataset": "segdistill.datasets",
+    "loss": "segdistill.losses",
+}
+
+
+def resolve(kind: Kind, name: Any) -> Any:
+    """The class or function that a recipe names.
+
+    Args:
+        kind: ``"method"``, ``"dataset"`` or ``"loss"``; networks are made by `load_network`.
+        name: a built-in name, ``python:module:Name``, or a name that an installed package adds by an entry point.
+
+    Raises:
+        UserError: an unknown name, a module that cannot be imported or lacks the name, or a class of the wrong kind.
+
+    Example:
+        >>> resolve("method", "brd").__name__
+        'BRD'
+    """
+    about = _KINDS[kind]
+    built_in = _built_in(kind)
+    if isinstance(name, str):
+        check_nameable(name, about.what)
+        if name in built_in:
+            return built_in[name]
+        found = load_object(name, about.what) if name.startswith(PREFIX) else load_entry_point(GROUPS[kind], name)
+        if found is not None:
+            _check(found, about, name)
+            return found
+    raise unknown_name(about.what, name, known_names(kind))
+
+
+def known_names(kind: Kind) -> list[str]:
+    """All names of a kind: the built-in ones, and those that installed packages add."""
+    return sorted({*_built_in(kind), *entry_point_names(GROUPS[kind])})
+
+
+def recipe_name(kind: Kind, found: Any) -> str:
+    """How a recipe names a class or function, so that `resolve` finds it; ``object:...`` where it has no name."""
+    return next((name for name, value in _built_in(kind).items() if value is found), None) or name_of(found)
+
+
+def written(kind: Kind, made: Any) -> dict[str, dict[str, Any]]:
+    """How a recipe writes an object: its class, and its arguments from its attributes of the same names.
+
+    Where the class has no name, or the object does not keep an argument, it is written as ``object:...``.
+    """
+    arguments = {name: getattr(made, name, _MISSING) for name in inspect.signature(type(made)).parameters}
+    if not is_plain(arguments):
+        return {f"{OBJECT}{type(made).__module__}.{type(made).__qualname__}": {}}
+    return {recipe_name(kind, type(made)): arguments}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether YAML can hold ``value``: mappings, lists, texts, numbers, and paths, which are written as texts."""
+    if isinstance(value, Mapping):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, str | bool | int | float | Path)
+
+
+def check_nameable(name: str, what: str) -> None:
+    """Refuse what config.yaml could not write down.
+
+    Raises:
+        UserError: ``name`` stands for an object.
+    """
+    if name.startswith(OBJECT):
+        raise UserError(
+            f"{what} '{name}' was given as an object that a recipe cannot name: give the same object in Python again, "
+            "or put its class into a module that can be imported, keep each argument as an attribute, and name it "
+            f"{PREFIX}module:Name"
+        )
+
+
+def objects_in(values: Any, where: str = "") -> Iterator[str]:
+    """The keys of a written recipe that hold objects without a name, so that it cannot make the same run again."""
+    if isinstance(values, str) and values.startswith(OBJECT):
+        yield where
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from [where] if str(key).startswith(OBJECT) else objects_in(value, f"{where}.{key}".lstrip("."))
+    elif isinstance(values, list):
+        for value in values:
+            yield from objects_in(value, where)
+
+
+def _built_in(kind: Kind) -> Mapping[str, Any]:
+    about = _KINDS[kind]
+    table: Mapping[str, Any] = getattr(importlib.import_module(about.module), about.table)
+    return table
+
+
+def _check(found: Any, about: _Kind, name: str) -> None:
+    if about.base is None:
+        if not callable(found):
+            raise UserError(f"{about.what} '{name}' is a {type(found).__name__}, expected a function or a class")
+        return
+    base = getattr(importlib.import_module(about.module), about.base)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise UserError(f"{about.what} '{name}' is {what}, expected a class derived from {about.module}.{about.base}")
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+        raise UserError(f"{about.what} '{name}' lacks {missing}, which a {about.what} must have")
