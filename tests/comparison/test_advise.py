@@ -314,7 +314,7 @@ def test_a_method_that_fails_is_left_out(tmp_path: Path, teacher: Path, monkeypa
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"methods": "none"}, "expected a distillation method to hold against 'none'"),
+        ({"methods": "none"}, "expected a distillation method to compare with 'none'"),
         ({"methods": "kd,kb"}, "unknown method 'kb'"),
         ({"methods": "kd,kd"}, "which are the same"),
         ({"rungs": 0}, "rungs is 0, expected at least 1"),

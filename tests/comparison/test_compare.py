@@ -366,7 +366,7 @@ def test_dry_run_of_what_is_half_done(finished: Path, teacher: Path, capsys: pyt
     ("methods", "told"),
     [
         ("kd,brd", "lacks 'none', the same student trained alone"),
-        ("none", "expected a distillation method to hold against 'none'"),
+        ("none", "expected a distillation method to compare with 'none'"),
         ("none,none@time", "expected a distillation method"),
         ("none,kb", "unknown method 'kb': did you mean"),
         ("none,kd+none", "unknown method 'none'"),

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
 
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import read_yaml
-from segdistill.recipe.keywords import field_help
+from segdistill.recipe.keywords import field_help, output_of, stored_recipe
 from segdistill.recipe.values import explain
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def call(function: Callable[..., T], argv: Sequence[str], *, name: str, first: s
         _add_fields(parser, kind)
     if not kinds:
         parser.add_function_arguments(function, as_group=False)
-    arguments = _with_bare_switches(function, _underscored(argv))
+    arguments = _resumed(kinds, _with_bare_switches(function, _underscored(argv)))
     if first is not None and arguments and not arguments[0].startswith("-"):
         arguments[0:1] = [f"--{first}", arguments[0]]
     if any(argument in ("-h", "--help") for argument in arguments):
@@ -105,11 +105,33 @@ def _underscored(argv: Sequence[str]) -> list[str]:
 def _with_bare_switches(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
     """``--resume`` alone means ``--resume true``, as everywhere else on a command line."""
     parameters = inspect.signature(function, eval_str=True).parameters.values()
-    switches = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
-    return [
-        f"{argument}=true" if argument in switches and after not in ("true", "false") else argument
-        for argument, after in pairwise([*argv, ""])
+    kinds = {f"--{parameter.name}": parameter.annotation for parameter in parameters}
+
+    def is_bare(argument: str, after: str) -> bool:
+        if kinds.get(argument) is bool:
+            return after not in ("true", "false")
+        return bool in get_args(kinds.get(argument)) and (not after or after.startswith("-"))
+
+    return [f"{argument}=true" if is_bare(argument, after) else argument for argument, after in pairwise([*argv, ""])]
+
+
+def _resumed(kinds: tuple[type[Any], ...], argv: list[str]) -> list[str]:
+    """``--resume RUN`` stands for the run's own recipe and output folder."""
+    options = dict(pairwise([*argv, ""])) | dict(argument.split("=", 1) for argument in argv if "=" in argument)
+    run = options.get("--resume")
+    if not kinds or run is None or run in ("true", "false"):
+        return argv
+    stored_recipe(kinds[0], run)
+    output = output_of(run, options.get("--output"))
+    kept = [
+        argument
+        for before, argument in pairwise(["", *argv])
+        if not argument.startswith(("--resume", "--output")) and before not in ("--resume", "--output")
     ]
+    at = 1 if kept and not kept[0].startswith("-") else 0
+    own = ["--recipe", str(Path(run) / "config.yaml"), "--output", str(output), "--resume=true"]
+    given = ["--recipe", kept[0]] if at else []
+    return [*own[:2], *given, *kept[at:], *own[2:]]
 
 
 def _typed(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from segdistill.networks.folder import CARD_FILE, read_description
 from segdistill.networks.network import Network
 from segdistill.networks.request import Request, parse_options
 from segdistill.networks.weights import WEIGHTS_FILE
+from segdistill.plugins import entry_point_names
 
 # A new source is one file and one line here.
 SOURCES: dict[str, Callable[[Request], Network]] = {
@@ -39,6 +40,8 @@ def load_network(
             * ``transformers:NAME``, a model type (``transformers:segformer``), a folder or a name on the hub,
             * ``python:module:function``, called with ``num_classes`` and ``in_channels``, returns a
               `Network`,
+            * a name that an installed package adds by an entry point in the group ``segdistill.networks``, for such a
+              function,
             * a folder made by `Network.save`,
 
             options for the constructor follow as ``?key=value&key=value``, each value in YAML.
@@ -64,8 +67,8 @@ def load_network(
     for name, count in (("num_classes", num_classes), ("in_channels", in_channels)):
         if count is not None and (not isinstance(count, int) or count < 1):
             raise UserError(f"{name} is {count!r}, expected at least 1")
-    source, colon, rest = text.partition(":")
-    if colon and source in SOURCES:
+    source, rest = _source_of(text)
+    if source is not None:
         name, _, query = rest.partition("?")
         imagenet = init_weights == "imagenet"
         request = Request(text, name, parse_options(query, text), num_classes, in_channels, imagenet)
@@ -78,7 +81,8 @@ def load_network(
         file = None if init_weights is None else Path(init_weights)
     else:
         raise UserError(
-            f"unknown network '{text}': no such folder, nor one of {', '.join(f'{s}:...' for s in SOURCES)}"
+            f"unknown network '{text}': no such folder, nor one of "
+            f"{', '.join([*(f'{source}:...' for source in SOURCES), *entry_point_names(from_python.GROUP)])}"
         )
     if file is not None:
         network.load_weights(file)
@@ -86,6 +90,20 @@ def load_network(
         raise UserError(f"network '{text}' has {network.num_classes} classes, expected num_classes={num_classes}")
     # Said outright: transformers hands out checkpoints in eval mode, the others do not.
     return network.train()
+
+
+def is_spec(name: str) -> bool:
+    """Whether a name is that of a network to be built, and not of a folder."""
+    return ":" in name or _source_of(name)[0] is not None
+
+
+def _source_of(spec: str) -> tuple[str | None, str]:
+    """The source of a spec, None for none, and what follows it; names that installed packages add are Python's."""
+    source, colon, rest = spec.partition(":")
+    if colon and source in SOURCES:
+        return source, rest
+    added = spec.partition("?")[0] in entry_point_names(from_python.GROUP)
+    return ("python", spec) if added else (None, "")
 
 
 def weights_file(network: str | os.PathLike[str], weights: str | os.PathLike[str] | None) -> Path:
@@ -117,8 +135,8 @@ def _load_folder(folder: Path, num_classes: int | None, in_channels: int) -> Net
     # 3 is the default: nobody may have meant it.
     if in_channels not in (3, described.in_channels):
         raise UserError(f"network '{folder}' has {described.in_channels} channels, expected in_channels={in_channels}")
-    source, _, rest = described.spec.partition(":")
-    if source not in SOURCES:
+    source, rest = _source_of(described.spec)
+    if source is None:
         raise UserError(f"{folder / CARD_FILE}: spec is '{described.spec}', expected one of {', '.join(SOURCES)}")
     name, _, query = rest.partition("?")
     options = parse_options(query, described.spec)

@@ -123,6 +123,12 @@ def _objects(kinds: tuple[type[Any], ...], given: tuple[Any, ...], keywords: Map
     for key in keywords:
         if key not in known:
             raise unknown_name("key", key, known)
+    run = next((one.resume for one in given if isinstance(getattr(one, "resume", None), str | Path)), None)
+    run = keywords.get("resume", run)
+    stored: dict[str, Any] = {}
+    if isinstance(run, str | Path):
+        stored = stored_recipe(kinds[0], run)
+        keywords = {**keywords, "output": output_of(run, keywords.get("output")), "resume": True}
     made = []
     for kind, one in zip(kinds, [*given, *[None] * (len(kinds) - len(given))], strict=True):
         own = {field.name: keywords[field.name] for field in fields(kind) if field.name in keywords}
@@ -132,8 +138,41 @@ def _objects(kinds: tuple[type[Any], ...], given: tuple[Any, ...], keywords: Map
         values = read_yaml(Path(one)) if isinstance(one, str | Path) else one
         if not isinstance(values, Mapping | None):
             raise UserError(f"a {type(one).__name__} is given, expected a {kind.__name__}, a mapping or a YAML file")
-        made.append(from_values(kind, {**(values or {}), **own}))
+        base = stored if kind is kinds[0] else {}
+        made.append(from_values(kind, {**base, **(values or {}), **own}))
     return made
+
+
+def stored_recipe(kind: type[Any], run: str | Path) -> dict[str, Any]:
+    """The recipe in the config.yaml of a run that shall be resumed.
+
+    Args:
+        kind: class of the recipe that is expected.
+        run: the run folder.
+
+    Raises:
+        UserError: the folder holds no run, or one that another command makes.
+    """
+    file = Path(run) / "config.yaml"
+    if not file.exists():
+        raise UserError(f"cannot resume {run}: it is not a run folder, since it has no config.yaml")
+    values: dict[str, Any] = read_yaml(file)
+    if not set(values) <= {field.name for field in fields(kind)}:
+        command = "distill" if "teacher" in values else "train" if "network" in values else None
+        hint = f"it was made by segdistill {command}" if command else f"{file} is no recipe of this command"
+        raise UserError(f"cannot resume {run}: {hint}")
+    return values
+
+
+def output_of(run: str | Path, output: str | Path | None) -> str | Path:
+    """The output folder of a run that shall be resumed: the run itself.
+
+    Raises:
+        UserError: another folder is asked for.
+    """
+    if output is not None and Path(output).resolve() != Path(run).resolve():
+        raise UserError(f"resume is {run} and output is {output}: a run is resumed in its own folder; leave output out")
+    return run
 
 
 def _signature(function: Callable[..., Any], kinds: tuple[type[Any], ...]) -> inspect.Signature:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from segdistill.errors import UserError
-from segdistill.networks.loading import load_network
+from segdistill.networks.loading import is_spec, load_network
 from segdistill.networks.network import Network
 from segdistill.recipe.data import Data
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
@@ -40,7 +40,7 @@ def load_teacher(recipe: DistillRecipe, data: Data) -> Network:
         _check_network(recipe.teacher, "teacher")
         return recipe.teacher
     name, is_folder = str(recipe.teacher), Path(recipe.teacher).is_dir()
-    if not is_folder and ":" not in name:
+    if not is_folder and recipe.teacher_weights is None and not is_spec(name):
         raise UserError(f"teacher folder '{name}' does not exist; expected a run folder or a network spec")
     if not is_folder and recipe.teacher_weights is None:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,10 @@ from segdistill.errors import UserError
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 Tracker = Literal["wandb", "mlflow"]
+if typing.TYPE_CHECKING:
+    Resume = bool
+else:  # a run folder on the command line or as a keyword, which `takes_fields` turns into True and the folder's recipe
+    Resume = bool | str | Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,8 @@ class RunOptions:
         compile: compile the network with torch.compile; what cannot be compiled is trained as it is.
         checkpoint_minutes: minutes between checkpoints within an epoch; the end of each epoch writes one in any case.
         tracker: also report to wandb or mlflow, which must be installed.
-        resume: continue from the last checkpoint in the output folder; a finished run is left unchanged.
+        resume: continue from the last checkpoint in the output folder; a finished run is left unchanged. Instead of
+            true, a run folder: then output and recipe need not be given, they are the run's own.
         overwrite: replace the run in the output folder.
         dry_run: take a few steps, print what the run would be and how long it would take, and write nothing.
         quiet: print nothing.
@@ -40,7 +46,7 @@ class RunOptions:
     compile: bool = False
     checkpoint_minutes: float = 10.0
     tracker: Tracker | None = None
-    resume: bool = False
+    resume: Resume = False
     overwrite: bool = False
     dry_run: bool = False
     quiet: bool = False
