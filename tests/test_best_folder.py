@@ -11,7 +11,7 @@ from PIL import Image
 
 import segdistill
 from segdistill.exporting.export import export
-from segdistill.playground.play import open_contenders
+from segdistill.playground.contenders import open_contenders
 from segdistill.prediction.predictor import open_predictor
 from tests.datasets.trees import folder_tree, write_mask
 from tests.training.runs import train_tiny

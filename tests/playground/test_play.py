@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from PIL import Image
 
 from segdistill import UserError
 from segdistill.files import write_yaml
-from segdistill.playground.play import (
+from segdistill.networks.loading import load_run
+from segdistill.playground.contenders import (
     Contender,
     Prediction,
     example_images,
     open_contenders,
-    play,
     predicted,
     read_dropped,
 )
+from segdistill.playground.play import play
 from segdistill.prediction.images_in import Picture
 from tests.playground.serving import picture
 from tests.prediction import pointwise
@@ -74,7 +76,7 @@ def test_pictures_have_the_classes_colours(size: tuple[int, int], shown: tuple[i
 
 
 def test_an_exported_file_goes_without_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segdistill.playground.play.open_predictor", lambda path, device: pointwise.predictor())
+    monkeypatch.setattr("segdistill.playground.contenders.open_predictor", lambda path, device: pointwise.predictor())
     (of_file,) = open_contenders([str(tmp_path / "model.onnx")])
     assert (of_file.name, of_file.parameters) == ("model.onnx", None)
     assert example_images([of_file], tmp_path / "examples") == ([], "exported files name no data")
@@ -85,11 +87,19 @@ def test_runs_with_one_name_are_told_apart(tmp_path: Path) -> None:
     assert [one.name for one in open_contenders(runs, "cpu")] == runs
 
 
+def describe(folder: Path, **known: Any) -> None:
+    """Writes what a saved network knows of itself."""
+    network = load_run(folder)
+    network.description = replace(network.description, **known)
+    network.save(folder)
+
+
 def test_runs_that_do_not_go_together(tmp_path: Path) -> None:
     names = ["a", "b", "c", "d", "e"]
     runs = {name: saved(tmp_path / name, PADDED, 4 if name == "four" else 3) for name in ("one", "two", "four")}
     data = {"dataset": "folder", "root": "nowhere", "classes": names}
     write_yaml(runs["two"] / "config.yaml", {"data": data})
+    describe(runs["two"], classes=tuple(names))
     for given, told in (
         ([], "runs names no run"),
         (["one", "one"], "one is given 2 times"),
@@ -98,7 +108,7 @@ def test_runs_that_do_not_go_together(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=told):
             open_contenders([str(runs[name]) for name in given], "cpu")
-    write_yaml(runs["one"] / "config.yaml", {"data": {**data, "bands": [3, 2, 1]}})
+    describe(runs["one"], bands=(3, 2, 1))
     with pytest.raises(UserError, match=r"one takes 3 channels, bands \[3, 2, 1\]"):
         open_contenders([str(runs["one"])], "cpu")
     # Its data cannot be read: the page goes without examples, and says why.

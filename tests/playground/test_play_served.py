@@ -18,7 +18,7 @@ from PIL import Image
 
 import segdistill
 from segdistill.files import write_yaml
-from segdistill.playground.play import open_contenders, predicted, read_dropped
+from segdistill.playground.contenders import open_contenders, predicted, read_dropped
 from tests.playground.serving import Served, picture
 from tests.reporting.browser import MISSING, Browser
 from tests.training.runs import SCENES, STUDENT, TEACHER

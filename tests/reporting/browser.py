@@ -47,6 +47,7 @@ class Browser:
         self.address += f"/{session['sessionId']}"
         size = {"width": self.width, "height": self.height, "deviceScaleFactor": 1, "mobile": self.width < 500}
         self.protocol("Emulation.setDeviceMetricsOverride", size)
+        self.protocol("Emulation.setFocusEmulationEnabled", {"enabled": True})  # there is no window to have it
         preference = {"name": "prefers-color-scheme", "value": "dark" if self.dark else "light"}
         self.protocol("Emulation.setEmulatedMedia", {"features": [preference]})
         return self

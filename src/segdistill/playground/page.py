@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ import gradio as gr
 import torch
 from PIL import Image
 
+from segdistill.colors import hex_color
 from segdistill.datasets.reading.images import SUFFIXES
 from segdistill.errors import UserError
-from segdistill.playground.play import Contender, Prediction, predicted, read_dropped
+from segdistill.playground.contenders import Contender, Prediction, predicted, read_dropped
 from segdistill.prediction.images_in import Picture
+from segdistill.reporting.page import render
 from segdistill.reporting.picture import photograph
 
 LONGEST_SIDE = 1600
@@ -94,7 +95,7 @@ class Page:
 
     def _blocks(self) -> Any:
         names = ["original", *(contender.name for contender in self._contenders)]
-        heading = f"<h1>segdistill play</h1><p>{html.escape(', '.join(names[1:]))} on your images</p>"
+        heading = render("play.html", part="heading", networks=names[1:])
         kept = (_KEPT_SECONDS, _KEPT_SECONDS)
         with gr.Blocks(title="segdistill play", analytics_enabled=False, fill_width=True, delete_cache=kept) as blocks:
             views = gr.State(None, time_to_live=_KEPT_SECONDS)
@@ -162,30 +163,28 @@ class Page:
         """Parameters and times."""
         rows = []
         for number, contender in enumerate(self._contenders):
-            parameters = "" if contender.parameters is None else _short(contender.parameters)
-            cells = [parameters, "", ""]
+            cells = ["" if contender.parameters is None else _short(contender.parameters), "", ""]
             if found is not None:
                 cells[1] = f"{found[number].milliseconds:.1f}"
                 if number:
                     cells[2] = f"{found[0].milliseconds / found[number].milliseconds:.1f}x"
-            rows.append((html.escape(contender.name), *cells))
-        device = self._contenders[0].predictor.device
-        threads = torch.get_num_threads()
+            rows.append((None, contender.name, cells))
+        device, threads = self._contenders[0].predictor.device, torch.get_num_threads()
         how = f"on {device}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else f"on {device}"
-        first = html.escape(self._contenders[0].name)
-        text = f"Time for the whole image, {how}; the last column against {first}."
-        return _table("Networks", ("network", "parameters", "ms", "faster"), rows) + f"<p>{text}</p>"
+        note = f"Time for the whole image, {how}; 'faster' is compared with {self._contenders[0].name}."
+        columns = ("network", "parameters", "ms", "faster")
+        return render("play.html", part="table", title="Networks", columns=columns, rows=rows, note=note)
 
     def _classes(self, found: Sequence[Prediction] | None = None) -> str:
         """Colours, and shares of the image."""
         predictor = self._contenders[0].predictor
         rows = []
-        for label, (name, (red, green, blue)) in enumerate(zip(predictor.classes, predictor.palette, strict=True)):
-            swatch = f'<span class="swatch" style="background: rgb({red}, {green}, {blue})"></span>'
+        for label, (name, color) in enumerate(zip(predictor.classes, predictor.palette, strict=True)):
             shares = [""] * len(self._contenders) if found is None else [f"{one.shares[label]:.1%}" for one in found]
-            rows.append((f"{swatch}{html.escape(name)}", *shares))
-        heads = ("class", *(html.escape(contender.name) for contender in self._contenders))
-        return _table("Classes, share of pixels", heads, rows)
+            rows.append((hex_color(color), name, shares))
+        columns = ("class", *(contender.name for contender in self._contenders))
+        title = "Classes, share of the pixels"
+        return render("play.html", part="table", title=title, columns=columns, rows=rows, note="")
 
 
 def pictures(image: Picture, found: Sequence[Prediction], palette: Sequence[tuple[int, int, int]]) -> list[Image.Image]:
@@ -214,15 +213,7 @@ def _side(label: str, names: Sequence[str], chosen: int) -> Any:
 
 
 def _note(text: str, is_error: bool = False) -> str:
-    how = ' class="error" role="alert"' if is_error else ' role="status"'
-    return f"<p{how}>{html.escape(text)}</p>"
-
-
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """HTML of a table whose cells are HTML."""
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<h2>{title}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return render("play.html", part="note", text=text, is_error=is_error)
 
 
 def _short(number: int) -> str:

@@ -6,41 +6,15 @@ import contextlib
 import importlib.util
 import os
 import signal
-import statistics
 import sys
 import tempfile
 import threading
-import time
-import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-import torch
-from PIL import Image
-from torch import Tensor, nn
-
 from segdistill.errors import UserError
-from segdistill.exporting.sample_images import splits_of, spread_images
-from segdistill.networks.size import count_parameters
-from segdistill.prediction.images_in import Picture, read_picture
-from segdistill.prediction.prediction import Options, window_and_overlap
-from segdistill.prediction.predictor import Predictor, open_predictor
-from segdistill.prediction.windows import Grid, blended, label_map
-from segdistill.reporting.picture import photograph
-
-MOST_PIXELS = 25_000_000
-"""Of an image; one of 5000 x 5000 takes a large network on a CPU minutes."""
-
-EXAMPLES = 6
-"""Images of the validation split that the page offers."""
-
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-"""What is decoded of strangers' files; PIL knows more, and runs a program for some of them."""
-
-_PASSES, _SECONDS = 5, 1.0
+from segdistill.playground.contenders import example_images, open_contenders
 
 
 def play(
@@ -52,10 +26,10 @@ def play(
     device: str = "auto",
     quiet: bool = False,
 ) -> None:
-    """Shows a page in which images are dropped and networks held against each other, until Ctrl-C.
+    """Shows a page on which you drop an image and compare what networks predict of it, until Ctrl-C.
 
-    The page shows an image and each network's labels of it, any two of them with a slider between, the share of each
-    class, each network's time and parameters, and some images of the validation split to begin with. It is for one's
+    The page shows the image and each network's labels, any two of them with a slider between, the share of each class,
+    each network's time and parameters, and some validation images to begin with. It is for one's
     own machine: nothing is loaded from elsewhere, no file outside the page's temporary folder can be read through it,
     and the folder is removed at the end.
 
@@ -103,162 +77,6 @@ def play(
         play_server.serve(play_server.Gate(page.app, folder, is_local), listening, before_end=page.end_streams)
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A network on the page.
-
-    Attributes:
-        name: the last part of its path, or all of it where two are alike.
-        path: of its run folder or file.
-        predictor: its scores.
-        parameters: how many; None for an exported file, which does not say.
-    """
-
-    name: str
-    path: Path
-    predictor: Predictor
-    parameters: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a network says of an image.
-
-    Attributes:
-        labels: the class of each pixel, uint8 (H, W).
-        milliseconds: median time of a few passes over the whole image.
-        shares: of each class, in 0..1.
-    """
-
-    labels: Tensor
-    milliseconds: float
-    shares: tuple[float, ...]
-
-
-def open_contenders(runs: Sequence[str], device: str = "auto") -> list[Contender]:
-    """The networks, ready to predict RGB images.
-
-    Raises:
-        UserError: none, one twice, one that cannot be read or takes other images, or other classes than the first's.
-    """
-    if not runs:
-        raise UserError("runs names no run; expected run folders or exported files, such as runs/teacher runs/brd")
-    paths = [Path(run) for run in runs]
-    for path, count in Counter(path.resolve() for path in paths).items():
-        if count > 1:
-            raise UserError(f"{path} is given {count} times; expected different runs")
-    alike = Counter(path.name for path in paths)
-    contenders: list[Contender] = []
-    for path in paths:
-        predictor = open_predictor(path, device)
-        if predictor.in_channels != 3 or predictor.bands is not None:
-            bands = "" if predictor.bands is None else f", bands {list(predictor.bands)}"
-            raise UserError(
-                f"{path} takes {predictor.in_channels} channels{bands}; the page shows RGB images, so use segdistill "
-                "predict for that one"
-            )
-        first = contenders[0] if contenders else None
-        if first is not None and predictor.classes != first.predictor.classes:
-            raise UserError(
-                f"{path} has the classes {_listed(predictor.classes)}, but {first.path} has "
-                f"{_listed(first.predictor.classes)}; expected runs of the same classes"
-            )
-        network = predictor.scores
-        parameters = count_parameters(network) if isinstance(network, nn.Module) else None
-        name = path.name if alike[path.name] == 1 and path.name else str(path)
-        contenders.append(Contender(name, path, predictor, parameters))
-    return contenders
-
-
-def predicted(contender: Contender, image: Picture) -> Prediction:
-    """The labels of an image of any size, and how long they took.
-
-    Raises:
-        UserError: the network fails on that image, as some do on very small ones.
-    """
-    times: list[float] = []
-    while not times or (len(times) < _PASSES and sum(times) < _SECONDS):
-        began = time.perf_counter()
-        try:
-            labels = _label_map(contender.predictor, image)
-        except UserError:
-            raise
-        except Exception as error:  # a network is anybody's code
-            height, width = image.size
-            raise UserError(f"{contender.name} fails on an image of {width} x {height} pixels: {error}") from error
-        times.append(time.perf_counter() - began)
-    counts = torch.bincount(labels.flatten(), minlength=len(contender.predictor.classes))
-    shares = (counts / labels.numel()).tolist()
-    return Prediction(labels, 1000 * statistics.median(times), tuple(shares))
-
-
-def read_dropped(path: Path) -> Picture:
-    """An image that somebody dropped, uint8 (3, H, W); CMYK, grey and palette become RGB, alpha is left out.
-
-    Raises:
-        UserError: no image, a broken one, one of more than 8 bits per channel, or of too many pixels. The sentence
-            names the file without its folder.
-    """
-    name = path.name
-    if path.stat().st_size == 0:
-        raise UserError(f"{name} is empty: it has 0 bytes")
-    try:
-        with warnings.catch_warnings():
-            # From half the size on at which it refuses, PIL warns of what may be an attack on the memory.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as header:
-                (width, height), mode = header.size, header.mode
-    except Image.DecompressionBombError:
-        raise UserError(f"{name} has too many pixels; expected at most {MOST_PIXELS / 1e6:.0f} million") from None
-    except (OSError, ValueError, SyntaxError):
-        known = ", ".join(FORMATS)
-        raise UserError(f"{name} cannot be read, it is damaged or no image; expected one of {known}") from None
-    if width * height > MOST_PIXELS:
-        raise UserError(
-            f"{name} has {width} x {height} pixels, {width * height / 1e6:.0f} million; expected at most "
-            f"{MOST_PIXELS / 1e6:.0f} million (segdistill predict takes images of any size)"
-        )
-    if mode.startswith(("I", "F")):
-        raise UserError(f"{name} has more than 8 bits per channel ({mode}); expected an image of 8 bits")
-    try:
-        return read_picture(path)
-    except UserError:
-        raise UserError(f"{name} cannot be decoded, it is truncated or damaged") from None
-
-
-def example_images(contenders: Sequence[Contender], folder: Path) -> tuple[list[Path], str]:
-    """Some validation images of the first run whose data can be read, as PNGs in ``folder``; or none, and why."""
-    trouble = ""
-    for contender in contenders:
-        if not contender.path.is_dir():
-            continue
-        splits, why = splits_of(contender.path, ["val"], len(contender.predictor.classes))
-        if splits:
-            folder.mkdir()
-            files = []
-            for number, image in enumerate(spread_images(splits["val"], EXAMPLES), start=1):
-                files.append(folder / f"validation-{number}.png")
-                photograph(image).save(files[-1])
-            return files, ""
-        trouble = trouble or f"{contender.path}: {why}"
-    return [], trouble or "exported files name no data"
-
-
-def _label_map(predictor: Predictor, image: Picture) -> Tensor:
-    """Class indices, uint8 (H, W)."""
-    window, overlap = window_and_overlap(predictor, Options())
-    grid = Grid.over(image.size, window=window, overlap=overlap, stride=predictor.stride)
-    pieces = blended(
-        image.read,
-        predictor.scores,
-        grid,
-        classes=len(predictor.classes),
-        device=predictor.device,
-        batch_size=predictor.batch or 1,
-    )
-    return label_map(pieces, image.size)
-
-
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
     """SIGTERM as an exception: what is temporary is removed on the way out."""
@@ -289,8 +107,3 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _listed(names: Sequence[str], most: int = 6) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{more}"

@@ -1,4 +1,10 @@
-"""The server behind `segdistill.play`: which addresses it answers, to whom, and how it ends."""
+"""The server behind `segdistill.play`: which addresses it answers, to whom, and how it ends.
+
+Gradio's own ``launch`` was tried with the attacks of tests/playground (Gradio 6.31). It refuses files outside of its
+folder, but it answers under any host's name (DNS rebinding), takes uploads that another site's page sends, lets other
+pages frame it, lists and calls its functions under /gradio_api/info, openapi.json and call, takes requests of any size,
+and downloads a public address that a request names as a file. Hence the `Gate` below.
+"""
 
 from __future__ import annotations
 
