@@ -5,9 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from segdistill.datasets import Folder
 from segdistill.errors import UserError
+from segdistill.inspection.tolerant import open_tolerantly
+from segdistill.recipe.data import build_split
 from tests.datasets.trees import folder_tree, index_mask, write_image, write_mask
 
 CLASSES = ("road", "roof", "tree")
@@ -149,3 +152,84 @@ def test_contradicting_colours_are_refused(tmp_path: Path) -> None:
         Folder(tmp_path, CLASSES, palette=palette, ignore_color="#00ff00")
     with pytest.raises(UserError, match="ignore is -1; expected the index"):
         Folder(tmp_path, CLASSES, ignore=-1)
+
+
+@pytest.mark.parametrize(
+    ("stored", "values", "labels"),
+    [
+        ([[0, 255, 255]], {255: 1}, [[0, 1, 1]]),
+        ([[1, 2, 3]], {1: 0, 2: 1, 3: 2}, [[0, 1, 2]]),
+        ([[0, 1, 2]], {0: 255, 1: 0, 2: 1}, [[255, 0, 1]]),
+        ([[7, 200, 2]], {7: 255, 200: 0}, [[255, 0, 2]]),
+        ([[1000, 0, 65535]], {1000: 1, 65535: 2}, [[1, 0, 2]]),
+    ],
+)
+def test_mask_values_say_what_numbers_stand_for(
+    tmp_path: Path, stored: list[list[int]], values: dict[int, int], labels: list[list[int]]
+) -> None:
+    for folder in ("images/train", "masks/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    Image.new("RGB", (3, 1)).save(tmp_path / "images/train/a.png")
+    numbers = np.array(stored, dtype=np.uint16 if max(max(stored)) > 255 else np.uint8)
+    Image.fromarray(numbers).save(tmp_path / "masks/train/a.png")
+    assert Folder(tmp_path, ("a", "b", "c"), mask_values=values)[0][1].tolist() == labels
+    written = {"dataset": "folder", "root": str(tmp_path), "classes": ["a", "b", "c"]}
+    written["mask_values"] = {str(value): label for value, label in values.items()}  # as JSON has it
+    assert build_split(written, "train")[0][1].tolist() == labels
+
+
+def test_mask_values_out_of_range_and_the_sentence_that_names_them(tmp_path: Path) -> None:
+    for folder in ("images/train", "masks/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    Image.new("RGB", (2, 1)).save(tmp_path / "images/train/a.png")
+    Image.fromarray(np.array([[0, 77]], dtype=np.uint8)).save(tmp_path / "masks/train/a.png")
+    with pytest.raises(UserError, match=r"holds the label value 77, .* are named in mask_values, such as \{77: 1\}"):
+        Folder(tmp_path, ("a", "b"))[0]
+    with pytest.raises(
+        UserError, match="mask_values says that 77 is the class 2; expected a class from 0 to 1, or 255"
+    ):
+        Folder(tmp_path, ("a", "b"), mask_values={77: 2})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a",
+        "a.jpg",
+        "images/a.jpg",
+        "images/a.jpg masks/a.png",
+        "/images/a.jpg /masks/a.png",
+        "images/a.jpg\tmasks/a.png",
+        "images/a.jpg, masks/a.png",
+        "a.jpg a.png",
+        "images\\a.jpg;masks\\a.png",
+        "{root}/images/a.jpg {root}/masks/a.png",
+        "images/deep er/b.png",
+        "deep er/b.png;deep er/b.png",
+    ],
+)
+def test_lists_of_paths_and_of_pairs(tmp_path: Path, line: str) -> None:
+    for name in ("images/a.jpg", "masks/a.png", "images/deep er/b.png", "masks/deep er/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB" if name.startswith("images") else "L", (4, 4)).save(tmp_path / name)
+    (tmp_path / "train.txt").write_text(line.format(root=tmp_path) + "\n")
+    [(image, mask)] = Folder(tmp_path, ("no", "yes")).pairs
+    place = "deep er/b" if "deep" in line else "a"
+    assert image.with_suffix("") == tmp_path / "images" / place
+    assert mask == tmp_path / "masks" / f"{place}.png"
+    data = {"dataset": "folder", "root": str(tmp_path), "classes": ["no", "yes"]}
+    [(found, of_it)] = open_tolerantly(data, "train").pairs
+    assert (found, of_it) == (image, mask)
+
+
+def test_a_list_of_pairs_needs_no_images_folder(tmp_path: Path) -> None:
+    for name in ("photos/a.jpg", "labels/x.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB" if name.startswith("photos") else "L", (4, 4)).save(tmp_path / name)
+    (tmp_path / "train.txt").write_text("photos/a.jpg labels/x.png\n")
+    assert Folder(tmp_path, ("no", "yes")).pairs == ((tmp_path / "photos/a.jpg", tmp_path / "labels/x.png"),)
+    data = {"dataset": "folder", "root": str(tmp_path), "classes": ["no", "yes"]}
+    assert open_tolerantly(data, "train").findings == ()
+    (tmp_path / "train.txt").write_text("photos/a.jpg labels/y.png\n")
+    with pytest.raises(UserError, match=r"1 image listed in .*train.txt without a mask"):
+        Folder(tmp_path, ("no", "yes"))

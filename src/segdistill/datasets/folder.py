@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segdistill.colors import hex_color, parse_color, parse_palette
@@ -16,6 +17,7 @@ from segdistill.datasets.reading.files import (
     read_lines,
     refuse_missing,
 )
+from segdistill.datasets.reading.listing import Listing
 from segdistill.datasets.reading.masks import MaskReader
 from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.errors import UserError
@@ -25,8 +27,9 @@ class Folder(TileDataset):
     """Images and masks of equal stems, with splits as sub-folders or as text files.
 
     Either ``images/train``, ``masks/train``, ``images/val``, ``masks/val`` and so on, or flat ``images/`` and
-    ``masks/`` with ``train.txt``, ``val.txt`` in ``root`` or in ``root/splits``, one stem or file name per
-    line. Sub-folders win over text files. A split may have any name.
+    ``masks/`` with ``train.txt``, ``val.txt`` in ``root`` or in ``root/splits``. A line there is a stem, a file name,
+    the path of an image, or the paths of an image and its mask, see :class:`Listing`. Sub-folders win over text files.
+    A split may have any name.
 
     Args:
         root: the folder that holds ``images`` and ``masks``.
@@ -36,6 +39,8 @@ class Folder(TileDataset):
             else only for display.
         ignore: the index of ignored pixels in index masks.
         ignore_color: the colour of ignored pixels in RGB masks; without it every colour must be a class's.
+        mask_values: what numbers in index masks stand for where that is not the class of that number: a class, or 255
+            for ignored pixels. {255: 1} for masks of 0 and 255; {0: 255, 1: 0, 2: 1} for two classes that count from 1.
         resize: (height, width) on reading, see :class:`FileDataset`.
         bands: numbers of the bands to read, the first being 1, from images of any type and any format that GDAL knows;
             without it images are RGB pictures of 8 bits. This and ``tiled_copy`` need rasterio, see
@@ -58,6 +63,7 @@ class Folder(TileDataset):
         palette: Sequence[str | Sequence[int]] | None = None,
         ignore: int = IGNORE_INDEX,
         ignore_color: str | Sequence[int] | None = None,
+        mask_values: Mapping[int, int] | None = None,
         resize: Sequence[int] | None = None,
         bands: Sequence[int] | None = None,
         tiled_copy: str | Path | None = None,
@@ -72,7 +78,7 @@ class Folder(TileDataset):
             )
         super().__init__(
             _find_pairs(Path(root), split),
-            MaskReader(len(classes), ignore=ignore, palette=colors, ignore_color=ignored),
+            MaskReader(len(classes), ignore=ignore, palette=colors, ignore_color=ignored, values=mask_values),
             classes=classes,
             palette=colors,
             resize=resize,
@@ -85,24 +91,35 @@ class Folder(TileDataset):
 
 def _find_pairs(root: Path, split: str) -> list[Pair]:
     existing_folder(root, "a folder that holds images/ and masks/")
-    images = existing_folder(root / "images", "the images, or a sub-folder of them for each split")
-    masks = existing_folder(root / "masks", "the masks, or a sub-folder of them for each split")
-    if (images / split).is_dir():
+    images, masks = root / "images", root / "masks"
+    if (images / split).is_dir() and masks.is_dir():
         return pair_folders(images / split, masks / split)
     listings = {path.stem: path for folder in (root / "splits", root) for path in sorted(folder.glob("*.txt"))}
-    if split in listings:
-        return _listed_pairs(images, masks, listings[split])
+    if split in listings and (images.is_dir() == masks.is_dir()):  # a list of paths needs neither
+        return _listed_pairs(root, images, masks, listings[split])
+    existing_folder(images, "the images, or a sub-folder of them for each split")
+    existing_folder(masks, "the masks, or a sub-folder of them for each split")
     raise missing_split(root, split, {path.name for path in images.iterdir() if path.is_dir()} | set(listings))
 
 
-def _listed_pairs(images: Path, masks: Path, listing: Path) -> list[Pair]:
-    image_files, mask_files = files_by_stem(images), files_by_stem(masks)
-    by_name = {path.name: stem for stem, path in image_files.items()}
-    # A stem may hold a dot ("tile.01"), so a line is a file name only where there is such a file.
-    stems = [by_name.get(line, line) for line in read_lines(listing)]
-    twice = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
+def _listed_pairs(root: Path, images: Path, masks: Path, listing: Path) -> list[Pair]:
+    lines = Listing(
+        listing, root, images, masks, *(files_by_stem(folder) if folder.is_dir() else {} for folder in (images, masks))
+    )
+    listed = [lines.look_up(line) for line in read_lines(listing)]
+    twice = [image for image, count in Counter(entry.image for entry in listed if entry.image).items() if count > 1]
     if twice:
-        raise UserError(f"{listing} lists {min(twice)} more than once")
-    refuse_missing(stems, image_files, f"name{{s}} listed in {listing} without an image in {images}")
-    refuse_missing(stems, mask_files, f"image{{s}} listed in {listing} without a mask of the same stem in {masks}")
-    return [(image_files[stem], mask_files[stem]) for stem in stems]
+        raise UserError(f"{listing} lists {twice[0].stem} more than once")
+    pairs = {entry.line: (entry.image, entry.mask) for entry in listed}
+    names = [entry.line for entry in listed]
+    refuse_missing(
+        names,
+        {line: image for line, (image, _) in pairs.items() if image},
+        f"name{{s}} listed in {listing} without an image in {images}",
+    )
+    refuse_missing(
+        names,
+        {line: mask for line, (_, mask) in pairs.items() if mask},
+        f"image{{s}} listed in {listing} without a mask of the same stem in {masks}",
+    )
+    return [(image, mask) for image, mask in pairs.values() if image and mask]

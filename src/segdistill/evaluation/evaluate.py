@@ -81,7 +81,7 @@ def evaluate(
         raise UserError(f"'{model}' is no run folder, and a network spec alone has no trained weights; give weights")
     network = load_network(str(model), None if is_run else len(dataset.classes), dataset.in_channels, weights)
     network.description.check_classes(dataset.classes, str(model))
-    check_dataset(dataset, progress=not quiet)
+    check_dataset(dataset, progress=not quiet, is_train=split == "train")
     found = measure(network.to(choose_device(device)), dataset, batch_size=batch_size, quiet=quiet, lines=lines or ())
     if output is None and is_run:
         output = Path(model) / f"evaluation-{split}.json"

@@ -13,11 +13,11 @@ from segdistill.datasets.reading.decoded_cache import DecodedCache
 from segdistill.datasets.reading.files import FileDataset, Pair
 from segdistill.datasets.reading.first import FirstSamples
 from segdistill.errors import UserError
-from segdistill.inspection.diagnosis import in_order, label_findings, sample_findings, summary
+from segdistill.inspection.diagnosis import in_order, label_findings, pixel_findings, sample_findings, summary
 from segdistill.inspection.duplicates import same_files
 from segdistill.inspection.findings import Finding
-from segdistill.inspection.pairing import TOLERANT, open_tolerantly
 from segdistill.inspection.samples import SampleFacts, bands_of, facts_of
+from segdistill.inspection.tolerant import TOLERANT, open_tolerantly
 from segdistill.recipe.data import Data
 
 _OF_SCORES = ("same-image", "class-not-in-train")
@@ -63,6 +63,7 @@ def check_before_run(data: Data, console: Console, *, unlabelled: bool = False, 
         images[split] = [image for (image, _), shows in zip(pairs or (), seen, strict=False) if shows]
     summaries = {split: summary(dataset, samples[split]) for split, dataset in splits.items()}
     findings += label_findings(data.train.classes, summaries, samples)
+    findings += pixel_findings(samples)
     findings += same_files(images)
     told = [finding for finding in in_order(findings) if finding.severity != "note"]
     for finding in told:

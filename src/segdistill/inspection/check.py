@@ -13,20 +13,13 @@ from rich.console import Console
 from segdistill.datasets import SegmentationDataset
 from segdistill.errors import UserError
 from segdistill.files import check_json_file, write_json
-from segdistill.inspection.diagnosis import in_order, label_findings, sample_findings, summary
+from segdistill.inspection.diagnosis import in_order, label_findings, pixel_findings, sample_findings, summary
 from segdistill.inspection.duplicates import same_images
 from segdistill.inspection.findings import DataReport, Finding, Severity
 from segdistill.inspection.mask_values import diagnose
-from segdistill.inspection.pairing import (
-    TOLERANT,
-    TolerantFiles,
-    TolerantFolder,
-    camvid_splits,
-    folder_splits,
-    open_tolerantly,
-    unused_files,
-)
+from segdistill.inspection.pairing import camvid_splits, folder_splits, unused_files
 from segdistill.inspection.samples import SampleFacts, read_samples
+from segdistill.inspection.tolerant import TOLERANT, TolerantFiles, TolerantFolder, open_tolerantly
 from segdistill.recipe.data import build_split, check_keys
 from segdistill.recipe.values import plain
 
@@ -72,6 +65,7 @@ def check_data(
     summaries = {split: summary(dataset, samples[split]) for split, dataset in datasets.items()}
     classes = next((dataset.classes for dataset in datasets.values()), ())
     findings += label_findings(classes, summaries, samples)
+    findings += pixel_findings(samples)
     findings += same_images(
         {
             split: [(sample.image, sample.mark) for sample in found if sample.mark is not None]

@@ -11,12 +11,16 @@ import numpy as np
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.reading.checking import count_all
 from segdistill.inspection.findings import SEVERITIES, Finding, Severity, SplitSummary, ignored_share, percent
+from segdistill.inspection.headers import PixelKind
 from segdistill.inspection.samples import SampleFacts
 
 MOSTLY_IGNORED = 0.5
 # Of the edge pixels of CamVid's and IDD-Lite's masks 0.7 % lie between two other classes, at most 2.8 % in any one
 # mask; resized by bilinear interpolation it is 15 % or more of a split.
 SLOPED = 0.08
+
+OTHER_RANGE = 20
+"""Images of one unit differ less in their largest value, whatever they show: 8 bits against 16 are 257 times."""
 
 # Of each remark about a sample: how bad it is, what it is, and what to do.
 REMARKS: dict[str, tuple[Severity, str, str]] = {
@@ -108,15 +112,18 @@ def summary(dataset: SegmentationDataset, samples: Sequence[SampleFacts]) -> Spl
 def sample_findings(split: str, samples: Sequence[SampleFacts]) -> list[Finding]:
     """Findings about single files, those of one kind together."""
     texts: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
     for sample in samples:
         for kind, text in sample.remarks:
             texts.setdefault(kind, []).append(text)
+            named = next((name for name in (sample.image, sample.mask) if text.startswith(name)), "")
+            reasons.setdefault(kind, []).append(text[len(named) :].lstrip(" :") if named else "")
     findings = []
     for kind, (severity, what, advice) in REMARKS.items():
         if kind in texts:
             number = len(texts[kind])
             told = f"{number} {what.format(s='s' * (number != 1))}"
-            findings.append(Finding(severity, kind, split, told, advice, tuple(texts[kind])))
+            findings.append(Finding(severity, kind, split, told, advice, tuple(texts[kind]), tuple(reasons[kind])))
     return findings
 
 
@@ -126,8 +133,11 @@ def label_findings(
     """Findings about the labels of whole splits."""
     findings = []
     read = {split: summary for split, summary in splits.items() if summary.readable_masks}
+    in_train = read.get("train")
     for split, summary in read.items():
-        findings += _ignored_findings(split, classes, summary, samples[split])
+        # Where train shows more, a split of one class is small, and not written in other numbers.
+        shown = split == "train" or in_train is None or in_train.counts.two_values
+        findings += _ignored_findings(split, classes, summary, samples[split], "error" if shown else "warning")
         edge_pixels = sum(sample.edges for sample in samples[split])
         sloped = sum(sample.slopes for sample in samples[split]) / max(1, edge_pixels)
         if sloped > SLOPED and len(classes) > 2:
@@ -147,15 +157,19 @@ def label_findings(
 
 
 def _ignored_findings(
-    split: str, classes: Sequence[str], summary: SplitSummary, samples: Sequence[SampleFacts]
+    split: str,
+    classes: Sequence[str],
+    summary: SplitSummary,
+    samples: Sequence[SampleFacts],
+    two_values: Severity,
 ) -> list[Finding]:
     masks = tuple(sample.mask for sample in samples if sample.counts is not None)
     if summary.counts.two_values:
-        what = f"the masks hold nothing but '{classes[0]}' and the ignore label, as if written as 0/255 instead of 0/1"
-        advice = (
-            f"save (mask > 0).astype('uint8'), so that 0 is '{classes[0]}' and 1 is '{classes[1]}'; 255 means 'ignored'"
-        )
-        return [Finding("error", "two-values", split, what, advice, masks)]
+        what = f"the masks hold nothing but '{classes[0]}' and the ignore label"
+        if two_values == "warning":
+            return [Finding("warning", "two-values", split, what, "its scores say something of this class alone")]
+        advice = f"if 255 stands for '{classes[1]}', say mask_values: {{255: 1}}; without it 255 means 'ignored'"
+        return [Finding("error", "two-values", split, f"{what}, as if written as 0/255 instead of 0/1", advice, masks)]
     share = ignored_share(summary.counts)
     if share == 1:
         what = "every pixel of every mask is ignored"
@@ -165,6 +179,54 @@ def _ignored_findings(
         advice = "check that 'ignore' is the right value; labels are learnt from the other pixels alone"
         return [Finding("warning", "mostly-ignored", split, what, advice)]
     return []
+
+
+def pixel_findings(samples: Mapping[str, Sequence[SampleFacts]]) -> list[Finding]:
+    """Findings about images whose numbers mean something else than those of other images."""
+    kinds: dict[PixelKind, dict[str, list[str]]] = {}
+    for split, found in samples.items():
+        for sample in found:
+            if sample.kind is not None:
+                kinds.setdefault(sample.kind, {}).setdefault(split, []).append(sample.image)
+    if len(kinds) > 1:
+        told = "; ".join(
+            f"{sum(map(len, by_split.values()))} of {kind} in {' and '.join(by_split)}"
+            for kind, by_split in kinds.items()
+        )
+        apart = len({kind.dtype == "uint8" for kind in kinds}) > 1 or len({kind.scaling for kind in kinds}) > 1
+        fewest = min(kinds.values(), key=lambda by_split: sum(map(len, by_split.values())))
+        return [
+            Finding(
+                "error" if apart else "warning",
+                "pixel-kind",
+                None,
+                f"images hold numbers of different kinds: {told}",
+                "save all images in one type and unit, since a network that learnt from one sees noise in the other"
+                if apart
+                else "make sure that all of them are in one unit",
+                tuple(image for images in fewest.values() for image in images),
+            )
+        ]
+    return _range_findings(
+        {split: [s.largest for s in found if s.largest is not None] for split, found in samples.items()}
+    )
+
+
+def _range_findings(largest: Mapping[str, Sequence[float]]) -> list[Finding]:
+    tops = {split: max(values) for split, values in largest.items() if values and max(values) > 0}
+    if "train" not in tops:
+        return []
+    return [
+        Finding(
+            "warning",
+            "value-range",
+            split,
+            f"the largest value in any image is {top:g}, and in train {tops['train']:g}",
+            "make sure that all images are in one unit",
+        )
+        for split, top in tops.items()
+        if max(top, tops["train"]) > OTHER_RANGE * min(top, tops["train"])
+    ]
 
 
 def _absent_classes(classes: Sequence[str], splits: Mapping[str, SplitSummary]) -> list[Finding]:

@@ -30,6 +30,7 @@ class Finding:
         what: one sentence, what was found.
         advice: one sentence, what to do.
         files: every file concerned, each with what is special about it.
+        reasons: of each of these, the end that says what is special; empty where that is not known.
     """
 
     severity: Severity
@@ -38,6 +39,7 @@ class Finding:
     what: str
     advice: str
     files: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -51,6 +53,30 @@ class Finding:
         more = f" and {len(self.files) - _NAMED} more" if len(self.files) > _NAMED else ""
         files = f": {', '.join(self.files[:_NAMED])}{more}" if self.files else ""
         return printable(f"{where}{self.what}{files}; {self.advice}")
+
+    def lines(self, names: int) -> list[str]:
+        """The files for reading, up to ``names`` of them; what several have in common is said once.
+
+        Example:
+            >>> files = ("a.png has 16 bits", "b.png has 16 bits", "c.png is empty")
+            >>> Finding("error", "unreadable", None, "", "", files, ("has 16 bits", "has 16 bits", "is empty")).lines(9)
+            ['has 16 bits:', '    a.png', '    b.png', 'c.png is empty']
+        """
+        groups: dict[str, list[str]] = {}
+        for file, reason in zip(self.files, self.reasons or ("",) * len(self.files), strict=True):
+            groups.setdefault(reason, []).append(file)
+        lines: list[str] = []
+        left = names
+        for reason, files in groups.items():
+            shown = files[:left]
+            left -= len(shown)
+            if reason and len(files) > 1 and shown:
+                lines.append(f"{reason}:")
+                shown = [f"    {file.removesuffix(reason).rstrip(' :')}" for file in shown]
+            lines += shown
+        if len(self.files) > names:
+            lines.append(f"... and {len(self.files) - names} more")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -135,10 +161,8 @@ class DataReport:
             head.append(printable(finding.what), style="default not bold")
             console.print(head, soft_wrap=True)
             console.print(Text(f"    to do: {printable(finding.advice)}"), soft_wrap=True)
-            for file in finding.files[:names]:
-                console.print(Text(f"    {printable(file)}", style="dim"), soft_wrap=True)
-            if len(finding.files) > names:
-                console.print(Text(f"    ... and {len(finding.files) - names} more", style="dim"))
+            for line in finding.lines(names):
+                console.print(Text(f"    {printable(line)}", style="dim"), soft_wrap=True)
         numbers = [
             counted(sum(finding.severity == severity for finding in self.findings), severity) for severity in SEVERITIES
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -156,7 +156,11 @@ def _cause(mask: RefusedMask, reader: MaskReader, seen: frozenset[int]) -> Calla
     if len(mask.unknown) == 1 and others <= {0} and (reader.classes == 2 or mask.unknown == {255}):
         return _tell_two_values
     classes = range(reader.classes)
-    if 0 not in seen and all(value in (reader.ignore, reader.ignore + 1) or value - 1 in classes for value in seen):
+    if (
+        not reader.values
+        and 0 not in seen
+        and all(value in (reader.ignore, reader.ignore + 1) or value - 1 in classes for value in seen)
+    ):
         return _tell_shift
     if mask.unknown == {reader.classes} and all(value <= reader.classes or value == reader.ignore for value in seen):
         return _tell_one_more
@@ -188,13 +192,14 @@ def _tell_soft(split: str, masks: Sequence[RefusedMask], reader: MaskReader, cla
 
 
 def _tell_two_values(split: str, masks: Sequence[RefusedMask], reader: MaskReader, classes: Sequence[str]) -> Finding:
-    high = _listed(sorted(set().union(*(mask.unknown for mask in masks))))
+    unknown = sorted(set().union(*(mask.unknown for mask in masks)))
+    high = _listed(unknown)
     return _finding(
         "two-values",
         split,
         masks,
         f"hold {high} where a class number is expected, as in masks written as 0/255 instead of 0/1",
-        f"save (mask > 0).astype('uint8'), so that 0 is '{classes[0]}' and 1 is '{classes[1]}'",
+        f"say {_mapping(dict.fromkeys(unknown, 1))}, so that 0 is '{classes[0]}' and {high} is '{classes[1]}'",
     )
 
 
@@ -204,7 +209,7 @@ def _tell_shift(split: str, masks: Sequence[RefusedMask], reader: MaskReader, cl
         split,
         masks,
         f"count the classes from 1 to {reader.classes}, and 0 occurs nowhere; expected 0 to {reader.classes - 1}",
-        f"subtract 1 from every class value, so that 0 is '{classes[0]}'",
+        f"say {_mapping({label + 1: label for label in range(reader.classes)})}, so that 1 is '{classes[0]}'",
     )
 
 
@@ -216,7 +221,7 @@ def _tell_one_more(split: str, masks: Sequence[RefusedMask], reader: MaskReader,
         masks,
         f"hold the value {last}: 0 to {last} are {last + 1} values for {last} names of classes",
         f"name the missing class (a background at 0 is often forgotten), or say ignore: {last} if {last} means "
-        f"'ignored', or write {reader.ignore} for 0 and subtract 1 if 0 does",
+        f"'ignored', or {_mapping({0: 255} | {label + 1: label for label in range(last)})} if 0 does",
     )
 
 
@@ -228,7 +233,8 @@ def _tell_values(split: str, masks: Sequence[RefusedMask], reader: MaskReader, c
         masks,
         f"hold the label value{'s' * (len(unknown) != 1)} {_listed(sorted(unknown))}, outside the classes 0 to "
         f"{reader.classes - 1} and the ignore label {reader.ignore}",
-        "name every class in 'classes', or give the ignored one as 'ignore'; masks that are grey "
+        "name every class in 'classes', give the ignored one as 'ignore', or say what the numbers stand for as "
+        f"'mask_values', such as {_mapping({min(unknown, default=0): 0})}; masks that are grey "
         "copies of colour pictures must be saved as class numbers, or in colour with a 'palette'",
         [f"{mask.path}: {_listed(sorted(mask.unknown))}" for mask in masks],
     )
@@ -290,6 +296,11 @@ def _finding(
         verb, _, rest = what.partition(" ")
         what = f"{_SINGULAR[verb]} {rest}"
     return Finding("error", kind, split, f"{counted(len(masks), 'mask')} {what}", advice, tuple(named))
+
+
+def _mapping(values: Mapping[int, int]) -> str:
+    """The key of a recipe that gives numbers another meaning."""
+    return f"mask_values: {{{', '.join(f'{value}: {label}' for value, label in values.items())}}}"
 
 
 def _range(masks: Sequence[RefusedMask]) -> tuple[int, int]:

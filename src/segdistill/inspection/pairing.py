@@ -1,29 +1,19 @@
-"""Opening a split although something is wrong with it: the pairs that are there, and findings about the rest."""
+"""The pairs of a split that are there although something is wrong with it, and findings about the rest."""
 
 from __future__ import annotations
 
-import inspect
 import os
 import unicodedata
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
-
-from segdistill.colors import parse_color, parse_palette
-from segdistill.datasets import CamVid
-from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.reading.files import FileDataset, Pair, existing_folder, read_lines
-from segdistill.datasets.reading.images import SUFFIXES, read_rgb
-from segdistill.datasets.reading.masks import MaskReader
-from segdistill.datasets.reading.rasters import read_header
-from segdistill.datasets.reading.tiles import TileDataset
+from segdistill.datasets.reading.files import Pair, read_lines
+from segdistill.datasets.reading.images import SUFFIXES
+from segdistill.datasets.reading.listing import Listing
 from segdistill.errors import UserError
 from segdistill.inspection.findings import Finding, Severity, counted
-from segdistill.recipe.values import construct
 
 
 @dataclass
@@ -46,118 +36,18 @@ class Pairing:
         self.findings.append(Finding(severity, kind, self.split, what, advice, names))
 
 
-class TolerantFiles(FileDataset, ABC):
-    """A data set of files that opens although some of its files do not pair.
-
-    Attributes:
-        findings: what is wrong with the files.
-        reader: turns mask files into labels.
-    """
-
-    findings: tuple[Finding, ...]
-    reader: MaskReader
-
-    @abstractmethod
-    def image_alone(self, index: int) -> Tensor:
-        """The image of one sample, (C, H, W), whether or not its mask can be read."""
-
-    def mask_alone(self, index: int) -> Tensor:
-        """The label map of one sample, int64 (H, W), whether or not its image can be read."""
-        return self.reader.read(self.pairs[index][1])
-
-
-class TolerantFolder(TileDataset, TolerantFiles):
-    """`segdistill.datasets.Folder` with its arguments and layouts, which opens broken trees too.
-
-    Every pixel is looked at and nothing is written, so ``resize`` and ``tiled_copy`` change nothing here.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        classes: Sequence[str],
-        split: str = "train",
-        palette: Sequence[str | Sequence[int]] | None = None,
-        ignore: int = IGNORE_INDEX,
-        ignore_color: str | Sequence[int] | None = None,
-        resize: Sequence[int] | None = None,
-        bands: Sequence[int] | None = None,
-        tiled_copy: str | Path | None = None,
-        crops_per_image: int = 1,
-        evaluation_window: int | None = None,
-    ) -> None:
-        existing_folder(Path(root), "a folder that holds images/ and masks/")
-        colors = None if palette is None else parse_palette(palette, classes)
-        ignored = None if ignore_color is None else parse_color(ignore_color, argument="ignore_color")
-        pairing = _folder_pairs(Path(root), split)
-        pairs = pairing.pairs if bands is None else _readable_first(pairing.pairs)
-        reader = MaskReader(len(classes), ignore=ignore, palette=colors, ignore_color=ignored)
-        super().__init__(
-            pairs,
-            reader,
-            classes=classes,
-            palette=colors,
-            resize=resize,
-            bands=bands if pairs else None,
-            crops_per_image=crops_per_image,
-            evaluation_window=evaluation_window,
-        )
-        self.resize = None
-        self.findings = tuple(pairing.findings)
-        self.reader = reader
-
-    def image_alone(self, index: int) -> Tensor:
-        """See `TolerantFiles`."""
-        return self._image(index).whole()[0]
-
-
-class TolerantCamVid(TolerantFiles):
-    """`segdistill.datasets.CamVid` with its arguments and layouts, which opens broken trees too."""
-
-    def __init__(self, root: str | Path, split: str = "train", resize: Sequence[int] | None = None) -> None:
-        existing_folder(Path(root), "the folder of CamVid that holds train/ and trainannot/")
-        pairing = _camvid_pairs(camvid_root(Path(root)), split)
-        reader = MaskReader(len(CamVid.CLASSES), ignore=len(CamVid.CLASSES))
-        super().__init__(pairing.pairs, reader, classes=CamVid.CLASSES, palette=CamVid.PALETTE, resize=resize)
-        self.resize = None  # every pixel is looked at
-        self.findings = tuple(pairing.findings)
-        self.reader = reader
-
-    def image_alone(self, index: int) -> Tensor:
-        """See `TolerantFiles`."""
-        return read_rgb(self.pairs[index][0])
-
-
-TOLERANT: dict[str, type[TolerantFiles]] = {"folder": TolerantFolder, "camvid": TolerantCamVid}
-"""The data sets that open although files are missing; others are built as for a run."""
-
-
-def open_tolerantly(data: Mapping[str, Any], split: str) -> TolerantFiles:
-    """One split of a data set in `TOLERANT`.
-
-    Args:
-        data: a recipe's ``data``.
-        split: its name.
-
-    Raises:
-        UserError: a root that does not exist, or a wrong argument.
-    """
-    kind = TOLERANT[data["dataset"]]
-    reading = {key: value for key, value in data.items() if key in inspect.signature(kind).parameters}
-    return construct(kind, reading | {"split": split}, "data")
-
-
 def folder_splits(root: Path) -> list[str]:
     """Train and val, which every run needs, and what other splits a `folder` data set seems to have."""
     found = {path.name for side in ("images", "masks") for path in _entries(root / side) if _is_subfolder(path)}
-    images = {path.stem for path in _entries(root / "images")}
     for listing in [*(root / "splits").glob("*.txt"), *root.glob("*.txt")]:
         try:
-            # Other text files lie there too, a README.txt or the names of the classes.
-            if any(line in images or Path(line).stem in images for line in read_lines(listing)):
-                found.add(listing.stem)
+            lines = read_lines(listing)
         except UserError:
             continue  # where train or val needs this file, its pairing tells of it
+        # Other text files lie there too, a README.txt or the names of the classes.
+        look_up = _listing_of(root, listing).look_up
+        if any(look_up(line).image or look_up(Path(line).stem).image for line in lines):
+            found.add(listing.stem)
     return ["train", "val", *sorted(found - {"train", "val"})]
 
 
@@ -178,15 +68,16 @@ def unused_files(root: Path, splits: Iterable[str]) -> list[Finding]:
     """Notes about images of a `folder` data set that belong to no split."""
     images = root / "images"
     loose = [path for path in _entries(images) if path.suffix.lower() in SUFFIXES and not path.is_dir()]
-    listed: set[str] = set()
+    listed: set[Path | None] = set()
     for split in splits:
         listing = _listing(root, split)
         if listing is not None and not (images / split).is_dir():
             try:
-                listed |= set(read_lines(listing))
+                lines = read_lines(listing)
             except UserError:
                 continue  # told of by the split's own pairing
-    unused = [path for path in loose if path.name not in listed and path.stem not in listed]
+            listed |= {_listing_of(root, listing).look_up(line).image for line in lines}
+    unused = [path for path in loose if path not in listed]
     if not unused:
         return []
     return [
@@ -201,14 +92,15 @@ def unused_files(root: Path, splits: Iterable[str]) -> list[Finding]:
     ]
 
 
-def _folder_pairs(root: Path, split: str) -> Pairing:
+def folder_pairs(root: Path, split: str) -> Pairing:
+    """The pairs of a split of a `folder` data set."""
     pairing = Pairing(split)
     images, masks = root / "images", root / "masks"
     listing = _listing(root, split)
     if (images / split).is_dir() or (listing is None and (masks / split).is_dir()):
         _pair_folders(pairing, images / split, masks / split)
     elif listing is not None:
-        _pair_listed(pairing, images, masks, listing)
+        _pair_listed(pairing, root, listing)
     else:
         pairing.tell(
             "error",
@@ -238,22 +130,25 @@ def _pair_folders(pairing: Pairing, images: Path, masks: Path) -> None:
         )
 
 
-def _pair_listed(pairing: Pairing, images: Path, masks: Path, listing: Path) -> None:
+def _pair_listed(pairing: Pairing, root: Path, listing: Path) -> None:
+    images, masks = root / "images", root / "masks"
     lines = _lines(pairing, listing)
-    image_files, mask_files = _files(pairing, images, "images"), _files(pairing, masks, "masks")
-    by_name = {path.name: stem for stem, path in image_files.items()}
-    stems = [by_name.get(line, line) for line in lines]
-    counts = {stem: stems.count(stem) for stem in dict.fromkeys(stems)} if len(set(stems)) < len(stems) else {}
-    twice = [f"{stem} in {listing}" for stem, count in counts.items() if count > 1]
+    image_files, mask_files = (
+        _files(pairing, folder, what) if images.is_dir() or masks.is_dir() else {}  # a list of paths needs neither
+        for folder, what in ((images, "images"), (masks, "masks"))
+    )
+    look_up = Listing(listing, root, images, masks, image_files, mask_files).look_up
+    listed = [look_up(line) for line in lines]
+    twice = [image for image, count in Counter(entry.image for entry in listed if entry.image).items() if count > 1]
     if twice:
         pairing.tell(
             "error",
             "listed-twice",
             f"{counted(len(twice), 'name')} listed more than once",
             "list every name once",
-            twice,
+            [f"{image.stem} in {listing}" for image in twice],
         )
-    nowhere = [f"{stem} in {listing}" for stem in dict.fromkeys(stems) if stem not in image_files]
+    nowhere = [f"{line} in {listing}" for line in dict.fromkeys(entry.line for entry in listed if entry.image is None)]
     if nowhere:
         pairing.tell(
             "error",
@@ -262,12 +157,21 @@ def _pair_listed(pairing: Pairing, images: Path, masks: Path, listing: Path) -> 
             "add the images, or take the names out of the list",
             nowhere,
         )
-    chosen = {stem: image_files[stem] for stem in stems if stem in image_files}
-    _tell_of_orphans(pairing, chosen, mask_files, masks_too=False)
-    pairing.pairs = [(image, mask_files[stem]) for stem, image in chosen.items() if stem in mask_files]
+    pairs = {entry.image: entry.mask for entry in listed if entry.image}
+    lone = {image.stem: image for image, mask in pairs.items() if mask is None}
+    _tell_of_orphans(pairing, lone, mask_files, masks_too=False)
+    pairing.pairs = [(image, mask) for image, mask in pairs.items() if mask]
 
 
-def _camvid_pairs(root: Path, split: str) -> Pairing:
+def _listing_of(root: Path, listing: Path) -> Listing:
+    """A list beside files that are looked at as they are."""
+    images, masks = root / "images", root / "masks"
+    image_files, mask_files = ({path.stem: path for path in _entries(folder)} for folder in (images, masks))
+    return Listing(listing, root, images, masks, image_files, mask_files)
+
+
+def camvid_pairs(root: Path, split: str) -> Pairing:
+    """The pairs of a split of CamVid."""
     pairing = Pairing(split)
     listing = root / f"{split}.txt"
     if not listing.is_file():
@@ -408,17 +312,6 @@ def _plain(stem: str) -> str:
 
 def _is_subfolder(path: Path) -> bool:
     return path.is_dir() and path.suffix.lower() not in SUFFIXES and not path.name.startswith(".")
-
-
-def _readable_first(pairs: list[Pair]) -> list[Pair]:
-    """The pairs, one with a readable image first: the first image says how the bands of all are stored."""
-    for number, pair in enumerate(pairs):
-        try:
-            read_header(pair[0])
-        except UserError:
-            continue
-        return [pair, *pairs[:number], *pairs[number + 1 :]]
-    return []
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -27,7 +27,7 @@ from segdistill.inspection.headers import (
     pixel_kind,
 )
 from segdistill.inspection.mask_values import RefusedMask, examine
-from segdistill.inspection.pairing import TolerantFiles
+from segdistill.inspection.tolerant import TolerantFiles
 
 WINDOW = 2048
 """Longest side of what is looked at at once, in pixels: an aerial image is a hundred times as large."""

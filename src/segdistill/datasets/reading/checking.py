@@ -128,22 +128,28 @@ class SampleContent:
     largest: float
 
 
-def check_dataset(dataset: SegmentationDataset, progress: bool = False) -> LabelCounts:
+def check_dataset(dataset: SegmentationDataset, progress: bool = False, *, is_train: bool = True) -> LabelCounts:
     """Read every mask and every image of ``dataset`` once, and count the pixels of each class.
 
     Args:
         dataset: any split.
         progress: show a progress bar on the standard error stream.
+        is_train: whether something is to be learnt from it. Another split may hold the first class alone, beside the
+            ignore label: that is a warning on the standard error stream.
 
     Raises:
-        UserError: see :func:`read_contents`; no class but the first occurs beside the ignore label.
+        UserError: see :func:`read_contents`; no class but the first occurs beside the ignore label in a split that is
+            to be learnt from.
     """
     counts = count_all(dataset, (content.labels.counts for content in read_contents(dataset, progress)))
-    if counts.two_values:  # every value is allowed, and nothing can be learnt or scored
-        raise UserError(
+    if counts.two_values:  # every value is allowed, and nothing can be learnt
+        told = (
             f"the {len(dataset)} masks from {dataset.ids[0]} on hold nothing but '{dataset.classes[0]}' and "
             f"the ignore label; masks written as 0/255 instead of 0/1 are the usual cause"
         )
+        if is_train:
+            raise UserError(f"{told}, which mask_values: {{255: 1}} reads rightly")
+        Console(stderr=True).out(f"warning: {told}", highlight=False)
     return counts
 
 

@@ -203,7 +203,8 @@ class MaskReader:
             raise UserError(
                 f"{path} holds the label value{'s' * (len(found) > 1)} {shown}, outside the classes 0 to "
                 f"{self.classes - 1} and the ignore label {self.ignore} (masks written as 0/255, or from "
-                "an RGB palette, are the usual cause)"
+                "an RGB palette, are the usual cause; numbers that stand for classes are named in mask_values, such as "
+                f"{{{found[0]}: {min(1, self.classes - 1)}}})"
             )
         return labels
 

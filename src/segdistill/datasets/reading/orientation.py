@@ -48,10 +48,8 @@ def of_display_matrix(matrix: tuple[int, ...]) -> int:
         matrix: nine numbers, row by row, as MP4 stores them: of the first two rows the first two numbers count.
     """
     a, b, _, c, d = matrix[:5]
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        turn = (False, d < 0, a < 0)
-    else:
-        turn = (True, b < 0, c < 0)
+    is_upright = abs(a) + abs(d) >= abs(b) + abs(c)
+    turn = (False, d < 0, a < 0) if is_upright else (True, b < 0, c < 0)
     return next(number for number, flags in TURNS.items() if flags == turn)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from segdistill.datasets.reading.orientation import exif_orientation
 from segdistill.errors import UserError
@@ -59,6 +59,8 @@ def opened_picture(path: Path) -> Iterator[Image.Image]:
         raise UserError(
             f"{path} is too large to be read at once, cut it up or make it a tiled GeoTIFF: {error}"
         ) from None
+    except UnidentifiedImageError:  # whose text repeats the path
+        raise UserError(f"{path} cannot be read, it is truncated or no image: no known kind of image") from None
     except _BROKEN as error:
         raise UserError(f"{path} cannot be read, it is truncated or no image: {error}") from None
 

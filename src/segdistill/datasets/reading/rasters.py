@@ -311,7 +311,7 @@ def _told(path: Path, rasterio: Any) -> Iterator[None]:
         yield
     # Not all of GDAL's own errors become one of rasterio's.
     except (rasterio.errors.RasterioError, importlib.import_module("rasterio._err").CPLE_BaseError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
+        reason = " ".join(str(error.__cause__ or error).split()).replace(f"'{path}' ", "").replace(f"{path}: ", "")
         raise UserError(f"{path} cannot be read, it is truncated or no image: {reason}") from None
 
 
