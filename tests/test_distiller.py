@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from segdistill import Distiller, Supervised, UserError
-from segdistill.methods import BRD, KA, KD
+from segdistill.losses import shrink as shrinking
+from segdistill.methods import BRD, KA, KD, Method
+from segdistill.networks.features import Features
+from segdistill.networks.padding import pad_to_multiple
 from tests.tiny import tiny_network
 
 
@@ -132,3 +137,146 @@ def test_supervised_is_the_task_loss_alone() -> None:
     out = Supervised(student)(torch.rand(2, 3, 32, 32), torch.randint(0, 5, (2, 32, 32)))
     assert set(out.terms) == {"task"}
     assert out.loss is out.losses["task"]
+
+
+# What methods are given
+
+
+class Spy(Method):
+    """Keeps what it is given."""
+
+    def forward(self, *, student: Features, teacher: Any, labels: Any, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.student, self.teacher, self.labels, self.valid = student, teacher, labels, valid
+        return {"spy": student.embedding.mean()}
+
+
+def spied(**options: Any) -> tuple[Distiller, Spy]:
+    """Networks that want their images divisible by 48 and 32, hence by 96 together."""
+    teacher, student = tiny_network(8, seed=1), tiny_network(4, seed=2)
+    teacher.multiple, student.multiple = 48, 32
+    spy = Spy()
+    return Distiller(teacher, student, spy, **options), spy
+
+
+IMAGES = torch.rand(2, 3, 50, 70, generator=torch.Generator().manual_seed(0))
+
+
+def some_labels() -> torch.Tensor:
+    labels = torch.randint(0, 5, (2, 50, 70), generator=torch.Generator().manual_seed(0))
+    labels[0, 3, 4:9] = 255
+    return labels
+
+
+@pytest.mark.parametrize("ignored", ["skip", "distil"])
+def test_padding_is_neither_valid_nor_labelled(ignored: str) -> None:
+    distiller, spy = spied(ignored=ignored)
+    labels = some_labels()
+    distiller(IMAGES, labels)
+    assert spy.valid.shape == spy.labels.shape == (2, 96, 96)  # of both multiples, not of one of them
+    inside = spy.valid[:, :50, :70]
+    assert torch.equal(inside, labels != 255 if ignored == "skip" else torch.ones_like(inside))
+    assert int(spy.valid.sum()) == int(inside.sum())
+    assert torch.equal(spy.labels[:, :50, :70], labels)
+    assert set(spy.labels[:, 50:].unique().tolist()) == set(spy.labels[:, :, 70:].unique().tolist()) == {255}
+
+
+def test_without_labels_the_image_is_valid_and_padding_is_not() -> None:
+    distiller, spy = spied()
+    distiller(IMAGES)
+    assert bool(spy.valid[:, :50, :70].all())
+    assert int(spy.valid.sum()) == 2 * 50 * 70
+
+
+def test_both_networks_see_the_same_padded_image() -> None:
+    """Each feature is that of the image padded by hand to 96 x 96; the scores are cropped back to 50 x 70."""
+    distiller, spy = spied()
+    distiller.eval()
+    padded = F.pad(IMAGES, (0, 26, 0, 46), mode="replicate")
+    out = distiller(IMAGES, some_labels())
+    assert distiller.teacher is not None
+    for found, network in ((spy.student, distiller.student), (spy.teacher, distiller.teacher)):
+        logits, expected = network.forward_with_features(padded)
+        torch.testing.assert_close(found.embedding, expected.embedding, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5)
+        if network is distiller.student:
+            torch.testing.assert_close(out.logits, logits[:, :, :50, :70], rtol=1e-4, atol=1e-5)
+    assert out.logits.shape == (2, 5, 50, 70)
+
+
+def test_teacher_outputs_are_those_of_the_padded_image() -> None:
+    """What a cache keeps is what a step would take."""
+    distiller, spy = spied()
+    distiller(IMAGES, some_labels())
+    kept = distiller.teacher_outputs(IMAGES)
+    assert kept["embedding"].shape[-2:] == (96 // 8, 96 // 8)
+    torch.testing.assert_close(kept["embedding"], spy.teacher.embedding)
+    again = distiller(IMAGES, some_labels(), kept)
+    assert again.loss.item() == pytest.approx(distiller(IMAGES, some_labels()).loss.item(), rel=1e-3)
+
+
+def test_the_teacher_has_no_graph_even_if_its_weights_were_unfrozen() -> None:
+    distiller, spy = spied()
+    assert distiller.teacher is not None
+    distiller.teacher.requires_grad_(True)
+    distiller(IMAGES, some_labels())
+    assert not spy.teacher.embedding.requires_grad
+    assert not any(value.requires_grad for value in distiller.teacher_outputs(IMAGES).values())
+
+
+def test_an_image_is_padded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, ...]] = []
+
+    def counted(images: torch.Tensor, multiple: int) -> torch.Tensor:
+        calls.append(tuple(images.shape[-2:]))
+        return pad_to_multiple(images, multiple)
+
+    monkeypatch.setattr("segdistill.distiller.pad_to_multiple", counted)
+    distiller, _ = spied()
+    distiller(IMAGES, some_labels())
+    assert calls == [(50, 70)]
+
+
+def test_a_mask_is_shrunk_once_for_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of the methods asks for it; and anew in the next step, whose mask is another."""
+    sizes: list[tuple[int, int]] = []
+    shrink = shrinking._shrink
+
+    def counted(valid: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        sizes.append(tuple(size))
+        return shrink(valid, size)
+
+    monkeypatch.setattr(shrinking, "_shrink", counted)
+    teacher, student = pair()
+    distiller = Distiller(teacher, student, [KD(), BRD(), KD()])
+    losses = []
+    for ignored in (0, 40, 0):
+        sizes.clear()
+        labels = torch.zeros(1, 64, 64, dtype=torch.long)
+        labels[:, :ignored] = 255
+        losses.append(distiller.eval()(torch.ones(1, 3, 64, 64), labels).loss.item())
+        assert len(sizes) == len(set(sizes)) > 1
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_terms_are_for_logging_and_losses_have_gradients() -> None:
+    teacher, student = pair()
+    out = Distiller(teacher, student, [BRD(), KD()])(torch.rand(1, 3, 64, 64), torch.zeros(1, 64, 64, dtype=torch.long))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values = {name: float(value) for name, value in out.terms.items()}
+    assert values == {name: value.item() for name, value in out.losses.items()}
+    assert all(value.requires_grad for value in out.losses.values())
+    assert sum(values.values()) == pytest.approx(out.loss.item(), rel=1e-6)
+
+
+def test_labels_of_one_byte() -> None:
+    """As they come from data-loading processes; the values are those of int64 labels."""
+    teacher, student = pair()
+    distiller = Distiller(teacher, student, [KD()]).eval()
+    labels = torch.randint(0, 5, (1, 64, 64))
+    labels[0, :3] = 255
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(distiller(images, labels.to(torch.uint8)).loss, distiller(images, labels).loss)
+    assert torch.equal(
+        Supervised(student)(images, labels.to(torch.uint8)).loss, Supervised(student)(images, labels).loss
+    )

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import random
+import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +223,46 @@ def test_validate_every(tmp_path: Path) -> None:
 )
 def test_options_reach_the_training(tmp_path: Path, options: dict[str, Any]) -> None:
     assert fingerprint(train_tiny(tmp_path / "a")) != fingerprint(train_tiny(tmp_path / "b", **options))
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(3, 2), (4, 2), (5, 3)])
+def test_a_run_of_so_many_steps(tmp_path: Path, steps: int, epochs: int) -> None:
+    """Two steps an epoch; the last one is cut short, and validated."""
+    run = train_tiny(tmp_path / "run", steps=steps, epochs=50, validate_every=2)
+    metrics = run.read_metrics()
+    assert metrics is not None
+    assert metrics["epochs"] == len(run.read_history()) == epochs
+    assert torch.load(run.checkpoint_file, weights_only=True)["step"] == steps
+    assert run.read_history()[-1]["val/miou"]
+
+
+def test_steps_and_epochs_of_the_same_length_are_the_same_run(tmp_path: Path) -> None:
+    runs = [train_tiny(tmp_path / name, **length) for name, length in (("a", {"steps": 6}), ("b", {"epochs": 3}))]
+    assert fingerprint(runs[0]) == fingerprint(runs[1])
+    assert runs[0].read_history()[-1]["lr"] == runs[1].read_history()[-1]["lr"]
+
+
+def state_of_the_process() -> list[Any]:
+    names = ("lightning.fabric", "lightning.pytorch", "lightning.fabric.utilities.rank_zero", "", "torch")
+    return [
+        random.getstate(),
+        np.random.get_state()[1].tolist(),  # type: ignore[index,union-attr]
+        torch.get_rng_state().tolist(),
+        list(warnings.filters),
+        {name: logging.getLogger(name).level for name in names},
+        dict(os.environ),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)],
+    ]
+
+
+def test_the_host_process_is_left_as_it_was(tmp_path: Path) -> None:
+    """Random states, warning filters, log levels, environment, signals; what imports do they have done before."""
+    train_tiny(tmp_path / "first", epochs=1)
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    before = state_of_the_process()
+    train_tiny(tmp_path / "run", epochs=1)
+    assert state_of_the_process() == before

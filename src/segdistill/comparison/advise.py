@@ -54,7 +54,8 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     folder = Path(options.output)
     _check_folder(folder)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
-    recipe = shared_recipe(recipe, data.values, specs)
+    train = recipe.train.in_epochs(len(data.train) * data.train.crops_per_image)
+    recipe = shared_recipe(replace(recipe, train=train), data.values, specs)
     lengths = rung_epochs(recipe.train.epochs, options.rungs, options.eta)
     if len(candidates) == 1:
         lengths = lengths[-1:]  # there is nothing to choose between

@@ -122,9 +122,8 @@ def rounding(network: Network, batches: list[torch.Tensor], run: Path) -> Networ
     Raises:
         UserError: NNCF cannot follow the network.
     """
-    nncf = quiet_nncf()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with quiet_nncf() as nncf, contextlib.redirect_stdout(io.StringIO()):
             # It compiles a few lines of C++ the first time: here, where a missing compiler is told of, without the
             # minute that it allows itself later.
             importlib.import_module("nncf.torch").force_build_cpu_extensions()
@@ -135,6 +134,8 @@ def rounding(network: Network, batches: list[torch.Tensor], run: Path) -> Networ
                 subset_size=len(batches),
                 advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
             )
+    except UserError:  # it is not installed
+        raise
     except Exception as error:  # it fails in many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the network of {run} cannot be fine-tuned in 8 bits: {reason}; leave finetune out") from error

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 from segdistill.data.loading import evaluation_loader
 from segdistill.datasets import SegmentationDataset
 from segdistill.exporting.sample_images import at_size
+from segdistill.files import environment
 from segdistill.formats.agreement import File, Form
 from segdistill.formats.extra import require
 from segdistill.metrics.scores import Scores, percent, scores_from_confusion
@@ -98,14 +98,20 @@ class QuantisationCost:
         return table
 
 
-def quiet_nncf() -> Any:
+@contextlib.contextmanager
+def quiet_nncf() -> Iterator[Any]:
     """NNCF, if it is installed, without its reports to the terminal and over the network."""
-    os.environ.setdefault("NNCF_CI", "1")
     # It looks for a CUDA compiler, whose absence torch warns of.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    nncf = require("nncf", "int8")
-    nncf.set_log_level(logging.ERROR)
-    return nncf
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    with environment(NNCF_CI="1"):
+        logger.setLevel(logging.ERROR)
+        try:
+            nncf = require("nncf", "int8")
+            nncf.set_log_level(logging.ERROR)
+            yield nncf
+        finally:
+            logger.setLevel(level)
 
 
 def quantise(model: Any, images: Iterable[Tensor], form: Form, count: int, *, correct_bias: bool = True) -> Any:
@@ -120,9 +126,8 @@ def quantise(model: Any, images: Iterable[Tensor], form: Form, count: int, *, co
         correct_bias: whether biases make up for what rounding moves; a network that was trained with rounding has
             learnt to by itself.
     """
-    nncf = quiet_nncf()
     batches = [{"images": form.pack(image[None].repeat(form.batch or 1, 1, 1, 1))} for image in images]
-    with contextlib.redirect_stdout(io.StringIO()):  # its bars come whatever the log level
+    with quiet_nncf() as nncf, contextlib.redirect_stdout(io.StringIO()):  # its bars come whatever the log level
         # Symmetric ranges for the weights, others for activations: hard-swish goes below 0, by a little only.
         return nncf.quantize(
             model,

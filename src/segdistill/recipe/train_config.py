@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args, get_type_hints
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args, get_type_hints
 
 from segdistill.errors import UserError, unknown_name
 from segdistill.recipe.losses import build_task_loss, check_task_loss
@@ -29,10 +29,14 @@ class TrainConfig:
 
     Args:
         epochs: passes over the training images.
+        steps: optimiser steps of the run (iterations, as papers count), instead of epochs; the last epoch may then be
+            cut short. null for epochs.
         batch_size: images per optimiser step, over all devices and accumulated batches together.
         accumulate: into how many smaller batches, one after another, each is split to save memory.
         optimizer: AdamW, or SGD with momentum 0.9 (the papers' choice).
         lr: peak learning rate.
+        backbone_lr: factor of the learning rate for the network's backbone, 0 or more: a pre-trained encoder wants a
+            lower rate than a new head, often 0.1.
         weight_decay: weight decay; biases and normalisation layers have none.
         schedule: learning rate over the run, step by step: cosine to 0, poly (1 - t)^0.9, or constant.
         warmup: share of the run, 0 to 1, over which the rate rises linearly from 0.
@@ -48,10 +52,12 @@ class TrainConfig:
     """
 
     epochs: int = 50
+    steps: int | None = None
     batch_size: int = 16
     accumulate: int = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
+    backbone_lr: float = 1.0
     weight_decay: float = 1e-2
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
     warmup: float = 0.05
@@ -74,6 +80,10 @@ class TrainConfig:
             check_task_loss(self.loss)
         if not 0 < self.lr < math.inf:
             raise UserError(f"train.lr is {self.lr}, expected a number above 0")
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"train.steps is {self.steps}, expected at least 1, or null")
+        if not 0 <= self.backbone_lr < math.inf:
+            raise UserError(f"train.backbone_lr is {self.backbone_lr}, expected a factor, 0 or more")
         if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"train.weight_decay is {self.weight_decay}, expected 0 or more")
         if self.workers is not None and self.workers < 0:
@@ -87,6 +97,19 @@ class TrainConfig:
         if not 0 <= self.warmup < 1:
             raise UserError(f"train.warmup is {self.warmup}, expected a share of the run, 0 to below 1")
 
+    def total_steps(self, batches: int) -> int:
+        """Optimiser steps of the run, of which each epoch has ``batches``."""
+        return self.epochs * batches if self.steps is None else self.steps
+
+    def total_epochs(self, images: int) -> int:
+        """Epochs of the run over so many training images, the last of them perhaps cut short."""
+        batches = max(1, images // self.batch_size)
+        return -(-self.total_steps(batches) // batches)
+
+    def in_epochs(self, images: int) -> TrainConfig:
+        """The same run counted in whole epochs, for comparisons, whose budgets are epochs."""
+        return replace(self, epochs=self.total_epochs(images), steps=None)
+
     def build_task_loss(self, pixels_per_class: Tensor) -> TaskLoss:
         """The loss on labels.
 
@@ -95,21 +118,29 @@ class TrainConfig:
         """
         return build_task_loss(self.loss, pixels_per_class)
 
-    def build_optimizer(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-        """The optimizer over named parameters; those of one dimension (biases, norms) get no weight decay."""
+    def build_optimizer(
+        self, parameters: Iterable[tuple[str, nn.Parameter]], backbone: Collection[str] = ()
+    ) -> torch.optim.Optimizer:
+        """The optimizer over named parameters; those of one dimension (biases, norms) get no weight decay.
+
+        Args:
+            parameters: names and parameters.
+            backbone: names of those that are trained at `backbone_lr` times the rate; their groups say so by the key
+                ``lr_scale``.
+        """
         import torch
 
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for _, parameter in parameters:
-            if parameter.requires_grad:
-                (decayed if parameter.dim() > 1 else free).append(parameter)
-        groups = [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": free, "weight_decay": 0.0},
+        groups: list[dict[str, Any]] = [
+            {"params": [], "weight_decay": self.weight_decay},
+            {"params": [], "weight_decay": 0.0},
         ]
+        if backbone:
+            groups += [{**group, "params": [], "lr_scale": self.backbone_lr} for group in groups]
+        for name, parameter in parameters:
+            if parameter.requires_grad:
+                groups[2 * (name in backbone) + (parameter.dim() <= 1)]["params"].append(parameter)
         # One kernel for all parameters. A fused step unscales fp16 gradients by itself, which clipping must come after.
-        kinds = {parameter.device.type for group in groups for parameter in cast("list[nn.Parameter]", group["params"])}
+        kinds = {parameter.device.type for group in groups for parameter in group["params"]}
         fused = kinds <= {"cuda", "cpu"} and not (self.precision == "fp16" and self.clip is not None)
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=0.9, fused=fused)

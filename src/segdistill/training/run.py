@@ -200,7 +200,7 @@ class _Run:
         """Makes the steps that are left, or, of a dry run, a few; False if that is all."""
         if self.options.compile:
             compile_student(self.learner, self.data, self.fabric, self.console)
-        steps = self.epochs * self.batches
+        steps = self.train_config.total_steps(self.batches)
         step = Step(
             self.learner, self.train_config, steps, fabric=self.fabric, seed=self.job.recipe.seed, balance=self.balance
         )
@@ -264,8 +264,8 @@ class _Run:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the run."""
-        return self.train_config.epochs
+        """Epochs of the run, the last of them perhaps cut short."""
+        return self.train_config.total_epochs(len(self.data.train) * self.data.train.crops_per_image)
 
     def _views(self) -> int | None:
         """The number of views, from a filled cache where there is one."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from segdistill.data.seeding import keyed_seed
 from segdistill.distiller import Distiller, Supervised
+from segdistill.networks.backbone import backbone_parameters
 from segdistill.networks.network import Network
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.training.balance import Balance
@@ -108,10 +109,13 @@ class Step:
             if config.ema
             else None
         )
+        # Before the weights are sharded, which a forward on one process would not survive.
+        scaled = config.backbone_lr != 1
+        backbone = {f"student.{name}" for name in backbone_parameters(learner.student)} if scaled else set()
         self.objective = fabric.setup_module(Objective(learner, self.balance))
         if mesh is not None and self.ema is not None:
             shard(cast(Network, self.ema.module), mesh)
-        self.optimizer = config.build_optimizer(learner.named_parameters())
+        self.optimizer = config.build_optimizer(learner.named_parameters(), backbone)
         self._rate_factor = config.rate_factor(steps)
         self._stepper = cast(_FabricOptimizer, fabric.setup_optimizers(self.optimizer))
 
