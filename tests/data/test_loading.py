@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segdistill.data import Augmentation, EpochSampler, evaluation_loader, training_loader
+from segdistill.data import Augmentation, EpochSampler, TrainingSamples, evaluation_loader, training_loader
 from segdistill.data.loading import reading
 from segdistill.datasets import Folder, SegmentationDataset, SyntheticAerial
 from segdistill.errors import UserError
@@ -52,7 +52,7 @@ def test_batches_do_not_depend_on_the_number_of_workers_nor_on_the_global_seed()
         assert images_a.shape == (3, 3, 24, 32)
         assert images_a.dtype == torch.uint8
         assert labels_a.shape == (3, 24, 32)
-        assert labels_a.dtype == torch.int64
+        assert labels_a.dtype == torch.uint8  # one byte a pixel from process to process
         assert images_a.equal(images_b)
         assert labels_a.equal(labels_b)
     assert not alone[0][0].equal(alone[2][0])
@@ -144,3 +144,50 @@ next(batches)
 """
     found = subprocess.run([sys.executable, "-c", script], timeout=60, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_what_is_attached_is_of_the_view_that_is_shown() -> None:
+    """Epoch 5 of two views shows view 1 again, and what was kept of view 1 goes with it; so with every image."""
+    dataset = SyntheticAerial(count=3, size=(40, 40))
+    asked: list[tuple[int, int]] = []
+
+    def attach(view: int, index: int) -> dict[str, Tensor]:
+        asked.append((view, index))
+        return {"of": torch.tensor([view, index])}
+
+    samples = TrainingSamples(dataset, AUGMENTATION, seed=4, views=2, attach=attach)
+    for epoch in range(6):
+        for index in range(3):
+            image, _, attached = samples[epoch, index]
+            assert attached["of"].tolist() == [epoch % 2, index]
+            assert image.equal(samples[epoch % 2, index][0])
+    assert {view for view, _ in asked} == {0, 1}
+
+
+def test_labels_beyond_a_byte_stay_as_they_are() -> None:
+    scenes = SyntheticAerial(count=2, size=(40, 40))
+    scenes.ignore_index = 1000
+    loader = training_loader(scenes, AUGMENTATION, batch_size=2, seed=0, workers=0)
+    assert next(iter(loader))[1].dtype == torch.int64
+
+
+def test_only_our_own_processes_end_with_python(tmp_path: Path) -> None:
+    """A daemon of the program that we run in outlives our clearing up; the loader's processes do not."""
+    program = """
+import multiprocessing, time
+from segdistill.data import loading
+from segdistill.data.augmentation import Augmentation
+from segdistill.datasets import SyntheticAerial
+
+theirs = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+theirs.start()
+loader = loading.training_loader(SyntheticAerial(count=4, size=(40, 40)), Augmentation((24, 32)), 2, seed=0, workers=1)
+next(iter(loader))
+[worker] = loader._iterator._workers
+loading._end_data_loading()
+worker.join(20)
+print(worker.is_alive(), theirs.is_alive())
+theirs.kill()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["False", "True"]

@@ -125,6 +125,7 @@ def goes_on(recipe: Path, output: Path, whole: str) -> None:
     assert fingerprint(output) == whole
 
 
+@pytest.mark.slow
 def test_a_data_loading_process_that_is_killed(tmp_path: Path, whole: str) -> None:
     """As the system does it where memory runs out."""
     process = start(tmp_path / "recipe.yaml", tmp_path / "run")
@@ -138,6 +139,7 @@ def test_a_data_loading_process_that_is_killed(tmp_path: Path, whole: str) -> No
     goes_on(tmp_path / "recipe.yaml", tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_process_group(tmp_path: Path, whole: str, number: signal.Signals) -> None:
     """A scheduler's SIGTERM and a terminal's Ctrl-C may reach all processes of a run; it saves first all the same."""

@@ -39,6 +39,7 @@ def resumed_run(output: Path, teacher: Path, precision: str) -> None:
     one_run(output, teacher, precision, resume=True, checkpoint_minutes=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_killed_at_random_moments(tmp_path: Path, teacher: Path, precision: str) -> None:
     """Optimiser, schedule, average of the weights, adapters, auto-encoder and measured weights all come back."""

@@ -54,6 +54,7 @@ def start(recipe: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_make_the_run_that_one_makes(strategy: str, tmp_path: Path, teacher: Path) -> None:
     """Same losses, same scores; in lines and files there is one run, not two."""
@@ -80,6 +81,7 @@ def test_two_processes_make_the_run_that_one_makes(strategy: str, tmp_path: Path
     }
 
 
+@pytest.mark.slow
 def test_one_that_dies_ends_the_others(tmp_path: Path, teacher: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe.yaml", teacher, train=TRAIN | {"epochs": 2000})
     first = start(recipe, tmp_path / "run", "--devices", "2")
@@ -121,6 +123,7 @@ def test_accumulated_batches_make_the_same_run(tmp_path: Path, teacher: Path) ->
         assert float(theirs["val/miou"]) == pytest.approx(float(ours["val/miou"]), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_all_and_loses_nothing(tmp_path: Path, teacher: Path) -> None:
     """The scheduler's way: SIGTERM to every process. With weights shared out, so that a checkpoint gathers them all."""
     train = TRAIN | {"epochs": 14}

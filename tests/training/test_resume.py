@@ -85,6 +85,7 @@ def test_killed_before_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert history_without_times(resumed) == history_without_times(whole)
 
 
+@pytest.mark.slow
 def test_killed_for_real(tmp_path: Path) -> None:
     """kill -9 after the first epoch, at no particular moment; what it left half-written is cleared away."""
     script = (

@@ -90,8 +90,8 @@ def test_groups_may_have_a_rate_of_their_own(monkeypatch: pytest.MonkeyPatch) ->
     """A factor of the parameter group, on top of the schedule."""
     make = TrainConfig.build_optimizer
 
-    def scaled(self: TrainConfig, parameters: Any) -> torch.optim.Optimizer:
-        optimizer = make(self, parameters)
+    def scaled(self: TrainConfig, *arguments: Any) -> torch.optim.Optimizer:
+        optimizer = make(self, *arguments)
         optimizer.param_groups[0]["lr_scale"] = 0.1
         return optimizer
 

@@ -1,11 +1,11 @@
-"""Batches, (images uint8 (B, C, H, W), labels int64 (B, H, W)), in an order fixed by (seed, epoch)."""
+"""Batches, (images uint8 (B, C, H, W), labels (B, H, W)), in an order fixed by (seed, epoch)."""
 
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
 import signal
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
 from segdistill.data.augmentation import Augmentation, padding_color
 from segdistill.data.seeding import keyed_generator
@@ -21,6 +21,10 @@ from segdistill.data.tiling import EvaluationTiles
 from segdistill.datasets.base import SegmentationDataset
 
 Batch = tuple[Tensor, Tensor]
+
+#: All loaders with processes of their own, while they live.
+_loaders: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
+
 Attach = Callable[[int, int], dict[str, Tensor]]
 
 
@@ -150,6 +154,9 @@ def training_loader(
 ) -> DataLoader[tuple[Any, ...]]:
     """Full batches of augmented views; the same for every number of workers.
 
+    Labels are uint8 where classes and ignore label fit into it, so that one byte a pixel crosses from the processes
+    that read ahead and on to the device; else int64.
+
     Args:
         dataset: the train split.
         augmentation: must bring all images to one size.
@@ -165,7 +172,14 @@ def training_loader(
         batch_size // parts,
         workers,
         sampler=EpochSampler(len(samples), seed, batch_size, parts, rank, world),
+        collate_fn=training_batch if 0 <= dataset.ignore_index <= 255 and len(dataset.classes) <= 256 else None,
     )
+
+
+def training_batch(samples: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Stacks samples, their labels as uint8."""
+    images, labels, *rest = default_collate(list(samples))
+    return [images, labels.to(torch.uint8), *rest]
 
 
 def evaluation_loader(
@@ -238,13 +252,13 @@ def _loader(
     batch_size: int,
     workers: int | None,
     sampler: EpochSampler | None = None,
-    collate_fn: partial[Batch] | None = None,
+    collate_fn: Callable[[Any], Any] | None = None,
 ) -> DataLoader[tuple[Any, ...]]:
     workers = default_workers() if workers is None else workers
     if workers:
         atexit.unregister(_end_data_loading)  # once is enough
         atexit.register(_end_data_loading)
-    return DataLoader(
+    loader: DataLoader[tuple[Any, ...]] = DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
@@ -256,6 +270,9 @@ def _loader(
         generator=torch.Generator(),
         worker_init_fn=_leave_signals_to_the_run if workers else None,
     )
+    if workers:
+        _loaders.add(loader)
+    return loader
 
 
 def _leave_signals_to_the_run(_: int) -> None:
@@ -265,9 +282,12 @@ def _leave_signals_to_the_run(_: int) -> None:
 
 
 def _end_data_loading() -> None:
-    """When Python ends: multiprocessing would ask by SIGTERM, which these processes do not heed, and wait for ever."""
-    if hasattr(signal, "SIGCHLD"):
+    """When Python ends: multiprocessing would send SIGTERM, which these processes ignore, and wait for ever.
+
+    Only the processes of our own loaders are ended, not those of the program that we run in.
+    """
+    ours = [worker for loader in _loaders for worker in getattr(loader._iterator, "_workers", []) if worker.is_alive()]
+    if ours and hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes the end of a worker for a fault
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
+    for worker in ours:
+        worker.kill()
