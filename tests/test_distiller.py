@@ -103,8 +103,8 @@ def test_ka_needs_its_pre_stage() -> None:
 
 def test_wrong_arguments_are_told_apart() -> None:
     teacher, student = pair()
-    with pytest.raises(UserError, match=r"the teacher is a Conv2d, expected a segdistill Network"):
-        Distiller(nn.Conv2d(3, 3, 1), student, KD())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"the teacher is a Conv2d, whose inside is not known; wrap it: Network\("):
+        Distiller(nn.Conv2d(3, 3, 1), student, KD())
     with pytest.raises(UserError, match="same module"):
         Distiller(teacher, teacher, KD())
     with pytest.raises(UserError, match="student has 3 classes and the teacher 5"):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from segdistill.networks.features import Features, NetworkInfo, Tap
     from segdistill.networks.loading import load_network, load_run
     from segdistill.networks.network import Network
+    from segdistill.networks.wrapping import as_network
     from segdistill.playground.play import play
     from segdistill.prediction.predict import predict
     from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
@@ -61,6 +62,7 @@ _HOMES = {
     "preview_data": "segdistill.inspection.preview",
     "load_network": "segdistill.networks.loading",
     "load_run": "segdistill.networks.loading",
+    "as_network": "segdistill.networks.wrapping",
     "Network": "segdistill.networks.network",
     "NetworkInfo": "segdistill.networks.features",
     "Tap": "segdistill.networks.features",
@@ -92,6 +94,7 @@ __all__ = [
     "UserError",
     "__version__",
     "advise",
+    "as_network",
     "benchmark",
     "check_data",
     "compare",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, Protocol, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from segdistill.methods.method import TeacherOutputs
 from segdistill.networks.features import Features, NetworkInfo
 from segdistill.networks.network import Network
 from segdistill.networks.padding import pad_to_multiple
+from segdistill.networks.wrapping import as_network
 
 #: A loss on labels: (logits (B, K, H, W), labels (B, H, W), ignore_index) -> scalar, by keyword.
 TaskLoss = Callable[..., Tensor]
@@ -76,8 +77,9 @@ class Distiller(nn.Module):
     ``to()`` moves the teacher along.
 
     Args:
-        teacher: a trained `Network`, or a `TeacherSource` where batches may bring their teacher outputs.
-        student: the `Network` to train.
+        teacher: a trained `Network`; a plain model of smp, torchvision or transformers, which `as_network` wraps and
+            which gets the images as they are; or a `TeacherSource` where batches may bring their teacher outputs.
+        student: the `Network`, or plain model, to train.
         method: a method or a list of them; their terms are added up.
         task_loss: loss on labels; cross-entropy, mean over valid pixels, by default. Not used without labels.
         ignore_index: label of pixels that do not count.
@@ -101,8 +103,8 @@ class Distiller(nn.Module):
 
     def __init__(
         self,
-        teacher: Network | TeacherSource,
-        student: Network,
+        teacher: nn.Module | TeacherSource,
+        student: nn.Module,
         method: Method | Sequence[Method],
         *,
         task_loss: TaskLoss = cross_entropy,
@@ -110,13 +112,9 @@ class Distiller(nn.Module):
         ignored: Literal["skip", "distil"] = "skip",
     ) -> None:
         super().__init__()
-        for role, network in (("teacher", teacher), ("student", student)):
-            is_source = role == "teacher" and not isinstance(network, nn.Module) and hasattr(network, "multiple")
-            if not isinstance(network, Network) and not is_source:
-                raise UserError(
-                    f"the {role} is a {type(network).__name__}, expected a segdistill Network; "
-                    "wrap it: Network(model, stages=[...], embedding=..., logits=...)"
-                )
+        is_source = not isinstance(teacher, nn.Module) and hasattr(teacher, "multiple")
+        teacher = cast(TeacherSource, teacher) if is_source else as_network(cast(nn.Module, teacher), "teacher")
+        student = as_network(student, "student")
         if isinstance(teacher, Network) and teacher.model is student.model:
             raise UserError("teacher and student are the same module; give the student its own copy (copy.deepcopy)")
         if teacher.info.in_channels != student.info.in_channels:
@@ -274,9 +272,9 @@ class Distiller(nn.Module):
 class Supervised(nn.Module):
     """A student trained from labels alone: the baseline, and how a teacher is made. Called like a `Distiller`."""
 
-    def __init__(self, student: Network, *, task_loss: TaskLoss = cross_entropy, ignore_index: int = 255) -> None:
+    def __init__(self, student: nn.Module, *, task_loss: TaskLoss = cross_entropy, ignore_index: int = 255) -> None:
         super().__init__()
-        self.student = student
+        self.student = as_network(student, "student")
         self.task_loss = task_loss
         self.ignore_index = ignore_index
 

@@ -1,8 +1,9 @@
-"""The one error a user can cause, and the sentence for a name nobody knows."""
+"""The one error a user can cause, the sentence for a name nobody knows, and other libraries' messages made readable."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -28,6 +29,40 @@ def printable(text: str) -> str:
         'a\\nb\\udcff.png'
     """
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+_ESCAPE_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
+_SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)[.!?](?=\s+[^a-z\s])")
+_PLACES_IN_SOURCE = ("Exception from ", "Check '", "Traceback ", 'File "')
+_LONGEST = 300
+
+
+def reason(error: BaseException) -> str:
+    """The message of another library's error as one readable sentence, to be put into one of ours.
+
+    Terminal escape codes and places in source code go; lines are joined; of several sentences the first stays, whole,
+    without its full stop. An error without a message gives its type.
+
+    Example:
+        >>> reason(RuntimeError("\\x1b[1mShape mismatch\\x1b[0m at\\n  layer 3. See our docs.\\n"))
+        'Shape mismatch at layer 3'
+    """
+    if isinstance(error, KeyError) and error.args:
+        text = f"{error.args[0]} is missing"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+    else:
+        text = str(error)
+    lines = [line.strip() for line in _ESCAPE_CODES.sub("", text).splitlines()]
+    told = [line for line in lines if line and not line.startswith(_PLACES_IN_SOURCE)] or [
+        line for line in lines if line
+    ]
+    joined = " ".join(" ".join(told).split()) or type(error).__name__
+    end = _SENTENCE_END.search(joined)
+    sentence = (joined if end is None else joined[: end.start()]).rstrip(".")
+    if len(sentence) > _LONGEST:
+        sentence = f"{sentence[:_LONGEST].rsplit(' ', 1)[0]} ..."
+    return sentence
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import segdistill
 from segdistill.colors import default_palette
 from segdistill.errors import UserError
 from segdistill.networks.description import Description
@@ -31,7 +30,6 @@ def test_the_card(saved: Path) -> None:
     assert card.pop("palette") == [list(color) for color in default_palette(5)]
     assert card == {
         "format": 1,
-        "segdistill": segdistill.__version__,
         "spec": SPEC,
         "classes": ["class 0", "class 1", "class 2", "class 3", "class 4"],
         "in_channels": 3,

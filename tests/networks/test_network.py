@@ -73,15 +73,6 @@ def test_a_model_that_upsamples_itself_is_taken_at_its_word() -> None:
     assert torch.equal(network(images), model(images))
 
 
-class ListModel(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 5, 4, stride=4)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [self.conv(images)]
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -96,11 +87,6 @@ class ListModel(nn.Module):
 def test_a_wrong_wrapping_is_refused(options: dict[str, list[str]], message: str) -> None:
     with pytest.raises(UserError, match=message):
         tiny_network(**options)
-
-
-def test_a_model_without_logits_is_refused() -> None:
-    with pytest.raises(UserError, match=r"the model returns a list of 1, expected logits \(B, K, H, W\)"):
-        Network(ListModel(), stages=["conv"], embedding="conv", logits="conv")
 
 
 @pytest.mark.parametrize(

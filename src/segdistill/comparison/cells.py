@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,8 @@ from segdistill.datasets.base import SegmentationDataset
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.evaluation.evaluate import measure
-from segdistill.files import write_atomically, write_json, write_text
-from segdistill.networks.loading import load_network, weights_file
+from segdistill.files import digest, write_atomically, write_json, write_text
+from segdistill.networks.loading import files_of, load_network
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.recipe.data import Data, build_data
@@ -83,12 +82,9 @@ def check_teacher_finished(recipe: DistillRecipe) -> None:
 
 
 def teacher_hash(recipe: DistillRecipe) -> str | None:
-    """Hash of the teacher's weights; None where they do not lie in one file."""
-    file = weights_file(str(recipe.teacher), recipe.teacher_weights)
-    if not file.is_file():
-        return None
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    """Hash of the teacher's files; None for a name on the hub, which has none here."""
+    files = files_of(str(recipe.teacher), recipe.teacher_weights)
+    return digest(*files) if files and all(file.is_file() for file in files) else None
 
 
 def _write_scores(network: Network, sets: Data, recipe: DistillRecipe, folder: Path, model: str, quiet: bool) -> None:

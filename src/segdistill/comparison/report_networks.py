@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +13,7 @@ from segdistill.datasets import SegmentationDataset
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.evaluation.latency import latency_ms
-from segdistill.networks.loading import load_network, load_run
+from segdistill.networks.loading import load_run, load_trained
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
 from segdistill.recipe.data import build_split
@@ -91,7 +90,7 @@ def _network(row: Row, comparison: Comparison, in_channels: int) -> Network:
         return load_run(row.finished[0].run)
     spec = str(comparison.recipe["teacher"])
     weights = comparison.recipe.get("teacher_weights")
-    return load_network(spec, None if Path(spec).is_dir() else len(comparison.classes), in_channels, weights)
+    return load_trained(spec, len(comparison.classes), in_channels, weights, role="teacher")
 
 
 def _confusion(rows: Sequence[Row]) -> dict[str, list[Any]]:

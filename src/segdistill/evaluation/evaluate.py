@@ -21,7 +21,7 @@ from segdistill.files import check_json_file, write_json
 from segdistill.metrics.boundary import BoundaryCounts, BoundaryScores
 from segdistill.metrics.connectivity import ConnectivityCounts, ConnectivityScores
 from segdistill.metrics.scores import Scores, percent, scores_from_confusion
-from segdistill.networks.loading import load_network
+from segdistill.networks.loading import check_trained, load_trained
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
 from segdistill.recipe.data import build_split
@@ -68,22 +68,21 @@ def evaluate(
         raise UserError(f"batch_size is {batch_size}, expected at least 1")
     if output is not None:
         check_json_file(output, "output")
-    is_run = Path(model).is_dir()
-    if not is_run and ":" not in str(model):
-        raise UserError(f"model folder '{model}' does not exist; expected a run folder or a network spec")
-    if is_run and (data is None or (isinstance(data, Mapping) and "dataset" not in data)):
-        own = RunFolder.of(model).read_config().get("data")
+    check_trained(model, weights)
+    run = RunFolder.of(model)
+    if run.config_file.exists() and (data is None or (isinstance(data, Mapping) and "dataset" not in data)):
+        own = run.read_config().get("data")
         data = {**own, **(data or {})} if isinstance(own, Mapping) else data
     if data is None:
         raise UserError(f"'{model}' is no run folder whose config.yaml names the data; give data")
     dataset = build_split(data, split)
-    if not is_run and weights is None:
-        raise UserError(f"'{model}' is no run folder, and a network spec alone has no trained weights; give weights")
-    network = load_network(str(model), None if is_run else len(dataset.classes), dataset.in_channels, weights)
+    network = load_trained(model, len(dataset.classes), dataset.in_channels, weights)
     network.description.check_classes(dataset.classes, str(model))
+    for note in network.notes:
+        Console(quiet=quiet).out(f"{model}: {note}", highlight=False)
     check_dataset(dataset, progress=not quiet, is_train=split == "train")
     found = measure(network.to(choose_device(device)), dataset, batch_size=batch_size, quiet=quiet, lines=lines or ())
-    if output is None and is_run:
+    if output is None and Path(model).is_dir():
         output = Path(model) / f"evaluation-{split}.json"
     if output is not None:
         scored = {"model": str(model), "weights": weights, "data": plain(data, "data"), "split": split}

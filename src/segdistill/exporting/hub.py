@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +16,7 @@ from torch.nn import functional as F
 
 from segdistill.errors import UserError
 from segdistill.exporting.model_card import model_card
-from segdistill.files import write_json, write_text
+from segdistill.files import write_text
 from segdistill.networks.network import Network
 from segdistill.networks.padding import pad_to_multiple
 from segdistill.prediction.predictor import Predictor
@@ -67,20 +65,11 @@ def write_folder(
                 network.save(made)
             except UserError as error:  # it speaks of the temporary folder
                 raise UserError(str(error).replace(str(made), str(folder))) from None
-            if library == "transformers":
-                _name_classes(made / "config.json", predictor.classes)
             write_text(made / "README.md", str(model_card(run, network, predictor, library)))
             check(made)
             os.replace(made, folder)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
-
-
-def _name_classes(file: Path, classes: tuple[str, ...]) -> None:
-    config: dict[str, Any] = json.loads(file.read_text())
-    config["id2label"] = {str(label): name for label, name in enumerate(classes)}
-    config["label2id"] = {name: label for label, name in enumerate(classes)}
-    write_json(file, config)
 
 
 class HubModel:

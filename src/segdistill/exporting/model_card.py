@@ -125,6 +125,7 @@ def _training(recipe: Mapping[str, Any]) -> dict[str, Any]:
     train = recipe.get("train") or {}
     keys = ("epochs", "batch_size", "optimizer", "lr", "loss")
     start = recipe.get("init_weights")
+    start = start.get("encoder") if isinstance(start, Mapping) else start
     method = yaml.safe_dump(recipe.get("method"), default_flow_style=True, width=1000).replace("...", "").strip()
     return {
         "how": ", ".join(f"{key} {train[key]}" for key in keys if key in train),

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
-from segdistill.errors import UserError
+from segdistill.errors import UserError, reason
 from segdistill.files import permissions
 from segdistill.networks.description import Description
-from segdistill.version import __version__
 
 if TYPE_CHECKING:
     from segdistill.networks.network import Network
@@ -27,7 +26,7 @@ def save_network(network: Network, folder: Path, write: Callable[[Network, Path]
     """Write the files of ``network`` to ``folder``; see `Network.save`."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"cannot save a network to {folder}: it is a file, expected a folder")
-    card = {"format": FORMAT, "segdistill": __version__, **network.description.as_dict()}
+    card = {"format": FORMAT, **network.description.as_dict()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Inside the folder, so that every file moves by a rename, done or not done when killed.
@@ -39,7 +38,7 @@ def save_network(network: Network, folder: Path, write: Callable[[Network, Path]
                 os.chmod(file, permissions())  # safetensors makes its files private
                 os.replace(file, folder / file.name)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot save a network to {folder}: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(f"cannot save a network to {folder}: {reason(error)}") from error
 
 
 def read_description(folder: Path) -> Description:
@@ -56,7 +55,7 @@ def read_description(folder: Path) -> Description:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}") from error
+        raise UserError(f"{file} is damaged: {reason(error)}") from error
     if not isinstance(found, dict) or "format" not in found:
         raise UserError(f"{file} lacks format; expected what Network.save writes")
     if found["format"] != FORMAT:

@@ -19,6 +19,11 @@ def load(request: Request) -> Network:
     """
     if request.imagenet:
         raise UserError(f"weights 'imagenet' mean nothing to '{request.spec}': the function itself can load them")
+    if request.encoder is not None:
+        raise UserError(
+            f"init_weights {{encoder: {request.encoder}}} means nothing to "
+            f"'{request.spec}', whose backbone is not known: the function itself can load it"
+        )
     function = load_entry_point(GROUP, request.name)
     if function is None:
         function = load_object(f"{PREFIX}{request.name}", "network")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from segdistill.errors import UserError, unknown_name
+from segdistill.errors import UserError, reason, unknown_name
+from segdistill.networks.encoder_weights import check_share, report
 from segdistill.networks.network import Network
 from segdistill.networks.request import Request
 from segdistill.networks.unused import freeze_unused
-from segdistill.networks.weights import read_state_dict, refuse_misfit
+from segdistill.networks.weights import Weights, read_weights, refuse_misfit
 
 _CONVNEXT_TINY = {"model_type": "convnext", "depths": [3, 3, 9, 3], "hidden_sizes": [96, 192, 384, 768]}
 
@@ -87,7 +88,13 @@ def load(request: Request) -> Network:
     if request.name in FAMILIES:
         model, (mean, std) = _new(request), request.default_normalization()
         channels = request.in_channels
+        notes = [] if request.encoder is None else _load_backbone(model, request.encoder, request.spec)
     else:
+        notes = []
+        if request.encoder is not None:
+            raise UserError(
+                f"init_weights {{encoder: {request.encoder}}} contradict '{request.spec}': a checkpoint has weights"
+            )
         if request.options:
             raise UserError(
                 f"network '{request.spec}': a checkpoint takes no options, only new networks do ({', '.join(FAMILIES)})"
@@ -95,16 +102,38 @@ def load(request: Request) -> Network:
         model = _pretrained(request)
         channels = _channels(model.config)
         mean, std = _checkpoint_normalization(request, channels)
-    family = FAMILIES[model.config.model_type]
+    network = wrap(model, request.spec, mean, std)
+    network.notes += notes
+    names = None if request.name in FAMILIES or request.imagenet else _named_classes(model.config)
+    if names is not None:
+        network.description = replace(network.description, classes=names)
+    return network
+
+
+def wrap(model: Any, spec: str | None = None, mean: Any = None, std: Any = None) -> Network:
+    """A plain model of transformers for semantic segmentation as a `Network`.
+
+    Args:
+        model: of one of the `FAMILIES`.
+        spec: what it can be built from again; by default its model type, its folder has the rest.
+        mean, std: see `Network`.
+
+    Raises:
+        UserError: another model type.
+    """
+    kind = model.config.model_type
+    if kind not in FAMILIES:
+        raise unknown_name("transformers model type", kind, FAMILIES)
+    family = FAMILIES[kind]
     network = Network(
         model,
         stages=family.stages,
         embedding=family.embedding,
         logits=family.logits,
-        in_channels=channels,
+        in_channels=_channels(model.config),
         mean=mean,
         std=std,
-        spec=request.spec,
+        spec=spec or f"transformers:{kind}",
         probe_size=64,
         write=write,
         read=read,
@@ -114,11 +143,16 @@ def load(request: Request) -> Network:
 
 def write(network: Network, folder: Path) -> None:
     """Write config.json, model.safetensors and preprocessor_config.json: what the Auto classes read."""
+    described = network.description
+    config: Any = network.model.config
+    config.id2label = dict(enumerate(described.classes))
+    config.label2id = {name: label for label, name in config.id2label.items()}
     with _quiet():
         network.model.save_pretrained(folder)  # type: ignore[operator]
     if network.info.in_channels == 3:
         # The most general of its processors: rescales and normalises, nothing else.
         settings: dict[str, Any] = {"image_processor_type": "SegformerImageProcessor", "do_resize": False}
+        settings["do_rescale"] = described.pixels in (None, "uint8")
         settings["do_normalize"] = network.mean is not None and network.std is not None
         if network.mean is not None and network.std is not None:
             settings |= {
@@ -128,27 +162,58 @@ def write(network: Network, folder: Path) -> None:
         (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def read(model: nn.Module, file: Path) -> None:
+def read(model: nn.Module, file: Path) -> list[str]:
     """Load ``file`` into ``model``, with the names of this version of the library or of the file format.
+
+    Returns:
+        What was taken off the file's names, a line each.
 
     Raises:
         UserError: it cannot be read, or does not fit.
     """
-    # Only the library itself knows how the names in its files map to those in its models.
+    weights = read_weights(file)
+    parts = {name for name, _ in model.named_children()}
+    weights.without_prefix(lambda name: name.partition(".")[0] in parts)
+    weights.without_unused(model.state_dict())
+    loaded, found = _fitted(model, weights)
+    _refuse_incomplete(file, found)
+    model.load_state_dict(loaded.state_dict())
+    return weights.notes
+
+
+def _fitted(model: nn.Module, weights: Weights) -> tuple[Any, Mapping[str, Any]]:
+    """A new model with what fits, and the library's report; only it knows how names in files map to its own."""
     with _quiet():
         try:
-            loaded, report = type(model).from_pretrained(  # type: ignore[attr-defined]
+            loaded, found = type(model).from_pretrained(  # type: ignore[attr-defined]
                 None,
                 config=model.config,
-                state_dict=read_state_dict(file),
+                state_dict=weights.tensors,
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are reported, and refused here
             )
         except RuntimeError as error:
-            raise UserError(f"weights file {file} does not fit this network: {error}") from error
-    _refuse_incomplete(file, report)
-    model.load_state_dict(loaded.state_dict())
+            raise UserError(f"weights file {weights.file} does not fit this network: {reason(error)}") from error
+    return loaded, found
+
+
+def _load_backbone(model: Any, file: Path, spec: str) -> list[str]:
+    """Fill the backbone of a new model from the file of a backbone, an image classifier or a whole network.
+
+    Raises:
+        UserError: it cannot be read, or fills less than three quarters of the backbone.
+    """
+    weights = read_weights(file)
+    backbone = model.backbone if model.config.model_type == "upernet" else getattr(model, model.base_model_prefix)
+    loaded, found = _fitted(backbone, weights)
+    own = backbone.state_dict()
+    counted = [name for name in own if not name.endswith("num_batches_tracked")]
+    shapes = {name: torch.empty(there) for name, there, *_ in found["mismatched_keys"]}
+    missing = [name for name in counted if name in {*found["missing_keys"], *shapes}]
+    check_share(len(counted) - len(missing), len(counted), missing, shapes, own, file, spec)
+    backbone.load_state_dict(loaded.state_dict())
+    return [*weights.notes, report(file, len(counted), missing, sorted(found["unexpected_keys"]))]
 
 
 def _new(request: Request) -> Any:
@@ -208,15 +273,17 @@ def _pretrained(request: Request) -> Any:
             f"network '{request.spec}': '{request.name}' is neither a folder, nor a name on the hub "
             f"(OWNER/NAME), nor one of {', '.join(FAMILIES)}"
         )
+    # Old folders hold a .bin, which the library reads with weights_only=True.
+    old = folder.is_dir() and not any(folder.glob("*.safetensors"))
     for file in sorted(folder.glob("*.safetensors")):
-        read_state_dict(file)  # names a damaged file, which the library does not
+        read_weights(file)  # names a damaged file, which the library does not
     with _quiet():
         try:
             config = AutoConfig.from_pretrained(request.name)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"network '{request.spec}': cannot read '{request.name}' as a folder here, nor fetch it from "
-                f"the Hugging Face hub: {str(error).splitlines()[0]}"
+                f"the Hugging Face hub: {reason(error)}"
             ) from error
         if config.model_type not in FAMILIES:
             raise unknown_name(f"model type of '{request.name}':", config.model_type, FAMILIES)
@@ -239,12 +306,12 @@ def _pretrained(request: Request) -> Any:
                 request.name,
                 config=config,
                 dtype=torch.float32,
-                use_safetensors=True,
+                use_safetensors=None if old else True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are reported, and refused here
             )
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"cannot load network '{request.spec}': {str(error).splitlines()[0]}") from error
+            raise UserError(f"cannot load network '{request.spec}': {reason(error)}") from error
     for tensor in (*model.parameters(), *model.buffers()):
         # Out of the mapped file: it may go away, and unaligned weights give other last digits than they were
         # saved with.
@@ -271,6 +338,7 @@ def _channels(config: Any) -> int:
 
 
 def _checkpoint_normalization(request: Request, channels: int) -> tuple[Any, Any]:
+    """Mean and std of images in 0..1, for what the checkpoint's image processor does with images in 0..255."""
     from transformers.image_processing_utils import BaseImageProcessor
 
     try:
@@ -284,9 +352,34 @@ def _checkpoint_normalization(request: Request, channels: int) -> tuple[Any, Any
             f"network '{request.spec}' was trained on BGR images (do_flip_channel_order in its "
             f"preprocessor_config.json), expected one for RGB"
         )
-    if not settings.get("do_normalize", "image_mean" in settings):
+    # It computes (factor * pixel - mean) / std; here pixels have been divided by 255 already.
+    factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
+    scale = 255 * factor
+    mean, std = [0.0] * channels, [1.0] * channels
+    if settings.get("do_normalize", "image_mean" in settings):
+        mean, std = (_per_channel(request, settings, key, channels) for key in ("image_mean", "image_std"))
+    elif abs(scale - 1) < 1e-6:
         return None, None
-    return settings.get("image_mean"), settings.get("image_std")
+    return [value / scale for value in mean], [value / scale for value in std]
+
+
+def _per_channel(request: Request, settings: Mapping[str, Any], key: str, channels: int) -> list[float]:
+    values = settings.get(key)
+    values = [values] * channels if isinstance(values, int | float) else values
+    if not isinstance(values, list) or len(values) != channels or not all(isinstance(v, int | float) for v in values):
+        raise UserError(
+            f"network '{request.spec}': {key} in its preprocessor_config.json is {values!r}, "
+            f"expected {channels} numbers"
+        )
+    return [float(value) for value in values]
+
+
+def _named_classes(config: Any) -> tuple[str, ...] | None:
+    """The names that a checkpoint has for its classes; None where it has the library's LABEL_0 and so on."""
+    names = [str(config.id2label.get(label, "")) for label in range(config.num_labels)]
+    if not all(names) or len(set(names)) < len(names) or all(name.startswith("LABEL_") for name in names):
+        return None
+    return tuple(names)
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from segdistill.errors import UserError
 from segdistill.networks import from_python, from_smp, from_torchvision, from_transformers
@@ -14,6 +15,9 @@ from segdistill.networks.network import Network
 from segdistill.networks.request import Request, parse_options
 from segdistill.networks.weights import WEIGHTS_FILE
 from segdistill.plugins import entry_point_names
+
+CONFIG_FILE = "config.json"
+"""In which smp and transformers write how a model is built."""
 
 # A new source is one file and one line here.
 SOURCES: dict[str, Callable[[Request], Network]] = {
@@ -24,34 +28,45 @@ SOURCES: dict[str, Callable[[Request], Network]] = {
 }
 
 
+InitWeights = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]]
+"""Weights to start from: ``"imagenet"``, a file or folder of a whole network, or ``{"encoder": FILE}``."""
+
+_WITH_WEIGHTS = ("smp", "transformers")
+"""Sources whose own folders hold trained weights."""
+
+
 def load_network(
     spec: str | os.PathLike[str],
     num_classes: int | None = None,
     in_channels: int = 3,
-    init_weights: str | os.PathLike[str] | None = None,
+    init_weights: InitWeights | None = None,
 ) -> Network:
     """Build a network from its ``spec``, or load one from the folder it was saved to.
 
     Args:
         spec: one of
 
-            * ``smp:ARCH:ENCODER``, e.g. ``smp:FPN:tu-mobilenetv3_small_050``,
+            * ``smp:ARCH:ENCODER``, e.g. ``smp:FPN:tu-mobilenetv3_small_050``, or ``smp:FOLDER`` of ``save_pretrained``,
             * ``torchvision:NAME``, e.g. ``torchvision:deeplabv3_resnet50``,
             * ``transformers:NAME``, a model type (``transformers:segformer``), a folder or a name on the hub,
             * ``python:module:function``, called with ``num_classes`` and ``in_channels``, returns a
               `Network`,
             * a name that an installed package adds by an entry point in the group ``segdistill.networks``, for such a
               function,
-            * a folder made by `Network.save`,
+            * a folder made by `Network.save`, or by the ``save_pretrained`` of smp or transformers,
 
-            options for the constructor follow as ``?key=value&key=value``, each value in YAML.
+            options for the constructor follow as ``?key=value&key=value``, each value in YAML. ``mean`` and ``std``
+            name the normalisation of images in 0..1 that the weights were trained with:
+            ``?mean=[0.5, 0.5, 0.5]&std=[0.5, 0.5, 0.5]``, or ``?mean=null&std=null`` for none.
         num_classes: the number of classes; None where the weights say it (a folder, a checkpoint).
         in_channels: channels of the images; a folder knows its own.
         init_weights: None for random ones (or the folder's own), ``"imagenet"`` for those of the encoder from its
-            own library, or a .safetensors or .pth file of the whole network.
+            own library, ``{"encoder": FILE}`` for those of the encoder from a file, or a file of the whole network:
+            .safetensors, .pth, .pt, .bin or .ckpt.
 
     Returns:
-        The network, in training mode like every new module: call ``eval()`` before you predict with it.
+        The network, in training mode like every new module: call ``eval()`` before you predict with it. What a user
+        should know of the loaded weights is in its ``notes``.
 
     Raises:
         UserError: something in the above does not exist, cannot be read or does not agree.
@@ -67,18 +82,20 @@ def load_network(
     for name, count in (("num_classes", num_classes), ("in_channels", in_channels)):
         if count is not None and (not isinstance(count, int) or count < 1):
             raise UserError(f"{name} is {count!r}, expected at least 1")
+    imagenet, encoder, file = _start(init_weights)
     source, rest = _source_of(text)
     if source is not None:
         name, _, query = rest.partition("?")
-        imagenet = init_weights == "imagenet"
-        request = Request(text, name, parse_options(query, text), num_classes, in_channels, imagenet)
+        options, normalization = _split_normalization(parse_options(query, text))
+        request = Request(text, name, options, num_classes, in_channels, imagenet, encoder)
         network = SOURCES[source](request)
-        file = None if init_weights is None or imagenet else Path(init_weights)
+        if normalization:
+            network.set_normalization(*_checked_normalization(normalization, text))
     elif Path(text).is_dir():
+        if imagenet or encoder is not None:
+            what = "imagenet" if imagenet else f"{{encoder: {encoder}}}"
+            raise UserError(f"init_weights '{what}' contradict '{text}': a saved network has its own weights")
         network = _load_folder(Path(text), num_classes, in_channels)
-        if init_weights == "imagenet":
-            raise UserError(f"init_weights 'imagenet' contradict '{text}': a saved network has its own weights")
-        file = None if init_weights is None else Path(init_weights)
     else:
         raise UserError(
             f"unknown network '{text}': no such folder, nor one of "
@@ -106,22 +123,126 @@ def _source_of(spec: str) -> tuple[str | None, str]:
     return ("python", spec) if added else (None, "")
 
 
-def weights_file(network: str | os.PathLike[str], weights: str | os.PathLike[str] | None) -> Path:
-    """The file with the weights of a network that is given as a folder, or as a spec with ``weights``."""
-    path = Path(network if weights is None else weights)
-    return path / WEIGHTS_FILE if path.is_dir() else path
+def load_trained(
+    network: str | os.PathLike[str],
+    num_classes: int,
+    in_channels: int = 3,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    role: str = "model",
+    key: str = "weights",
+) -> Network:
+    """Load a network that has trained weights, or refuse one that has none.
+
+    Args:
+        network: a run folder or another folder of a saved network, ``smp:FOLDER``, ``transformers:FOLDER-OR-NAME``, or
+            any other spec together with ``weights``.
+        num_classes: the number of classes, for a spec with ``weights``; what has its own weights keeps its own number.
+        in_channels: channels of the images.
+        weights: a file for a network that is given as a spec.
+        role: what the network is called in messages, such as ``"teacher"``.
+        key: what ``weights`` is called in messages.
+
+    Raises:
+        UserError: not there, without trained weights, or as for `load_network`.
+    """
+    text = os.fspath(network)
+    own = has_own_weights(text)
+    if not own and weights is None and not is_spec(text):
+        raise UserError(
+            f"{role} folder '{text}' does not exist; expected a run folder, a folder of a trained smp or transformers "
+            "model, or a network spec"
+        )
+    if not own and weights is None:
+        raise UserError(
+            f"{role} '{text}' is a network spec, which has no trained weights; expected a run folder, a folder of a "
+            f"trained smp or transformers model, or a file of weights as {key}"
+        )
+    return load_network(text, None if own else num_classes, in_channels, weights)
+
+
+def has_own_weights(network: str | os.PathLike[str]) -> bool:
+    """Whether a network is given as something that holds trained weights: a folder, or a published checkpoint."""
+    source, _, rest = os.fspath(network).partition(":")
+    name = rest.partition("?")[0]
+    if source == "transformers" and name and name not in from_transformers.FAMILIES:
+        return True
+    return network_folder(network) is not None
+
+
+def network_folder(network: str | os.PathLike[str]) -> Path | None:
+    """The folder in ``FOLDER``, ``smp:FOLDER`` or ``transformers:FOLDER``; None where a network is not given as one."""
+    text = os.fspath(network)
+    if Path(text).is_dir():
+        return Path(text)
+    source, _, rest = text.partition(":")
+    folder = Path(rest.partition("?")[0])
+    return folder if source in _WITH_WEIGHTS and rest and folder.is_dir() else None
+
+
+def files_of(network: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> tuple[Path, ...]:
+    """The files that make a trained network what it is: its weights and how it is built; none for a name on the hub.
+
+    Args:
+        network: as for `load_trained`.
+        weights: as for `load_trained`.
+    """
+    folder = network_folder(network if weights is None else weights)
+    if folder is None:
+        return () if weights is None else (Path(weights),)
+    described = [folder / name for name in (CARD_FILE, CONFIG_FILE, "preprocessor_config.json")]
+    tensors = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    return tuple(file for file in (*described, *tensors) if file.is_file())
 
 
 def load_run(folder: str | os.PathLike[str]) -> Network:
-    """The network of a run folder, or of any folder made by `Network.save`, in eval mode, ready to predict.
+    """The network of a run folder, or of any other folder of a saved network, in eval mode, ready to predict.
+
+    Args:
+        folder: made by `Network.save`, or by the ``save_pretrained`` of smp or transformers (which may be said outright
+            as ``smp:FOLDER`` or ``transformers:FOLDER``).
 
     Raises:
         UserError: no such folder, no network in it, or a damaged one.
     """
-    return _load_folder(Path(folder), num_classes=None, in_channels=3).eval()
+    text = os.fspath(folder)
+    if network_folder(text) is not None and not Path(text).is_dir():
+        return load_network(text).eval()
+    return _load_folder(Path(text), num_classes=None, in_channels=3).eval()
+
+
+def _start(init_weights: InitWeights | None) -> tuple[bool, Path | None, Path | None]:
+    """Whether to begin with the library's ImageNet weights, the file of an encoder, the file of a whole network."""
+    if init_weights is None:
+        return False, None, None
+    if isinstance(init_weights, Mapping):
+        if list(init_weights) != ["encoder"] or not isinstance(init_weights["encoder"], str | os.PathLike):
+            raise UserError(f"init_weights is {dict(init_weights)}, expected imagenet, a file, or {{encoder: FILE}}")
+        return False, Path(init_weights["encoder"]), None
+    return (True, None, None) if init_weights == "imagenet" else (False, None, Path(init_weights))
+
+
+def _split_normalization(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options for the constructor, and those that every source has: ``mean`` and ``std``."""
+    shared = ("mean", "std")
+    return {k: v for k, v in options.items() if k not in shared}, {k: v for k, v in options.items() if k in shared}
+
+
+def _checked_normalization(given: Mapping[str, Any], spec: str) -> tuple[Any, Any]:
+    mean, std = given.get("mean"), given.get("std")
+    for values in (mean, std):
+        fine = isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        if values is not None and not fine:
+            raise UserError(f"network '{spec}': mean is {mean!r} and std is {std!r}, expected a list of numbers each")
+    if std is not None and min(std) <= 0:
+        raise UserError(f"network '{spec}': std is {std}, expected numbers above 0")
+    return mean, std
 
 
 def _load_folder(folder: Path, num_classes: int | None, in_channels: int) -> Network:
+    if not (folder / CARD_FILE).is_file() and (folder / CONFIG_FILE).is_file():
+        library = "smp" if from_smp.is_smp_folder(folder) else "transformers"
+        return load_network(f"{library}:{folder}", num_classes, in_channels)
     described = read_description(folder)
     if described.spec is None:
         raise UserError(
@@ -139,8 +260,8 @@ def _load_folder(folder: Path, num_classes: int | None, in_channels: int) -> Net
     if source is None:
         raise UserError(f"{folder / CARD_FILE}: spec is '{described.spec}', expected one of {', '.join(SOURCES)}")
     name, _, query = rest.partition("?")
-    options = parse_options(query, described.spec)
-    request = Request(described.spec, name, options, described.num_classes, described.in_channels, imagenet=False)
+    options, _ = _split_normalization(parse_options(query, described.spec))
+    request = Request(described.spec, name, options, described.num_classes, described.in_channels)
     if source == "transformers":
         # The folder has the whole configuration, while the spec may name a place that has moved on since.
         network = SOURCES[source](replace(request, spec=f"transformers:{folder}", name=str(folder), options={}))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from segdistill.networks import weights
 from segdistill.networks.description import Description
 from segdistill.networks.features import Features, NetworkInfo, Tap
 from segdistill.networks.folder import CARD_FILE, read_description, save_network
+from segdistill.networks.outputs import Place, place_of_logits, usual_place, value_at
 from segdistill.networks.padding import pad_to_multiple
 from segdistill.networks.size import example_images, untouched
 from segdistill.networks.taps import describe, record_taps
@@ -38,8 +38,9 @@ class Network(nn.Module):
     mode and random state as they were.
 
     Args:
-        model: the plain model: takes (B, C, H, W), returns logits as a tensor, under "out" or as ``.logits``,
-            at the image's size or smaller. It stays reachable as ``network.model``.
+        model: the plain model: takes (B, C, H, W), returns logits at the image's size or smaller: a tensor, or a dict,
+            tuple, list or output class that holds them, with those of auxiliary heads or without. It stays reachable
+            as ``network.model``.
         stages: taps of the backbone's stages, fine to coarse; by custom those of stride 4 and more.
         embedding: tap of the last feature map before the classifier.
         logits: tap of the class scores before up-sampling.
@@ -50,10 +51,12 @@ class Network(nn.Module):
         spec: what `load_network` can build the model from again; None for a model wrapped by hand.
         probe_size: height and width of the image for the forward at construction, for models of one size.
         write: writes the model's own files into a folder; by default the state dict as model.safetensors.
-        read: loads a file of weights into the model; by default strictly, by parameter name.
+        read: loads a file of weights into the model and returns what it left out, in words; by default strictly, by
+            parameter name.
 
     Attributes:
         info: channels and stride of every tap, known before the first image.
+        notes: what a user should know of the weights that were loaded, a line each.
 
     Raises:
         UserError: a tap does not exist or is no (B, C, H, W) tensor; stages are not fine to coarse; the
@@ -87,7 +90,7 @@ class Network(nn.Module):
         spec: str | None = None,
         probe_size: int = 128,
         write: Callable[[Network, Path], None] = write_state_dict,
-        read: Callable[[nn.Module, Path], None] = weights.load_weights,
+        read: Callable[[nn.Module, Path], list[str]] = weights.load_weights,
     ) -> None:
         super().__init__()
         if isinstance(stages, str):
@@ -96,10 +99,12 @@ class Network(nn.Module):
         self.multiple = multiple
         self.spec = spec
         self._in_channels = in_channels
+        self.notes: list[str] = []
         self._write = write
         self._read = read
         self.set_normalization(mean, std)
         self._stages, self._embedding, self._logits = tuple(stages), embedding, logits
+        self._places: dict[bool, Place] = {}
         self.info = self._probe(probe_size)
         coarsest = max(tap.stride for tap in (*self.info.stages, self.info.embedding, self.info.logits))
         self._description = Description.unnamed(
@@ -168,7 +173,7 @@ class Network(nn.Module):
         self._check(images)
         height, width = images.shape[-2:]
         padded = self._normalize(pad_to_multiple(images, self.multiple))
-        logits = _logits_in(self.model(padded))
+        logits = self._logits_of(padded)
         if logits.shape[-2:] != padded.shape[-2:]:
             logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
         return logits[..., :height, :width]
@@ -206,7 +211,10 @@ class Network(nn.Module):
         save_network(self, Path(folder), self._write)
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
-        """Load weights into the model from a .safetensors or .pth file, or from a folder made by `save`.
+        """Load weights into the model from a file, or from a folder made by `save`.
+
+        A file is .safetensors, or torch's (.pth, .pt, .bin, .ckpt): a state dict, or a checkpoint that holds one. What
+        its makers put before the names (``module.``, ``model.``) is taken off; `notes` says what.
 
         From such a folder the network takes its normalisation and the rest of its `description` too.
 
@@ -215,7 +223,7 @@ class Network(nn.Module):
         """
         file = Path(path)
         described = read_description(file) if (file / CARD_FILE).is_file() else None
-        self._read(self.model, file / weights.WEIGHTS_FILE if file.is_dir() else file)
+        self.notes += self._read(self.model, file / weights.WEIGHTS_FILE if file.is_dir() else file)
         if described is not None:
             self.description = described
 
@@ -238,9 +246,39 @@ class Network(nn.Module):
             images = (images - self.mean.to(working)) / self.std.to(working)
         return images.to(model_dtype)
 
+    def _logits_of(self, images: Tensor) -> Tensor:
+        """The class scores in what the model returns."""
+        output = self.model(images)
+        place = self._places.get(self.model.training, usual_place(output))
+        found = None if place is None else value_at(output, place)
+        if found is None:
+            raise UserError(
+                f"the model returns {describe(output)}, expected logits (B, K, H, W), or a dict, list or tuple with "
+                "them, the same for all images"
+            )
+        return found
+
+    def _find_logits(self, images: Tensor) -> None:
+        """Find out where the class scores are in what the model returns, for each mode.
+
+        Models with auxiliary heads return several maps, some of them in training mode alone.
+        """
+        for training in (False, True):
+            # Two images, for batch statistics of one value each.
+            batch = self._normalize(images.repeat(1 + training, 1, 1, 1))
+            with untouched(self.model, training), record_taps(self.model, [self._logits]) as seen:
+                try:
+                    output = self.model(batch)
+                except Exception:
+                    if not training:
+                        raise
+                    continue  # some models train on labels alone; it is told of when it is trained
+            self._places[training] = place_of_logits(output, seen[self._logits])
+
     def _probe(self, size: int) -> NetworkInfo:
         side = -(-size // self.multiple) * self.multiple
         images = example_images(self.model, self._in_channels, (side, side))
+        self._find_logits(images)
         with untouched(self.model):
             output, features = self.forward_with_features(images)
 
@@ -271,12 +309,3 @@ class Network(nn.Module):
 def _values(column: Tensor | None) -> tuple[float, ...] | None:
     # Through float's shortest form: 0.485 comes back as 0.485, not as 0.48500001430511475.
     return None if column is None else tuple(float(f"{value:.7g}") for value in column.flatten().tolist())
-
-
-def _logits_in(output: Any) -> Tensor:
-    """The logits in what a model returned: itself, torchvision's dict["out"] or transformers' ``.logits``."""
-    logits = output.get("out") if isinstance(output, Mapping) and "out" in output else output
-    logits = getattr(logits, "logits", logits)
-    if not isinstance(logits, Tensor) or logits.ndim != 4:
-        raise UserError(f"the model returns {describe(output)}, expected logits (B, K, H, W), dict['out'] or .logits")
-    return logits

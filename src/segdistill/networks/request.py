@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from segdistill.errors import UserError
+from segdistill.errors import UserError, reason
+from segdistill.networks.fetching import impatient
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,6 +29,7 @@ class Request:
         num_classes: None: as many as the weights have, where they say.
         in_channels: channels of the images.
         imagenet: start from the library's ImageNet weights for the encoder.
+        encoder: start from this file's weights for the encoder.
     """
 
     spec: str
@@ -34,6 +38,7 @@ class Request:
     num_classes: int | None = None
     in_channels: int = 3
     imagenet: bool = False
+    encoder: Path | None = None
 
     def classes(self) -> int:
         """The number of classes.
@@ -60,18 +65,19 @@ class Request:
             UserError: instead of any other exception.
         """
         try:
-            yield
+            with impatient() if fetching else nullcontext():
+                yield
         except UserError:
             raise
         # Every library and every option fails in its own way, from KeyError to errors of the HTTP client.
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             if fetching:
                 raise UserError(
-                    f"cannot get ImageNet weights for '{self.spec}' ({reason}): they are fetched over the "
-                    "network once; init_weights=None starts from random ones"
+                    f"cannot get ImageNet weights for '{self.spec}' ({reason(error)}): they are fetched over the "
+                    "network once; without one, init_weights {encoder: FILE} takes them from a file, and none starts "
+                    "from random ones"
                 ) from error
-            raise UserError(f"cannot build network '{self.spec}': {reason}") from error
+            raise UserError(f"cannot build network '{self.spec}': {reason(error)}") from error
 
 
 def parse_options(query: str, spec: str) -> dict[str, Any]:
@@ -83,6 +89,8 @@ def parse_options(query: str, spec: str) -> dict[str, Any]:
     Example:
         >>> parse_options("depths=[2, 2]&dropout=0.1&norm=null", spec="")
         {'depths': [2, 2], 'dropout': 0.1, 'norm': None}
+        >>> parse_options("dropout=1e-1", spec="")
+        {'dropout': 0.1}
     """
     options: dict[str, Any] = {}
     for part in query.split("&") if query else []:
@@ -92,7 +100,17 @@ def parse_options(query: str, spec: str) -> dict[str, Any]:
         if key in options:
             raise UserError(f"option '{key}' of network '{spec}' is given twice")
         try:
-            options[key] = yaml.safe_load(value)
+            options[key] = _numbers(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise UserError(f"option '{key}' of network '{spec}': '{value}' is no YAML value") from error
     return options
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 1e-1 as text, for it wants a point and a sign: ``1.0e-1``."""
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _numbers(one) for key, one in value.items()}
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.IGNORECASE)
+    return float(value) if is_number else value

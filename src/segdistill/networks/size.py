@@ -12,15 +12,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Run ``model`` inside in eval mode, without gradients; its modes and the random state come back."""
+def untouched(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """Run ``model`` inside without gradients; its modes, its statistics and the random state come back.
+
+    Args:
+        model: the model.
+        training: run it in training mode; by default it is in eval mode inside.
+    """
+    statistics = [(buffer, buffer.clone()) for buffer in model.buffers()] if training else []
     modes = [(module, module.training) for module in model.modules()]
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    model.eval()
+    model.train(training)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
+        for buffer, value in statistics:
+            buffer.copy_(value)
         # Module by module, for a part may have been in eval mode (a frozen encoder) inside one that trains.
         for module, training in modes:
             module.training = training

@@ -9,14 +9,16 @@ from segdistill.networks.size import example_images, untouched
 
 
 def freeze_unused(network: Network, size: int = 64) -> Network:
-    """Freeze the parameters that the scores do not depend on, and return ``network``.
+    """Freeze the parameters that the scores do not depend on, and return ``network``; what is frozen stays so.
 
     Libraries leave layers in a segmentation network that only their image classifiers run: the last
     convolution of MobileNetV2 and EfficientNet, the deep stages behind a PSPNet of depth 3. They are part of
     the file; trained they cannot be, and distributed training refuses parameters that wait for a gradient in
     vain.
     """
-    parameters = list(network.parameters())
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not parameters:
+        return network
     side = -(-size // network.multiple) * network.multiple
     images = example_images(network, network.info.in_channels, (side, side))
     with untouched(network), torch.enable_grad():

@@ -15,9 +15,7 @@ from segdistill.errors import UserError
 from segdistill.files import digest
 from segdistill.formats.exported import SUFFIXES, ExportedModel
 from segdistill.networks.description import Description
-from segdistill.networks.folder import CARD_FILE
-from segdistill.networks.loading import load_run
-from segdistill.networks.weights import WEIGHTS_FILE
+from segdistill.networks.loading import files_of, load_run
 from segdistill.prediction.windows import Scores
 
 WINDOW = 1024
@@ -80,11 +78,11 @@ def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
     folder = Path(model)
     if folder.is_file() or (not folder.exists() and folder.suffix.lower() in SUFFIXES):
         return _open_file(folder, device)
-    network = load_run(folder)
+    network = load_run(model)
     chosen = choose_device(device)
     return Predictor(
         scores=network.to(chosen),
-        identity=digest(folder / CARD_FILE, folder / WEIGHTS_FILE),
+        identity=digest(*files_of(model)),
         device=chosen,
         notes=_notes_of(network.description),
         **_facts(network.description),

@@ -66,8 +66,8 @@ class TrainRecipe(Recipe):
         data: data set and augmentation, e.g. {dataset: camvid, root: data/camvid, crop: [352, 480]}.
         network: the network to train, e.g. smp:Unet:resnet34, torchvision:fcn_resnet50, transformers:segformer, a run
             folder.
-        init_weights: weights to start from: none (random), "imagenet" (downloads those of the backbone), or a
-            .safetensors or .pth file.
+        init_weights: weights to start from: none (random), "imagenet" (downloads those of the backbone), a
+            .safetensors, .pth, .bin or .ckpt file of the whole network, or {encoder: FILE} for a file of the backbone.
         train: how to train.
         views: number of different augmented views of each image, shown in turn; null for a new one every epoch.
         seed: random seed; the same seed gives the same run.
@@ -77,7 +77,7 @@ class TrainRecipe(Recipe):
 
     data: DataSpec
     network: Source
-    init_weights: str | Path | None = None
+    init_weights: str | Path | dict[str, str] | None = None
     train: TrainConfig = field(default_factory=TrainConfig)
     views: int | None = None
     seed: int = 0
@@ -94,8 +94,8 @@ class DistillRecipe(Recipe):
         student: the network to train, e.g. smp:FPN:tu-mobilenetv3_small_050.
         method: a method's name, a list of names, or {name: {hyper-parameter: value}}; segdistill methods lists them.
         teacher_weights: .safetensors or .pth file with the weights of a teacher that is given as a spec.
-        init_weights: weights the student starts from: none (random), "imagenet" (downloads those of the backbone), or a
-            .safetensors or .pth file.
+        init_weights: weights the student starts from: none (random), "imagenet" (downloads those of the backbone), a
+            .safetensors, .pth, .bin or .ckpt file of the whole network, or {encoder: FILE} for a file of the backbone.
         loss_weights: factors of the loss terms by name, on top of the method's own weights, e.g. {brd.relation: 2.0};
             fixed uses none; auto measures over the first steps the factor that gives each distillation term a set share
             of the task loss's gradient, and keeps it from then on.
@@ -115,7 +115,7 @@ class DistillRecipe(Recipe):
     student: Source
     method: MethodSpec = "kd"
     teacher_weights: str | Path | None = None
-    init_weights: str | Path | None = None
+    init_weights: str | Path | dict[str, str] | None = None
     loss_weights: dict[str, float] | Literal["fixed", "auto"] = "fixed"
     ignored: Literal["skip", "distil"] = "skip"
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -10,8 +10,7 @@ from segdistill.data.augmentation import Augmentation
 from segdistill.datasets.base import SegmentationDataset, Window
 from segdistill.datasets.reading.checking import STRIP, in_threads
 from segdistill.errors import UserError
-from segdistill.networks.folder import CARD_FILE
-from segdistill.networks.loading import weights_file
+from segdistill.networks.loading import files_of, has_own_weights, network_folder
 
 
 def describe(
@@ -56,17 +55,13 @@ def describe(
 
 def _teacher_hash(teacher: str | Path, teacher_weights: str | None) -> str:
     """Of all that makes a teacher what it is: its weights, how it is built and how it wants its images."""
-    folder = Path(teacher)
     digest = hashlib.sha256()
-    cards: list[Path] = []
-    if folder.is_dir():
-        # A transformers or smp network has the rest of its configuration in config.json.
-        cards = [file for file in (folder / CARD_FILE, folder / "config.json") if file.exists()]
-    elif teacher_weights is None:
+    files = files_of(teacher, teacher_weights)
+    if not files and not has_own_weights(teacher):
         raise UserError(f"teacher '{teacher}' is no run folder and has no teacher_weights; expected one of them")
-    else:
+    if network_folder(teacher) is None:
         digest.update(str(teacher).encode())
-    for file in (*cards, weights_file(teacher, teacher_weights)):
+    for file in files:
         try:
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())

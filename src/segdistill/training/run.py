@@ -167,6 +167,12 @@ class _Run:
         folder = None if cache is None or self.options.dry_run else Path(cache)
         self.source = None if job.load_teacher is None else TeacherSource(job.load_teacher, folder)
         self.learner = job.make_learner(self.source)
+        networks = {"network" if self.source is None else "student": self.learner.student}
+        if self.source is not None and self.source.network is not None:
+            networks["teacher"] = self.source.network
+        for role, network in networks.items():
+            for note in network.notes:
+                self.console.out(f"{role}: {note}", highlight=False)
 
     def prepare(self) -> None:
         """Checks the data, fills the teacher cache, makes the loaders, begins the run folder, runs the pre-stage."""
@@ -374,6 +380,7 @@ def _check_classes(data: Data) -> None:
 def _check_sources(config: Mapping[str, Any], output: Path) -> None:
     """Refuses an output folder that holds what the run starts from: it would be replaced."""
     for key in ("network", "teacher", "teacher_weights", "student", "init_weights"):
-        source = config.get(key)
-        if isinstance(source, str) and Path(source).resolve().is_relative_to(output.resolve()):
-            raise UserError(f"{key} {source} lies in the output folder {output}; choose another output folder")
+        value = config.get(key)
+        for source in value.values() if isinstance(value, Mapping) else [value]:
+            if isinstance(source, str) and Path(source).resolve().is_relative_to(output.resolve()):
+                raise UserError(f"{key} {source} lies in the output folder {output}; choose another output folder")
