@@ -288,7 +288,7 @@ def test_bad_method(
 
 def test_teacher_without_weights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = argv("distill", data=SCENES, teacher=TINY, student=STUDENT, train=TRAIN, output=tmp_path / "run")
-    fails(capfd, arguments, f"teacher '{TINY}' is no run folder", "no trained weights", "teacher_weights")
+    fails(capfd, arguments, f"teacher '{TINY}' is a network spec", "no trained weights", "teacher_weights")
     assert not (tmp_path / "run").exists()
 
 

@@ -395,7 +395,7 @@ def test_methods_as_a_list() -> None:
         ({"seeds": [1, 1]}, "seeds is [1, 1], expected different numbers"),
         ({"seeds": [-1]}, "seeds is [-1], expected numbers from 0 to 4294967295"),
         ({"teacher": "nowhere"}, "teacher folder 'nowhere' does not exist"),
-        ({"teacher": TEACHER}, "a network spec alone has no trained weights"),
+        ({"teacher": TEACHER}, "is a network spec, which has no trained weights"),
         ({"student": "smp:nothing:at"}, "nothing"),
         ({"method": {"kd": {"temperature": -1}}}, "kd: temperature is -1"),
         ({"method": {"kd": {"tau": 1}}}, "unknown key in method kd: 'tau'"),

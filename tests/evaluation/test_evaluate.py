@@ -120,7 +120,7 @@ def test_all_ignored(run: Path, tmp_path: Path) -> None:
     ("change", "told"),
     [
         ({"model": "nowhere"}, "model folder 'nowhere' does not exist"),
-        ({"model": STUDENT, "data": SCENES}, "a network spec alone has no trained weights; give weights"),
+        ({"model": STUDENT, "data": SCENES}, "is a network spec, which has no trained weights"),
         ({"split": "vall"}, "unknown split of synthetic-aerial 'vall': did you mean 'val'?"),
         (
             {"output": "model.safetensors"},

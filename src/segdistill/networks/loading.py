@@ -146,6 +146,22 @@ def load_trained(
     Raises:
         UserError: not there, without trained weights, or as for `load_network`.
     """
+    check_trained(network, weights, role=role, key=key)
+    return load_network(network, None if has_own_weights(network) else num_classes, in_channels, weights)
+
+
+def check_trained(
+    network: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None,
+    *,
+    role: str = "model",
+    key: str = "weights",
+) -> None:
+    """Refuse a network without trained weights, before anything is loaded; arguments as for `load_trained`.
+
+    Raises:
+        UserError: no such folder, or a spec without ``weights``.
+    """
     text = os.fspath(network)
     own = has_own_weights(text)
     if not own and weights is None and not is_spec(text):
@@ -158,7 +174,6 @@ def load_trained(
             f"{role} '{text}' is a network spec, which has no trained weights; expected a run folder, a folder of a "
             f"trained smp or transformers model, or a file of weights as {key}"
         )
-    return load_network(text, None if own else num_classes, in_channels, weights)
 
 
 def has_own_weights(network: str | os.PathLike[str]) -> bool:

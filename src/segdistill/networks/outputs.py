@@ -28,7 +28,7 @@ def value_at(output: Any, place: Place) -> Tensor | None:
     value = output
     for key in place:
         if isinstance(value, Mapping):
-            value = value[key] if key in value else None  # noqa: SIM401 - those of transformers have no get
+            value = dict(value).get(key)  # those of transformers refuse what they do not hold
         elif isinstance(value, list | tuple) and isinstance(key, int):
             value = value[key] if key < len(value) else None
         else:
