@@ -40,11 +40,11 @@ def history_without_times(run: RunFolder) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("batch", [0, 1])
-@pytest.mark.parametrize("method", ["kd", ["ka", "brd"]])
+@pytest.mark.parametrize("method", ["kd", ["ka", "brd"], ["cirkd", "idd", "maskd", "mgd", {"rdd": {"warmup": 3}}]])
 def test_resumed_run_equals_unbroken_run(
     tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, method: Any, batch: int
 ) -> None:
-    """The student has dropout; KA brings a pre-stage and adapters of its own."""
+    """The student has dropout; methods bring pre-stages, adapters, memories, draws and counters of their own."""
     whole = distill_tiny(tmp_path / "whole", teacher, method=method)
     with monkeypatch.context() as patch:
         stop_in(patch, epoch=2, batch=batch)
