@@ -208,3 +208,38 @@ def test_any_image_fills_the_crop(size: tuple[int, int]) -> None:
 def test_arguments_out_of_range_are_refused(arguments: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Augmentation(**arguments)  # type: ignore[arg-type]
+
+
+# What follows was not noticed when the code was changed on trial: each of these notices one such change.
+
+
+def test_what_is_made_smaller_is_the_mean_of_what_it_stands_for() -> None:
+    """Every fourth column is white: a quarter of the size is an even grey, which without antialiasing is black."""
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    image[..., 3::4] = 255
+    shown, _ = Augmentation((16, 16), scale=(0.25, 0.25), flip=False)(image, image[0].long(), key=(0, 0, 0))
+    assert (shown[..., 2:-2].float() - 255 / 4).abs().max() < 6
+
+
+def test_the_two_flips_are_drawn_apart() -> None:
+    mask = torch.arange(12).reshape(3, 4)
+    augmentation = Augmentation(None, scale=(1.0, 1.0), flip=True, vertical_flip=True)
+    found = [augmentation(mask[None].to(torch.uint8), mask, key=(0, 0, index))[1] for index in range(200)]
+    for expected in (mask, mask.flip(0), mask.flip(1), mask.flip(0, 1)):
+        assert 30 <= sum(view.equal(expected) for view in found) <= 70
+
+
+def test_crops_begin_at_every_place_equally_often() -> None:
+    augmentation = Augmentation((5, 6), scale=(1.0, 1.0))
+    windows = [augmentation.view((8, 8), (0, 0, index)).window for index in range(1200)]
+    for starts, count in (([window.top for window in windows], 4), ([window.left for window in windows], 3)):
+        assert set(starts) == set(range(count))
+        assert all(abs(starts.count(start) - 1200 / count) < 80 for start in range(count))
+
+
+def test_the_scale_is_drawn_evenly_from_end_to_end() -> None:
+    augmentation = Augmentation((1000, 1000), scale=(0.5, 2.0))
+    factors = [1000 / augmentation.view((9999, 9999), (0, 0, index)).window.height for index in range(1000)]
+    assert 0.499 < min(factors) < 0.51
+    assert 1.99 < max(factors) < 2.005
+    assert abs(sum(factors) / 1000 - 1.25) < 0.04

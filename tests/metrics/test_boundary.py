@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from segdistill import UserError
-from segdistill.metrics.boundary import BoundaryCounts, BoundaryScores
+from segdistill.metrics.boundary import BoundaryCounts, BoundaryScores, near_another_class
 from segdistill.metrics.scores import scores_from_confusion
 
 Map = NDArray[np.int64]
@@ -300,3 +300,16 @@ def test_settings_that_do_not_fit() -> None:
         BoundaryCounts(2, 255).totals + BoundaryCounts(2, 255, widths=(1,)).totals
     with pytest.raises(UserError, match="2 classes do not fit 1 names"):
         BoundaryCounts(2, 255).result(["road"])
+
+
+@pytest.mark.parametrize("reaches", [*({reach} for reach in range(1, 10)), {1, 4}, {2, 3, 9}])
+def test_squares_of_every_reach_are_without_gaps(reaches: set[int]) -> None:
+    """One pixel of another class: near it is what lies in the square around it, whatever was asked for beside."""
+    labels = np.zeros((23, 23), dtype=np.uint8)
+    labels[11, 11] = 1
+    y, x = np.mgrid[:23, :23]
+    distance = np.maximum(abs(y - 11), abs(x - 11))
+    found = near_another_class(labels, 2, reaches)
+    assert set(found) == reaches
+    for reach in reaches:
+        assert (found[reach] == (distance <= reach)).all()

@@ -313,3 +313,18 @@ def test_scikit_image_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="pip install scikit-image"):
         ConnectivityCounts(2, 255, line_classes=[1])
     assert counted(drawn("#"), drawn("#")).line_length.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("start", "pieces"), [(12, 1), (11, 2)])
+def test_a_quarter_of_the_smaller_one_is_not_enough_to_belong_together(start: int, pieces: int) -> None:
+    """A predicted part of 16 pixels shares 4 with the first reference part of 16, or one more."""
+    labels, prediction = np.zeros((2, 1, 34), dtype=np.int64)
+    labels[0, :16] = labels[0, 18:] = 1
+    prediction[0, :8] = prediction[0, start : start + 16] = 1
+    counts = ConnectivityCounts(2, 255, min_area=1)
+    counts.update(prediction, labels)
+    scores = counts.result(["field", "road"])
+    assert (scores.reference["road"], scores.predicted["road"], scores.missed["road"]) == (2, 2, 0)
+    assert scores.split["road"] == pieces - 1
+    assert scores.merged["road"] == (2 if pieces == 2 else 0)
+    assert scores.whole["road"] == (0 if pieces == 2 else 2)
