@@ -180,7 +180,7 @@ def _measure(
     network = load_run(run)
     channels, parameters, macs = network.info.in_channels, count_parameters(network), count_macs(network, size)
     del network
-    for model in _models(run, size, runtimes, folder, skipped):
+    for model in _models(run, size, runtimes, folder, skipped, console):
         for count in threads:
             job = Job(model.runtime, model.precision, str(model.path), channels, model.dtype, size, count, seconds)
             with during(f"measuring {run}, {model.runtime} {model.precision}, threads: {count}", console):
@@ -240,7 +240,12 @@ def benchmark_tables(found: Benchmark) -> Group:
 
 
 def _models(
-    run: Path, size: tuple[int, int], runtimes: Sequence[str], folder: Path, skipped: list[str]
+    run: Path,
+    size: tuple[int, int],
+    runtimes: Sequence[str],
+    folder: Path,
+    skipped: list[str],
+    console: Console,
 ) -> Iterator[_Model]:
     """Every form of a run's network that can be measured; what cannot is told of in ``skipped``."""
     metrics = RunFolder(run).read_metrics() or {}
@@ -262,7 +267,8 @@ def _models(
             continue
         path = folder / f"model{kind.module.SUFFIX}"
         try:
-            export(run=run, format=_FORMAT_OF[runtime], output=path, size=list(size), batch=1, quiet=True)
+            with during(f"converting {run} to {_FORMAT_OF[runtime]}", console):
+                export(run=run, format=_FORMAT_OF[runtime], output=path, size=list(size), batch=1, quiet=True)
         except UserError as error:
             skipped.append(f"{run}: {error}")
         else:

@@ -22,7 +22,7 @@ from segdistill.exporting.int8 import quiet_nncf
 from segdistill.methods import KD
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
-from segdistill.progress import tracked
+from segdistill.progress import during, tracked
 from segdistill.recipe.data import build_data
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.recipe.values import construct
@@ -83,12 +83,13 @@ def finetune(run: Path, network: Network, teacher: Network, epochs: int, console
     data = build_data(config["data"])
     if (bands := RunFolder.of(run).path / "bands.json").exists():
         data.train.fill = BandStatistics.load(bands).padding(data.train[0][0].dtype)
-    counts = check_dataset(data.train)
+    counts = check_dataset(data.train, progress=not console.quiet)
     loader = training_loader(data.train, data.augmentation, train.batch_size, int(config.get("seed", 0)), train.workers)
     sampler = loader.sampler
     assert isinstance(sampler, EpochSampler)
     with reading(loader):
-        student = rounding(network, [batch[0] for batch in islice(loader, CALIBRATION_BATCHES)], run)
+        with during("preparing to round to 8 bits; the first time, NNCF compiles a part of itself", console):
+            student = rounding(network, [batch[0] for batch in islice(loader, CALIBRATION_BATCHES)], run)
         learner = Distiller(teacher, student, KD(), ignore_index=data.train.ignore_index)
         learner.task_loss = train.build_task_loss(counts.pixels)
         own = dict(network.named_parameters())
