@@ -33,7 +33,7 @@ def test_of_a_distilled_run(tmp_path: Path, teacher: Path) -> None:
     assert metrics is not None
     miou, of_teacher = metrics["miou"], metrics["teacher_miou"]
     assert page.headings == ["In short", "Images", "Classes", "Training", "Recipe"]
-    assert "Run a<b>" in page.text
+    assert "build_student: a<b>" in page.text
     assert f"reaches a mIoU of {miou:.2f} %, {100 * miou / of_teacher:.0f} % of its teacher's {of_teacher:.2f} %." in (
         page.text
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from segdistill.comparison.advice import Advice, Rung
-from segdistill.comparison.in_short import EXPLANATION, network_name
+from segdistill.comparison.in_short import EXPLANATION
 from segdistill.comparison.results import BASELINE
 from segdistill.comparison.verdict import as_cell, epochs_told
 from segdistill.files import write_text
 from segdistill.reporting import charts
 from segdistill.reporting.charts import Point
+from segdistill.reporting.names import network_name
 from segdistill.reporting.page import (
     Block,
     Bullets,

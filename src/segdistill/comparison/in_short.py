@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from segdistill.comparison.results import BASELINE, EQUAL_TIME, Cell, Comparison, Row
-from segdistill.errors import UserError
-from segdistill.networks.folder import read_description
 
 #: What the words of a comparison mean, for those who read such a page for the first time.
 EXPLANATION = (
@@ -101,24 +98,3 @@ def times(ratio: float, more: str, less: str, equal: str) -> str:
         return equal
     factor, word = (ratio, more) if ratio > 1 else (1 / ratio, less)
     return f"{factor:.{0 if factor >= 9.95 else 1}f} times {word}"
-
-
-def network_name(spec: str) -> str:
-    """What people call a network: its architecture and backbone, without options.
-
-    Args:
-        spec: a network spec, or the folder of a run, whose network.json names the spec.
-
-    Example:
-        >>> network_name("smp:FPN:tu-mobilenetv3_small_050?decoder_pyramid_channels=64")
-        'FPN mobilenetv3_small_050'
-    """
-    if Path(spec).is_dir():
-        try:
-            spec = read_description(Path(spec)).spec or Path(spec).name
-        except UserError:
-            return Path(spec).name
-    source, _, name = spec.partition("?")[0].partition(":")
-    if source == "python":
-        return name.rpartition(":")[2]
-    return " ".join(part.removeprefix("tu-") for part in name.split(":")) or spec

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from segdistill.comparison import report_scores as scores
-from segdistill.comparison.in_short import EXPLANATION, Advised, advised, lead, network_name
+from segdistill.comparison.in_short import EXPLANATION, Advised, advised, lead
 from segdistill.comparison.report_networks import Seen, look
 from segdistill.comparison.report_scores import DASH, mean_and_range
 from segdistill.comparison.results import BASELINE, EQUAL_TIME, Comparison, Row
@@ -18,6 +18,7 @@ from segdistill.metrics.scores import percent
 from segdistill.progress import duration
 from segdistill.reporting import charts, gallery
 from segdistill.reporting.charts import Point, Style
+from segdistill.reporting.names import network_name
 from segdistill.reporting.page import (
     Block,
     Bullets,

@@ -215,7 +215,7 @@ def benchmark_tables(found: Benchmark) -> Group:
         table = Table(title=f"{run}: {size}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("runtime", no_wrap=True, min_width=13)
         table.add_column("", no_wrap=True, min_width=4)
-        for heading in ("threads", "median ms", "speed- up", "p95 ms", "images /s", "peak MB", "file MB", "mIoU"):
+        for heading in ("threads", "median ms", "speed- up", "images /s", "peak MB", "file MB", "mIoU"):
             # Of one width in every table, so that runs can be compared down a column.
             table.add_column(heading.replace(" ", "\n"), justify="right", min_width=6, no_wrap=True)
         for row in own:
@@ -226,7 +226,6 @@ def benchmark_tables(found: Benchmark) -> Group:
                 str(row.threads),
                 f"{timing.median_ms:.1f}",
                 f"{row.speedup:.{1 if row.speedup < 99.95 else 0}f}x",
-                f"{timing.p95_ms:.1f}",
                 f"{timing.images_per_second:.1f}",
                 "" if timing.peak_mb is None else f"{timing.peak_mb:.0f}",
                 f"{row.file_mb:.1f}",

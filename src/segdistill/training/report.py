@@ -15,6 +15,7 @@ from segdistill.networks.size import count_parameters
 from segdistill.progress import duration
 from segdistill.reporting import charts
 from segdistill.reporting.charts import Curve, Point
+from segdistill.reporting.names import network_name
 from segdistill.reporting.page import Block, Facts, Figure, Figures, Listing, Page, Paragraph, Picture, Section, Table
 from segdistill.reporting.picture import side_by_side
 from segdistill.run_folder import RunFolder
@@ -61,7 +62,8 @@ def run_report(
         f"{kind} in {epochs} {'epoch' if epochs == 1 else 'epochs'}; scores are those on {len(validation)} validation "
         "images, which took no part in the training"
     )
-    return Page(f"Run {folder.path.name}", summary, sections).render()
+    spec = str(config.get("student", config.get("network", "network")))
+    return Page(f"{network_name(spec)}: {folder.path.name}", summary, sections).render()
 
 
 def _in_short(
