@@ -93,9 +93,10 @@ class CIRKD(Method):
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
         self._places = Places(student, teacher)
-        classes, (s, t) = student.num_classes, (student.embedding.channels, teacher.embedding.channels)
-        self.pixels_of = ClassMemory(classes, self.pixel_memory, t) if self.pixel else None
-        self.regions_of = ClassMemory(classes, self.region_memory, t) if self.region else None
+        self._classes = student.num_classes
+        s, t = student.embedding.channels, teacher.embedding.channels
+        self.pixels_of = ClassMemory(self._classes, self.pixel_memory, t) if self.pixel else None
+        self.regions_of = ClassMemory(self._classes, self.region_memory, t) if self.region else None
         self.draws = Draws()
         self.projection = None
         if self.needs_labels:
@@ -155,8 +156,8 @@ class CIRKD(Method):
         """Puts pixels and class means of the batch of all processes into the memories; labels are -1 where none is."""
         maps, labels = gather_batch(teacher.float().contiguous()), gather_batch(labels.contiguous()).flatten(1)
         vectors = unit_length(maps.flatten(2), dim=1).mT  # (B, N, C)
-        classes = (self.pixels_of or self.regions_of).num_classes  # type: ignore[union-attr]
-        members = labels.unsqueeze(1) == torch.arange(classes, device=labels.device).view(1, -1, 1)  # (B, K, N)
+        classes = torch.arange(self._classes, device=labels.device).view(1, -1, 1)
+        members = labels.unsqueeze(1) == classes  # (B, K, N)
         if self.pixels_of is not None:
             drawn = self.draws(*labels.shape, same_everywhere=True).unsqueeze(1)
             added = min(_PIXELS_ADDED, labels.shape[1])
