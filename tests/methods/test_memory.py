@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor
 
-from segdistill import Distiller
+from segdistill import Distiller, Features
 from segdistill.methods import CIRKD
 from segdistill.methods.draws import Draws
 from segdistill.methods.memory import ClassMemory
@@ -114,56 +112,21 @@ def test_draws_are_even_and_change_with_step_and_stream() -> None:
     assert torch.equal(draws(100, 1000), second)
 
 
-def part(rank: int, port: int, folder: Path) -> None:
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    method, case = start()
-    loss = torch.stack([*method(**{name: half(value, rank) for name, value in case.items()}).values()]).sum()
-    loss.backward()
-    slope = method.adapter.weight.grad
-    distributed.all_reduce(slope)
-    torch.save({"slope": slope / 2, **method.state_dict()}, folder / f"{rank}.pt")
-    distributed.destroy_process_group()
+def memory_step(own: slice) -> list[Tensor]:
+    """CIRKD's gradient by a weight that stands for the student's, and its memories, after a step in training.
 
-
-def half(value: Any, rank: int) -> Any:
-    if isinstance(value, Tensor):
-        return value[rank : rank + 1]
-    return type(value)(
-        tuple(half(s, rank) for s in value.stages), half(value.embedding, rank), half(value.logits, rank)
-    )
-
-
-def start() -> tuple[Any, dict[str, Any]]:
+    Without batch statistics, so that a batch means the same however many processes share it.
+    """
     torch.manual_seed(0)
     method, case = cirkd_case()
-    case["valid"][:] = True
-    return Adapted(method), case
-
-
-class Adapted(torch.nn.Module):
-    """CIRKD behind one weight that stands for the student's; its projection without statistics of a batch."""
-
-    def __init__(self, method: CIRKD) -> None:
-        super().__init__()
-        self.adapter = torch.nn.Conv2d(8, 8, 1).double()
-        method.projection[1].eval()  # type: ignore[index]
-        self.method = method
-
-    def forward(self, **case: Any) -> dict[str, Tensor]:
-        x = case["student"]
-        case["student"] = type(x)(x.stages, self.adapter(x.embedding), x.logits)
-        return self.method(**case)
-
-
-def test_two_processes_have_the_gradient_and_the_memories_of_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.start_processes(part, args=(port, tmp_path), nprocs=2, start_method="spawn")
-    method, case = start()
-    torch.stack([*method(**case).values()]).sum().backward()
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        torch.testing.assert_close(found.pop("slope"), method.adapter.weight.grad)
-        for name, value in method.state_dict().items():
-            torch.testing.assert_close(found[name], value, msg=name)
+    method.projection[1].eval()  # type: ignore[index]
+    factors = torch.ones(8, 1, 1, dtype=torch.float64, requires_grad=True)
+    x, t = case["student"], case["teacher"]
+    terms = method(
+        student=Features((), (x.embedding * factors)[own], x.logits[own]),
+        teacher=Features((), t.embedding[own], t.logits[own]),
+        labels=case["labels"][own],
+        valid=torch.ones_like(case["valid"])[own],
+    )
+    (slope,) = torch.autograd.grad(torch.stack([*terms.values()]).sum(), factors)
+    return [slope, *(value.double() for value in method.buffers())]

@@ -12,6 +12,7 @@ from segdistill import Features
 from segdistill.methods.gathering import gather_batch
 from tests.methods.settings import SETTINGS, Setting
 from tests.methods.test_every_method import case_of, changed
+from tests.methods.test_memory import memory_step
 
 # Each process divides by its own sum of weights, and draws its own random numbers.
 EXACT = [setting for setting in SETTINGS if not (setting.options.get("balance") or setting.weighted or setting.random)]
@@ -53,11 +54,16 @@ def method_step(setting: Setting, own: slice) -> list[Tensor]:
     return [value.detach(), *(torch.zeros(()) if slope is None else slope for slope in gradients)]
 
 
+def everything(own: slice, own_of_two: slice) -> dict[str, list[Tensor]]:
+    found = {"gathered": gathered(own), "memories": memory_step(own_of_two)}
+    return found | {str(setting): method_step(setting, own) for setting in EXACT}
+
+
 def process(rank: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     own = slice(2 * rank, 2 * rank + 2)
-    found = {"gathered": gathered(own)} | {str(setting): method_step(setting, own) for setting in EXACT}
+    found = everything(own, slice(rank, rank + 1))
     for values in found.values():
         for value in values:
             distributed.all_reduce(value)
@@ -73,7 +79,7 @@ def test_two_processes_have_the_losses_and_gradients_of_one(tmp_path: Path) -> N
         port = free.getsockname()[1]
     multiprocessing.start_processes(process, args=(port, tmp_path), nprocs=2, start_method="spawn")
     found = torch.load(tmp_path / "found.pt", weights_only=True)
-    alone = {"gathered": gathered(slice(4))} | {str(setting): method_step(setting, slice(4)) for setting in EXACT}
+    alone = everything(slice(4), slice(2))
     assert found.keys() == alone.keys()
     for name, values in alone.items():
         for ours, theirs in zip(found[name], values, strict=True):
