@@ -8,7 +8,7 @@ from PIL import Image
 
 from segdistill import RunFolder, UserError, load_run
 from segdistill import demonstration as module
-from segdistill.comparison.results import load_comparison
+from segdistill.comparison.reading import load_comparison
 from segdistill.demonstration import demo
 from segdistill.evaluation.evaluate import measure
 from segdistill.recipe.data import build_split

@@ -14,7 +14,7 @@ import yaml
 import segdistill
 from segdistill import RunFolder, UserError
 from segdistill.cli.main import main
-from segdistill.comparison.results import load_comparison
+from segdistill.comparison.reading import load_comparison
 from segdistill.recipe.data import Data
 from segdistill.recipe.methods import build_methods
 from segdistill.recipe.resolve import known_names, resolve

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from segdistill.comparison.advice import Advice
     from segdistill.comparison.advise import advise
     from segdistill.comparison.compare import compare
-    from segdistill.comparison.results import Comparison, load_comparison
+    from segdistill.comparison.reading import load_comparison
+    from segdistill.comparison.results import Comparison
     from segdistill.demonstration import demo
     from segdistill.distiller import Distiller, LearnerOutput, Supervised
     from segdistill.errors import UserError
@@ -46,7 +47,7 @@ _HOMES = {
     "advise": "segdistill.comparison.advise",
     "compare": "segdistill.comparison.compare",
     "Comparison": "segdistill.comparison.results",
-    "load_comparison": "segdistill.comparison.results",
+    "load_comparison": "segdistill.comparison.reading",
     "demo": "segdistill.demonstration",
     "evaluate": "segdistill.evaluation.evaluate",
     "benchmark": "segdistill.exporting.benchmark",

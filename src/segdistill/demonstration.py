@@ -13,7 +13,8 @@ from rich.table import Table
 
 from segdistill.comparison.compare import compare
 from segdistill.comparison.methods import parse_methods
-from segdistill.comparison.results import BASELINE, read_plan
+from segdistill.comparison.reading import read_plan
+from segdistill.comparison.results import BASELINE
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.evaluation.evaluate import measure

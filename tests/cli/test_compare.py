@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from segdistill.cli.main import main
-from segdistill.comparison.results import load_comparison
+from segdistill.comparison.reading import load_comparison
 from tests.cli.test_bad_input import fails
 from tests.training.runs import SCENES, STUDENT
 

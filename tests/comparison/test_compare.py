@@ -20,14 +20,15 @@ from segdistill.comparison import compare as module
 from segdistill.comparison.cells import per_image
 from segdistill.comparison.compare import compare
 from segdistill.comparison.methods import parse_methods
-from segdistill.comparison.results import Comparison, Row, load_comparison
+from segdistill.comparison.reading import load_comparison
+from segdistill.comparison.results import Comparison, Row
 from segdistill.data.tiling import EvaluationTiles
 from segdistill.datasets import SegmentationDataset
 from segdistill.evaluation.evaluate import measure
 from segdistill.metrics.scores import scores_from_confusion
 from segdistill.networks.loading import load_network
 from segdistill.recipe.data import build_split
-from segdistill.training.strategies import Stopped
+from segdistill.training.callbacks.stop_signals import Stopped
 from tests.datasets.trees import folder_tree
 from tests.tiny import tiny_network
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, contents, distill_tiny, fingerprint, train_tiny

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from segdistill import UserError
-from segdistill.comparison.results import Comparison, Row, Summary, load_comparison
+from segdistill.comparison.reading import load_comparison
+from segdistill.comparison.results import Comparison, Row, Summary
 from tests.comparison.planted import CLASSES, IMAGES, counts, plain_miou, plant, plant_cell
 
 #: Shares of right pixels: some luck of the seed around 0.7, and a method that adds 0.05 to it.

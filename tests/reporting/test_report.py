@@ -20,8 +20,8 @@ import segdistill
 from segdistill import UserError
 from segdistill.comparison.compare import compare
 from segdistill.comparison.in_short import advised
+from segdistill.comparison.reading import load_comparison
 from segdistill.comparison.report import write_report
-from segdistill.comparison.results import load_comparison
 from segdistill.files import write_json
 from segdistill.recipe.data import build_split
 from segdistill.reporting.error_map import mistakes

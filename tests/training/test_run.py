@@ -18,6 +18,7 @@ import torch
 import yaml
 
 import segdistill
+from segdistill import UserError
 from segdistill.cli.main import main
 from segdistill.datasets import SyntheticAerial
 from segdistill.evaluation.evaluate import measure
@@ -266,3 +267,31 @@ def test_the_host_process_is_left_as_it_was(tmp_path: Path) -> None:
     before = state_of_the_process()
     train_tiny(tmp_path / "run", epochs=1)
     assert state_of_the_process() == before
+
+
+@pytest.fixture(scope="module")
+def teacher_of_others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network for four classes; the scenes have six."""
+    folder = tmp_path_factory.mktemp("others") / "network"
+    segdistill.load_network(TEACHER, num_classes=4).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["drd", "ka", {"brd": {"kd": 0}}])
+def test_a_teacher_of_other_classes_for_methods_of_features(
+    tmp_path: Path, teacher_of_others: Path, method: Any
+) -> None:
+    run = distill_tiny(tmp_path / "run", teacher_of_others, method=method, epochs=1)
+    assert (run.read_metrics() or {})["teacher_miou"] is None
+    arguments = ["--data", str(SCENES), "--teacher", str(teacher_of_others), "--student", STUDENT, "--device", "cpu"]
+    train = {"epochs": 1, "batch_size": 2, "lr": 3e-3, "precision": "fp32", "workers": 0}
+    arguments += ["--method", str(method), "--train", str(train), "--output", str(tmp_path / "again"), "--quiet"]
+    assert main(["distill", *arguments]) == 0
+    assert fingerprint(tmp_path / "again") == fingerprint(run)
+
+
+@pytest.mark.parametrize("method", ["kd", "cwd", "brd"])
+def test_a_teacher_of_other_classes_for_methods_of_scores(tmp_path: Path, teacher_of_others: Path, method: Any) -> None:
+    with pytest.raises(UserError, match=r"student has 6 classes.*teacher.*4"):
+        distill_tiny(tmp_path / "run", teacher_of_others, method=method, epochs=1)
+    assert not (tmp_path / "run").exists()

@@ -10,7 +10,8 @@ from typing import Any
 
 from segdistill.comparison import verdict
 from segdistill.comparison.methods import is_alone
-from segdistill.comparison.results import Comparison, Row, row_difference
+from segdistill.comparison.reading import row_difference
+from segdistill.comparison.results import Comparison, Row
 from segdistill.comparison.statistics import Difference
 from segdistill.errors import UserError
 

@@ -12,7 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from segdistill.comparison.methods import cell_recipe
-from segdistill.comparison.results import CONFUSION_FILE, EQUAL_TIME, EVALUATION_FILE, cell_folder, error_file
+from segdistill.comparison.reading import CONFUSION_FILE, EVALUATION_FILE, cell_folder, error_file
+from segdistill.comparison.results import EQUAL_TIME
 from segdistill.data.tiling import EvaluationTiles
 from segdistill.datasets.base import SegmentationDataset
 from segdistill.device import choose_device

@@ -18,17 +18,8 @@ from segdistill.comparison.methods import is_alone, parse_methods, shared_recipe
 from segdistill.comparison.on_ray import run_on_ray
 from segdistill.comparison.options import CellOptions, CompareOptions
 from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_teacher
-from segdistill.comparison.results import (
-    BASELINE,
-    EQUAL_TIME,
-    Cell,
-    Comparison,
-    Row,
-    Summary,
-    cell_folder,
-    load_comparison,
-    read_cell,
-)
+from segdistill.comparison.reading import cell_folder, load_comparison, read_cell
+from segdistill.comparison.results import BASELINE, EQUAL_TIME, Cell, Comparison, Row, Summary
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml

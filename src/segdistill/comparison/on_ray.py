@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segdistill.cluster import spread
 from segdistill.comparison.cells import run_cell
-from segdistill.comparison.results import cell_folder, error_file
+from segdistill.comparison.reading import cell_folder, error_file
 from segdistill.files import write_text
 from segdistill.recipe.recipes import DistillRecipe
 

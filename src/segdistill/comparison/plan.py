@@ -14,7 +14,7 @@ import torch
 import segdistill
 from segdistill.comparison.cells import cell_differences, check_teacher_finished, teacher_hash
 from segdistill.comparison.methods import cell_recipe
-from segdistill.comparison.results import EVALUATION_FILE, cell_folder, read_plan
+from segdistill.comparison.reading import EVALUATION_FILE, cell_folder, read_plan
 from segdistill.device import choose_device, processor
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
@@ -187,6 +187,7 @@ def _check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> N
     with torch.random.fork_rng(devices=[]):
         check_teacher_finished(recipe)
         big = load_teacher(recipe, sets)
+        big.description.check_classes(sets.train.classes, f"teacher {recipe.teacher}")  # its score bounds the gain
         small = load_student(recipe, sets)
         for name in names:
             own = cell_recipe(recipe, name, recipe.seed)

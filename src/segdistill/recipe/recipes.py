@@ -132,6 +132,8 @@ class DistillRecipe(Recipe):
             )
         if self.teacher_cache is None and self.views == "auto":
             raise UserError("views: auto chooses how many views a teacher cache keeps; give teacher_cache, or a number")
+        if self.teacher_cache is not None and not isinstance(self.teacher, str | Path):
+            raise UserError("teacher_cache needs a teacher with a name: a run folder, or a spec with teacher_weights")
         if isinstance(self.loss_weights, str) and self.loss_weights not in ("fixed", "auto"):
             raise UserError(
                 f"loss_weights is '{self.loss_weights}', expected fixed, auto, or a factor for each loss term: "

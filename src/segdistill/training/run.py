@@ -227,7 +227,7 @@ class _Run:
         assert scores is not None
         teacher = learner.teacher if isinstance(learner, Distiller) else None
         teacher_miou = None if self.teacher_score is None else self.teacher_score.miou
-        shown = {} if teacher is None else {"teacher": teacher}
+        shown = {} if teacher is None or not self.teacher_has_our_classes else {"teacher": teacher}
         shown["student" if isinstance(learner, Distiller) else "network"] = self.loop.step.network
         with ExitStack() as whole:
             for network in shown.values():
@@ -255,6 +255,11 @@ class _Run:
         self.fabric.barrier()
         text = f"{self.folder.path}  val mIoU {scores.miou:.2f}  pixel accuracy {scores.pixel_accuracy:.2f}"
         self.console.out(text, highlight=False)
+
+    @property
+    def teacher_has_our_classes(self) -> bool:
+        """Whether there is a teacher with as many classes as the data."""
+        return self.source is not None and self.source.info.num_classes == len(self.data.train.classes)
 
     @property
     def shown(self) -> bool:
@@ -330,8 +335,10 @@ class _Run:
         )
         watch = Watch(lambda line: console.out(line, highlight=False))
         self.validation = Validation(validator, train.validate_every)
+        # A teacher of other classes can teach features, and cannot be scored on these labels.
+        scored = self.source if self.teacher_has_our_classes else None
         self.teacher_score = (
-            None if self.source is None else TeacherScore(self.source, self.validation, self.config["data"], watch)
+            None if scored is None else TeacherScore(scored, self.validation, self.config["data"], watch)
         )
         checkpoints = Checkpoints(folder, self.config, self.options.checkpoint_minutes)
         callbacks: list[Callback | None] = [
