@@ -29,8 +29,10 @@ def test_the_teacher_is_known_by_the_weights_that_it_takes(runs: tuple[Path, Pat
     assert plain is not None
     as_file = teacher_hash(replace(recipe, teacher_weights=str(other / "model.safetensors")))
     assert as_file not in (plain, None)
-    assert as_file == teacher_hash(replace(recipe, teacher_weights=str(other)))
-    assert as_file == teacher_hash(replace(recipe, teacher=TEACHER, teacher_weights=str(other)))
+    as_folder = teacher_hash(replace(recipe, teacher_weights=str(other)))  # with the description beside the weights
+    assert as_folder not in (plain, as_file, None)
+    assert as_folder == teacher_hash(replace(recipe, teacher=TEACHER, teacher_weights=str(other)))
+    assert as_folder == teacher_hash(replace(recipe, teacher=str(other)))
     assert teacher_hash(replace(recipe, teacher=TEACHER, teacher_weights="nowhere.pth")) is None
 
 
