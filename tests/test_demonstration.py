@@ -79,7 +79,7 @@ def test_bad_input_trains_nothing(
 
 
 def test_a_run_that_failed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(**_: object) -> None:
+    def failing(*_: object) -> None:
         raise UserError("it broke")
 
     monkeypatch.setattr("segdistill.comparison.cells.distill", failing)

@@ -256,8 +256,8 @@ def killed_advice(output: Path, teacher: Path) -> None:
     """What a process does until it is killed: it gets no further than the second rung's second run."""
     real = cells.distill
 
-    def waiting(**options: Any) -> Any:
-        return time.sleep(600) if "rung-2" in str(options["output"]) else real(**options)
+    def waiting(recipe: Any, options: Any) -> Any:
+        return time.sleep(600) if "rung-2" in str(options.output) else real(recipe, options)
 
     cells.__dict__["distill"] = waiting
     module.__dict__["_check_folder"] = lambda folder: None
@@ -294,10 +294,10 @@ def test_goes_on_after_a_kill(tmp_path: Path, teacher: Path, finished: Path) -> 
 def test_a_method_that_fails_is_left_out(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = cells.distill
 
-    def failing(**options: Any) -> Any:
-        if options["method"] == [{"cwd": {}}]:
+    def failing(recipe: Any, options: Any) -> Any:
+        if list(recipe.method[0]) == ["cwd"]:
             raise UserError("it broke")
-        return real(**options)
+        return real(recipe, options)
 
     monkeypatch.setattr(cells, "distill", failing)
     found = advise_tiny(tmp_path / "out", teacher, methods="kd,cwd", train=replace(FAST, epochs=3))

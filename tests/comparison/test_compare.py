@@ -316,10 +316,10 @@ def test_a_failed_cell_is_listed(
 ) -> None:
     real = cells.distill
 
-    def failing(**options: Any) -> RunFolder:
-        if options["seed"] == 0 and "kd" in options["method"][0]:
+    def failing(recipe: Any, options: Any) -> RunFolder:
+        if recipe.seed == 0 and "kd" in recipe.method[0]:
             raise error
-        return real(**options)
+        return real(recipe, options)
 
     monkeypatch.setattr(cells, "distill", failing)
     found = compare_tiny(tmp_path / "out", teacher, methods="none,kd,cwd", seeds=2, quiet=False)
@@ -424,7 +424,7 @@ def test_ray_that_is_not_installed(tmp_path: Path, teacher: Path, monkeypatch: p
 def test_a_teacher_whose_training_has_not_ended(tmp_path: Path, teacher: Path) -> None:
     half = Path(shutil.copytree(teacher, tmp_path / "half"))
     (half / "metrics.json").unlink()
-    with pytest.raises(UserError, match=r"half has no metrics\.json: its training has not ended; go on with it"):
+    with pytest.raises(UserError, match=r"half has no metrics\.json: its training has not ended; continue it"):
         compare_tiny(tmp_path / "out", half)
 
 

@@ -230,9 +230,9 @@ def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
             where, device = ladder.rung(number), options.device
             checked_plan(where, ladder.recipe_of(epochs), every, ladder.seeds, data, device, resume=options.resume)
             cost = ladder.cost(number, epochs, every)
-        else:  # which ones they will be is not known; the dearest may be among them
-            dearest = sorted(names, key=lambda name: -ladder.each(number, epochs, name))[:count]
-            cost = ladder.cost(number, epochs, (*alone, *dearest))
+        else:  # which ones they will be is not known; the slowest may be among them
+            slowest = sorted(names, key=lambda name: -ladder.each(number, epochs, name))[:count]
+            cost = ladder.cost(number, epochs, (*alone, *slowest))
         total += cost.left
         which = ", ".join(names) if known else f"the best {count} of {len(names)}"
         runs = len(ladder.seeds) * (count + len(alone))
@@ -244,7 +244,9 @@ def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
         count = keep
     table.add_section()
     table.add_row("all", "", "", "", duration(total))
-    table.caption = "training alone, without validations and the teacher cache; later rungs as if the dearest went on"
+    table.caption = (
+        "training alone, without validations and the teacher cache; later rungs as if the slowest methods were kept"
+    )
     table.caption_justify = "left"
     return table
 

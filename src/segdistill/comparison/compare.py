@@ -188,17 +188,17 @@ def _spread(summary: Summary | None) -> str:
 
 
 def _equal_time_epochs(folder: Path, recipe: DistillRecipe, plan: dict[str, Any]) -> int:
-    """Epochs in which the student alone trains for as long as the dearest method did; those once chosen are kept."""
+    """Epochs in which the student alone trains for as long as the slowest method did; once chosen, they are kept."""
     for seed in plan["seeds"]:
         begun = RunFolder(cell_folder(folder, EQUAL_TIME, seed))
         if begun.config_file.exists():
             return int(begun.read_config()["train"]["epochs"])
     seconds = _finished_seconds(folder, plan)
     epochs = [cell.epochs for cell in _finished(folder, BASELINE, plan) if cell.epochs is not None]
-    dearest = max((spent for name, spent in seconds.items() if not is_alone(name)), default=None)
-    if dearest is None or not seconds.get(BASELINE):
+    slowest = max((spent for name, spent in seconds.items() if not is_alone(name)), default=None)
+    if slowest is None or not seconds.get(BASELINE):
         return recipe.train.epochs
-    return max(recipe.train.epochs, round(dearest / seconds[BASELINE] * sum(epochs) / len(epochs)))
+    return max(recipe.train.epochs, round(slowest / seconds[BASELINE] * sum(epochs) / len(epochs)))
 
 
 def _finished(folder: Path, method: str, plan: dict[str, Any]) -> list[Cell]:
@@ -234,7 +234,7 @@ def _cost_table(folder: Path, recipe: DistillRecipe, plan: dict[str, Any], devic
         finished = len(_finished(folder, name, plan))
         rest = cost[name] * (len(plan["seeds"]) - finished)
         left += rest
-        source = "finished cells" if name in known else "the dearest method" if name == EQUAL_TIME else "a few steps"
+        source = "finished cells" if name in known else "the slowest method" if name == EQUAL_TIME else "a few steps"
         table.add_row(name, str(len(plan["seeds"])), str(finished), duration(cost[name]), source, duration(rest))
     table.add_section()
     table.add_row("all", "", "", "", "", duration(left))

@@ -274,15 +274,15 @@ def _warnings(rows: Sequence[Row], images: int, recipe: Mapping[str, Any]) -> tu
             f"{len(compared)} methods are held against one baseline: the more there are, the likelier it is that one "
             "of the intervals errs"
         )
-    dearest = max((row.seconds for row in compared if row.seconds is not None), default=0.0)
-    if equal_time is None and baseline.seconds and dearest > SLOWER * baseline.seconds:
+    slowest = max((row.seconds for row in compared if row.seconds is not None), default=0.0)
+    if equal_time is None and baseline.seconds and slowest > SLOWER * baseline.seconds:
         told.append(
-            f"the slowest method trained for {dearest / baseline.seconds:.1f} times as long as the student alone; add "
+            f"the slowest method trained for {slowest / baseline.seconds:.1f} times as long as the student alone; add "
             f"{EQUAL_TIME} to see what the student alone makes of that time"
         )
-    if equal_time is not None and equal_time.seconds and dearest > SLOWER * equal_time.seconds:
+    if equal_time is not None and equal_time.seconds and slowest > SLOWER * equal_time.seconds:
         told.append(
-            f"the slowest method trained for {dearest:.0f} s and {EQUAL_TIME} for {equal_time.seconds:.0f} s only"
+            f"the slowest method trained for {slowest:.0f} s and {EQUAL_TIME} for {equal_time.seconds:.0f} s only"
         )
     if recipe.get("teacher_cache") is not None:
         told.append("the seconds leave out the time in which the teacher cache was filled")

@@ -16,7 +16,7 @@ from segdistill.comparison.statistics import Difference, GapClosure
 #: The student alone, by the recipe of all the others.
 BASELINE = "none"
 
-#: The student alone, trained for as many seconds as the dearest method took.
+#: The student alone, trained for as many seconds as the slowest method took.
 EQUAL_TIME = "none@time"
 
 
