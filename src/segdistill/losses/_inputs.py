@@ -25,6 +25,29 @@ def pair(
     Ignored positions are overwritten before any arithmetic, so that whatever stands there (a huge value, even
     a NaN) reaches neither the value nor a gradient.
     """
+    student, teacher = _checked(student, teacher, valid, same_channels, weights_allowed)
+    if valid is None:
+        return student, teacher
+    inside = _inside(valid)
+    # `masked_fill` would turn channels_last maps, and their gradients all the way back, into contiguous ones.
+    return torch.where(inside, student, 0.0), torch.where(inside, teacher, 0.0)
+
+
+def difference(student: Tensor, teacher: Tensor, valid: Tensor | None, *, weights_allowed: bool = False) -> Tensor:
+    """Student minus teacher, checked as `pair` does with equal channels; 0 at ignored positions."""
+    student, teacher = _checked(student, teacher, valid, True, weights_allowed)
+    return student - teacher if valid is None else torch.where(_inside(valid), student - teacher, 0.0)
+
+
+def _inside(valid: Tensor) -> Tensor:
+    """(B, 1, H, W): which positions have any weight."""
+    return (valid if valid.dtype == torch.bool else valid > 0).unsqueeze(1)
+
+
+def _checked(
+    student: Tensor, teacher: Tensor, valid: Tensor | None, same_channels: bool, weights_allowed: bool
+) -> tuple[Tensor, Tensor]:
+    """Both in float32 at least, the teacher detached."""
     check_features("student", student)
     check_features("teacher", teacher)
     batch, _, height, width = student.shape
@@ -38,13 +61,9 @@ def pair(
             f"for a student of shape {tuple(student.shape)}"
         )
     dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
-    student, teacher = student.to(dtype), teacher.detach().to(dtype)
-    if valid is None:
-        return student, teacher
-    check_valid(valid, (batch, height, width), weights_allowed=weights_allowed)
-    inside = valid.unsqueeze(1) if valid.dtype == torch.bool else valid.unsqueeze(1) > 0
-    # `masked_fill` would turn channels_last maps, and their gradients all the way back, into contiguous ones.
-    return torch.where(inside, student, 0.0), torch.where(inside, teacher, 0.0)
+    if valid is not None:
+        check_valid(valid, (batch, height, width), weights_allowed=weights_allowed)
+    return student.to(dtype), teacher.detach().to(dtype)
 
 
 def check_features(name: str, features: Tensor) -> None:

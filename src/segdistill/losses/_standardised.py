@@ -13,20 +13,16 @@ def standardised(values: Tensor, dim: int, inside: Tensor | None = None) -> Tens
     """``values`` with mean 0 and variance 1 along ``dim``; constant values become 0 and get no gradient.
 
     Args:
-        values: any shape; float32 at least.
+        values: any shape; float32 at least; 0 where they do not count.
         dim: the dimension to average over.
-        inside: bool, broadcast to ``values``: what counts; the rest becomes 0. ``None`` for all.
+        inside: bool, broadcast to ``values``: what counts. What does not is finite in the result, and means nothing.
+            ``None``: all count.
     """
-    if inside is None:
-        count: Tensor | int = values.shape[dim]
-    else:
-        count = inside.sum(dim=dim, keepdim=True).clamp(min=1)
-        values = torch.where(inside, values, 0.0)
+    count = values.shape[dim] if inside is None else inside.sum(dim=dim, keepdim=True).clamp(min=1)
     mean = values.sum(dim=dim, keepdim=True) / count
     centred = values - mean
-    if inside is not None:
-        centred = torch.where(inside, centred, 0.0)
-    variance = centred.square().sum(dim=dim, keepdim=True) / count
+    squares = centred.square() if inside is None else centred.square() * inside
+    variance = squares.sum(dim=dim, keepdim=True) / count
     tiny = torch.finfo(values.dtype).tiny ** 0.5
     bound = (_FLAT**2 * mean.detach().square()).clamp(min=tiny)
     # Below its bound `clamp` passes no gradient to the variance; nor must the values be scaled up there.

@@ -81,11 +81,14 @@ def position_correlation(
         inside = None if valid is None else valid[None, None]
     elif across != "image":
         raise UserError(f"across is {across!r}, expected 'image' or 'batch'")
-    x, t = (
-        standardised(maps.flatten(2), dim=2, inside=None if inside is None else inside.flatten(2)) for maps in (x, t)
-    )
-    count: Tensor | int = x.shape[2] if inside is None else inside.flatten(2).sum(dim=2).clamp(min=1)
-    values = ((x - t).square().sum(dim=2) / (2 * count)).mean(dim=1)
+    x, t = x.flatten(2), t.flatten(2)
+    inside = None if inside is None else inside.flatten(2)
+    count: Tensor | int = x.shape[2]
+    if inside is not None:
+        x, t, count = x * inside, t * inside, inside.sum(dim=2).clamp(min=1)
+    squares = (standardised(x, dim=2, inside=inside) - standardised(t, dim=2, inside=inside)).square()
+    squares = squares if inside is None else squares * inside
+    values = (squares.sum(dim=2) / (2 * count)).mean(dim=1)
     return temperature**2 * mean_over_images(values, None if inside is None else inside.flatten(1))
 
 

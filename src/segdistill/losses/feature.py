@@ -49,17 +49,19 @@ def feature_mse(
         >>> feature_mse(student=5 * features - 3, teacher=features, standardise="channel").item() < 1e-6
         True
     """
-    student, teacher = _inputs.pair(student, teacher, valid, same_channels=True, weights_allowed=True)
-    if standardise == "channel":
-        inside = None if valid is None else (valid > 0).flatten(1).unsqueeze(1)
-        student, teacher = (
-            standardised(maps.flatten(2), dim=2, inside=inside).view_as(maps) for maps in (student, teacher)
-        )
-    elif standardise == "position":
-        student, teacher = standardised(student, dim=1), standardised(teacher, dim=1)
-    elif standardise is not None:
-        raise UserError(f"standardise is {standardise!r}, expected 'channel', 'position' or None")
-    return mean_over_pixels((student - teacher).square().mean(dim=1), valid)
+    if standardise is None:
+        difference = _inputs.difference(student, teacher, valid, weights_allowed=True)
+    else:
+        student, teacher = _inputs.pair(student, teacher, valid, same_channels=True, weights_allowed=True)
+        if standardise == "channel":
+            inside = None if valid is None else (valid > 0).flatten(1).unsqueeze(1)
+            scaled = [standardised(maps.flatten(2), dim=2, inside=inside).view_as(maps) for maps in (student, teacher)]
+        elif standardise == "position":
+            scaled = [standardised(student, dim=1), standardised(teacher, dim=1)]
+        else:
+            raise UserError(f"standardise is {standardise!r}, expected 'channel', 'position' or None")
+        difference = scaled[0] - scaled[1]
+    return mean_over_pixels(difference.square().mean(dim=1), valid)
 
 
 def feature_cosine(*, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:

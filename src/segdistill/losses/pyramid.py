@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from segdistill.losses import _inputs
 from segdistill.losses._means import mean_over_pixels
@@ -38,19 +37,39 @@ def pyramid_mse(
     """
     for level in levels:
         _inputs.check_positive("levels", level)
-    student, teacher = _inputs.pair(student, teacher, valid, same_channels=True)
     # Averages are linear: those of the difference are the difference of the averages.
-    difference = student - teacher
+    difference = _inputs.difference(student, teacher, valid)
+    height, width = difference.shape[2:]
     total, weight, whole = mean_over_pixels(difference.square().mean(dim=1), valid), 1.0, 1.0
+    levels = [level for level in levels if level < height]
+    if not levels:
+        return total
+    cells = torch.cat([_cells(height, width, level).to(difference) for level in levels], dim=1)
+    averages, kept = _averages(difference.flatten(2), cells, valid)
+    start = 0
     for level in levels:
-        if level >= difference.shape[2]:
-            continue
-        weight /= 2
-        whole += weight
-        cells, kept = F.adaptive_avg_pool2d(difference, level), None
-        if valid is not None:
-            share = F.adaptive_avg_pool2d(valid.unsqueeze(1).to(difference.dtype), level)
-            inside = share >= 0.5
-            cells, kept = torch.where(inside, cells / share.clamp(min=0.5), 0.0), inside[:, 0]
-        total = total + weight * mean_over_pixels(cells.square().mean(dim=1), kept)
+        weight, span = weight / 2, slice(start, start + level**2)
+        whole, start = whole + weight, span.stop
+        squares = averages[:, :, span].square().mean(dim=1)
+        total = total + weight * mean_over_pixels(squares, None if kept is None else kept[:, span])
     return total / whole
+
+
+def _cells(height: int, width: int, level: int) -> Tensor:
+    """(N, level^2): whether each position lies in each cell; cells overlap where a side is no multiple of the level."""
+    sides = []
+    for size in (height, width):
+        cell, position = torch.arange(level), torch.arange(size).unsqueeze(1)
+        sides.append((position >= cell * size // level) & (position < ((cell + 1) * size + level - 1) // level))
+    return (sides[0][:, None, :, None] & sides[1][None, :, None, :]).reshape(height * width, level**2)
+
+
+def _averages(maps: Tensor, cells: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Averages (B, C, cells) of maps (B, C, N), and which cells count; maps are 0 where they are not valid."""
+    areas = cells.sum(dim=0)
+    # One product for all levels: the maps, and their gradient, are gone through once.
+    with torch.autocast(maps.device.type, enabled=False):
+        if valid is None:
+            return maps @ (cells / areas), None
+        inside = valid.flatten(1).to(cells.dtype) @ cells
+        return maps @ cells / inside.clamp(min=1).unsqueeze(1), 2 * inside >= areas

@@ -33,7 +33,7 @@ class ReviewKD(Method):
 
     needs_stages = True
 
-    def __init__(self, *, weight: float = 4.0, channels: int = 64) -> None:
+    def __init__(self, *, weight: float = 4.0, channels: int = 48) -> None:
         super().__init__()
         check_not_negative("reviewkd", weight=weight)
         check_positive("reviewkd", channels=channels)
