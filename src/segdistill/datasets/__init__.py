@@ -4,6 +4,7 @@ from segdistill.datasets.ade20k import ADE20K
 from segdistill.datasets.base import SegmentationDataset
 from segdistill.datasets.camvid import CamVid
 from segdistill.datasets.cityscapes import Cityscapes
+from segdistill.datasets.coco_polygons import COCOPolygons
 from segdistill.datasets.coco_stuff10k import COCOStuff10K
 from segdistill.datasets.folder import Folder
 from segdistill.datasets.isprs import Potsdam, Vaihingen
@@ -12,11 +13,13 @@ from segdistill.datasets.pascal_context import PascalContext
 from segdistill.datasets.reading.checking import LabelCounts, check_dataset
 from segdistill.datasets.synthetic_aerial import SyntheticAerial
 from segdistill.datasets.voc import VOC
+from segdistill.datasets.yolo_polygons import YOLOPolygons
 
 DATASETS: dict[str, type[SegmentationDataset]] = {
     "ade20k": ADE20K,
     "camvid": CamVid,
     "cityscapes": Cityscapes,
+    "coco-polygons": COCOPolygons,
     "coco-stuff10k": COCOStuff10K,
     "folder": Folder,
     "loveda": LoveDA,
@@ -25,6 +28,7 @@ DATASETS: dict[str, type[SegmentationDataset]] = {
     "synthetic-aerial": SyntheticAerial,
     "vaihingen": Vaihingen,
     "voc": VOC,
+    "yolo-polygons": YOLOPolygons,
 }
 """The names that recipes and the command line use."""
 
@@ -32,6 +36,7 @@ __all__ = [
     "ADE20K",
     "DATASETS",
     "VOC",
+    "COCOPolygons",
     "COCOStuff10K",
     "CamVid",
     "Cityscapes",
@@ -43,5 +48,6 @@ __all__ = [
     "SegmentationDataset",
     "SyntheticAerial",
     "Vaihingen",
+    "YOLOPolygons",
     "check_dataset",
 ]

@@ -1,0 +1,121 @@
+"""Your own images with labels as polygons in a JSON file of COCO's format."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segdistill.datasets.reading.files import existing_folder, refuse_missing
+from segdistill.datasets.reading.polygons import Area, PolygonDataset, ring_of
+from segdistill.errors import UserError
+
+
+class COCOPolygons(PolygonDataset):
+    """Images and one JSON file per split in the format of COCO's instances, as annotation tools export it.
+
+    The file is ``annotations/SPLIT.json``, ``annotations/instances_SPLIT*.json``, ``SPLIT.json`` or
+    ``SPLIT/_annotations.coco.json`` in ``root``; images lie beside it, in ``images/``, ``images/SPLIT/``, ``SPLIT/`` or
+    ``SPLIT*/``. Classes are the categories in the order of their ids. Where objects overlap, the smaller one counts.
+    Needs rasterio.
+
+    Args:
+        root: the folder.
+        split: which split; any name.
+        background: whether pixels in no polygon are the class "background", the first; if not, they are ignored.
+        palette: a colour per class, as [red, green, blue] or "#rrggbb".
+        resize: (height, width) on reading, see :class:`FileDataset`.
+
+    Raises:
+        UserError: missing folder, file or image, no COCO file, an unknown category, or a mask that is no polygon.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        background: bool = True,
+        palette: Sequence[str | Sequence[int]] | None = None,
+        resize: Sequence[int] | None = None,
+    ) -> None:
+        file = _annotations(existing_folder(Path(root), "images and a COCO file per split"), split)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8-sig"))
+            categories = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+            images = {entry["id"]: entry for entry in content["images"]}
+            names = [str(entry["file_name"]) for entry in images.values()]
+            sizes = [(int(entry["height"]), int(entry["width"])) for entry in images.values()]
+            objects = [
+                (entry["image_id"], entry["category_id"], entry["segmentation"]) for entry in content["annotations"]
+            ]
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror or error}") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise UserError(f"{file} is no COCO file of images, categories and annotations: {what}") from None
+        # Roboflow adds a category that holds the others and has no object.
+        used = Counter(category for _, category, _ in objects)
+        supers = {str(entry.get("supercategory")) for entry in content["categories"]}
+        order = [number for number in sorted(categories) if used[number] or categories[number] not in supers]
+        super().__init__(
+            [(image, file) for image in _images(Path(root), file, split, names)],
+            classes=[categories[number] for number in order],
+            background=background,
+            palette=palette,
+            resize=resize,
+        )
+        self._sizes = sizes
+        self._labels_of = {number: label for label, number in enumerate(order)}
+        self._objects: dict[Any, list[tuple[Any, Any]]] = {number: [] for number in images}
+        for image, category, shape in objects:
+            if category not in self._labels_of or image not in self._objects:
+                raise UserError(
+                    f"{file} has an annotation of image {image!r} and category {category!r}; one is not in it"
+                )
+            self._objects[image].append((category, shape))
+        self._numbers = list(images)
+
+    def areas(self, index: int, size: tuple[int, int]) -> list[Area]:
+        """See `PolygonDataset.areas`."""
+        image, file = self.pairs[index]
+        told = self._sizes[index]
+        if told != size:
+            raise UserError(
+                f"{file} says that {image.name} is {told[1]} x {told[0]} pixels, but it is {size[1]} x {size[0]}, "
+                "turned by its EXIF orientation if it has one"
+            )
+        found = []
+        for category, shape in self._objects[self._numbers[index]]:
+            if isinstance(shape, Mapping) or not isinstance(shape, list):
+                raise UserError(
+                    f"{file} holds a run-length mask for {image.name}; expected polygons, export it as such"
+                )
+            rings = tuple(ring_of(part, f"{file}, {image.name},") for part in shape)
+            found.append(Area(self._labels_of[category], rings))
+        return found
+
+
+def _annotations(root: Path, split: str) -> Path:
+    candidates = [
+        root / "annotations" / f"{split}.json",
+        *sorted((root / "annotations").glob(f"instances_{split}*.json")),
+        root / f"{split}.json",
+        root / split / "_annotations.coco.json",
+    ]
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise UserError(
+        f"{root} has no split '{split}': there is no annotations/{split}.json, {split}.json or "
+        f"{split}/_annotations.coco.json"
+    )
+
+
+def _images(root: Path, file: Path, split: str, names: Sequence[str]) -> list[Path]:
+    images = root / "images"
+    folders = [images / split, images, root / split, file.parent, *sorted(root.glob(f"{split}*/")), root]
+    found = {name: next((folder / name for folder in folders if (folder / name).is_file()), None) for name in names}
+    refuse_missing(names, {name: path for name, path in found.items() if path}, f"image{{s}} named in {file} not there")
+    return [path for path in found.values() if path]
