@@ -23,6 +23,7 @@ from segdistill.files import write_json, write_yaml
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
 from segdistill.prediction.predictor import open_predictor
+from segdistill.reporting.names import network_name
 from tests.prediction.networks import saved
 
 SMP = "smp:FPN:tu-mobilenetv3_small_050?decoder_pyramid_channels=64&decoder_segmentation_channels=32"
@@ -74,7 +75,7 @@ def test_the_card_s_own_lines_load_it_without_segdistill(spec: str, library: str
     assert front["library_name"] == library
     assert "datasets" not in front
     (of_model,) = front["model-index"]
-    assert of_model["name"] == spec
+    assert of_model["name"] == network_name(spec)
     lines = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert lines is not None
     assert lines[1].count("\n") == 5

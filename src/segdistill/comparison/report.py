@@ -100,7 +100,10 @@ def _next_steps(choice: Advised) -> list[Block]:
     """Commands to use the best run with, and what the words of this page mean."""
     blocks: list[Block] = []
     if choice.cell is not None and choice.row is not None:
-        commands = [f"segdistill predict {choice.cell.run} photos -o labels", f"segdistill export {choice.cell.run}"]
+        commands = [
+            f"segdistill predict {choice.cell.run} photos --output labels",
+            f"segdistill export {choice.cell.run}",
+        ]
         told = f"The best run of {choice.row.method}: label your images with it, or export it to a file to deploy:"
         blocks += [Paragraph(told), Listing("\n".join(commands), "commands")]
     return [*blocks, Paragraph(EXPLANATION, "note")]

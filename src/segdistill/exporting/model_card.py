@@ -18,6 +18,7 @@ from segdistill.networks.folder import read_description
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.prediction.predictor import Predictor
+from segdistill.reporting.names import network_name
 from segdistill.run_folder import RunFolder
 
 #: By the library of a network: its name on the hub, its package, the imports of an example, and what loads a folder.
@@ -64,7 +65,8 @@ def model_card(run: Path, network: Network, predictor: Predictor, library: str) 
     card: ModelCard = ModelCard.from_template(
         _card_data(network, library, data, metrics),
         template_str=template,
-        title=network.spec,
+        title=network_name(str(network.spec)),
+        spec=network.spec,
         version=__version__,
         parameters=f"{count_parameters(network) / 1e6:.2f}",
         library=library,
@@ -110,7 +112,7 @@ def _card_data(network: Network, library: str, data: Mapping[str, Any], metrics:
         pipeline_tag="image-segmentation",
         tags=["semantic-segmentation", "knowledge-distillation", "segdistill"],
         datasets=None if name in (None, "folder") else [str(name)],
-        model_name=network.spec if results else None,
+        model_name=network_name(str(network.spec)) if results else None,
         eval_results=results or None,
     )
 

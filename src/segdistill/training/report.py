@@ -145,6 +145,6 @@ def _recipe(folder: RunFolder, config: Mapping[str, object]) -> list[Block]:
     command = "distill" if "teacher" in config else "train"
     return [
         Paragraph("The recipe as it was run, which is also in config.yaml. This makes it again:"),
-        Listing(f"segdistill {command} {folder.path}/config.yaml -o again", "command"),
+        Listing(f"segdistill {command} {folder.path}/config.yaml --output again", "command"),
         Listing(recipe, "recipe"),
     ]
