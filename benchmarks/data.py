@@ -26,10 +26,10 @@ import yaml
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch.utils.data import default_collate
 
 from segdistill import Supervised, load_network
 from segdistill.data import TrainingSamples
-from segdistill.data.loading import padded_batch
 from segdistill.device import choose_device, choose_precision
 from segdistill.recipe.data import Data, build_data, keep_decoded
 from segdistill.recipe.train_config import TrainConfig
@@ -83,7 +83,7 @@ def works(data: Data) -> list[Callable[[int], int]]:
 
     def batch(number: int) -> int:
         keys = [divmod(BATCH * number + index, len(samples)) for index in range(BATCH)]
-        padded_batch([samples[key] for key in keys], data.train.ignore_index)
+        default_collate([samples[key] for key in keys])
         return BATCH
 
     return [cut, augment, batch]

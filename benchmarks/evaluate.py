@@ -19,9 +19,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from segdistill import Network, load_network
-from segdistill.data.loading import evaluation_loader
 from segdistill.datasets import SegmentationDataset, SyntheticAerial
 from segdistill.evaluation.evaluate import measure
 
@@ -43,7 +43,7 @@ def miou_alone(network: Network, dataset: SegmentationDataset) -> float:
     counts = torch.zeros(classes, classes, dtype=torch.int64)
     network.eval()
     with torch.inference_mode():
-        for images, labels in evaluation_loader(dataset, 8, None):
+        for images, labels in DataLoader(dataset, 8):
             predictions = network(images).argmax(1)
             valid = labels != dataset.ignore_index
             pairs = labels[valid] * classes + predictions[valid]

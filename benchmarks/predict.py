@@ -26,10 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from segdistill import load_network
+from segdistill.data.scoring import WINDOWS_AT_ONCE
+from segdistill.data.tiling import OVERLAP, WINDOW
+from segdistill.prediction.job import Options, Wanted, configured
 from segdistill.prediction.predict import predict_files
-from segdistill.prediction.prediction import OVERLAP, WINDOWS_AT_ONCE, Options, Wanted, window_and_overlap
-from segdistill.prediction.predictor import WINDOW, open_predictor
-from segdistill.prediction.windows import Grid
+from segdistill.prediction.predictor import open_predictor
 
 CLASSES = 6
 ROWS = 512
@@ -56,12 +57,13 @@ def main() -> None:
         load_network(options.network, num_classes=CLASSES).save(folder / "network")
         predictor = open_predictor(folder / "network", options.device)
         chosen = Options(window=options.window, overlap=options.overlap, batch_size=options.batch)
-        window, overlap = window_and_overlap(predictor, chosen)
-        grid = Grid.over((options.size,) * 2, window=window, overlap=overlap, stride=predictor.stride)
-        on_gpu = predictor.device.type == "cuda"
+        model = configured(predictor, chosen)
+        _, overlap = model.tiling.in_pixels(options.window)
+        grid = model.grid((options.size, options.size))
+        on_gpu = model.device.type == "cuda"
         batch = options.batch or (WINDOWS_AT_ONCE if on_gpu else 1)
         # The windows that are used, which may be shorter than the longest allowed.
-        bare = bare_rate(predictor.scores, predictor.device, grid.rows[0].length, batch, options.seconds)
+        bare = bare_rate(model.scorer, model.device, grid.rows[0].length, batch, options.seconds)
         held = peak_megabytes()
         started = time.perf_counter()
         predict_files(
@@ -76,7 +78,7 @@ def main() -> None:
     table = Table("", "million pixels / s", "of the bare model's", title_justify="left")
     table.title = (
         f"{options.network}, {options.size} x {options.size} in {len(grid)} windows of {grid.rows[0].length}, "
-        f"{overlap} shared, batch {batch}, {predictor.device}, {torch.get_num_threads()} threads"
+        f"{overlap} shared, batch {batch}, {model.device}, {torch.get_num_threads()} threads"
     )
     table.add_row("bare model", f"{bare / 1e6:.2f}", "")
     for what, pixels in (("predict, through the model", grid.pixels()), ("predict, of the image", options.size**2)):

@@ -57,7 +57,7 @@ def test_every_command_knows_names_and_colours(run: Path, part: str, tmp_path: P
     exported = export(run=folder, format="torch-export", output=tmp_path / "net.pt2", quiet=True)
     assert "validation images" in exported.compared_on
     of_file = open_predictor(exported.path)
-    assert (of_file.classes, of_file.palette, of_file.window) == (CLASSES, PALETTE, 64)
+    assert (of_file.classes, of_file.palette, of_file.model.tiling.window) == (CLASSES, PALETTE, 64)
 
     (contender,) = open_contenders([str(folder)], device="cpu")
     assert (contender.predictor.classes, contender.predictor.palette) == (CLASSES, PALETTE)
@@ -88,6 +88,6 @@ def test_a_run_on_16_bits_knows_their_kind_and_range(tmp_path: Path) -> None:
         assert described.mean is not None
         assert min(described.mean) > 1000
         predictor = open_predictor(folder, "cpu")
-        assert (predictor.bands, predictor.only_8_bits) == ((4, 2), False)
+        assert (predictor.bands, predictor.description.pixels != "uint8") == ((4, 2), True)
         card = json.loads((folder / "network.json").read_text())
         assert (card["pixels"], card["bands"]) == ("uint16", [4, 2])

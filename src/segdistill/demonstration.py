@@ -18,7 +18,7 @@ from segdistill.comparison.results import BASELINE
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.evaluation.evaluate import measure
-from segdistill.evaluation.latency import latency_ms
+from segdistill.evaluation.forward_time import forward_ms
 from segdistill.files import write_atomically, write_json
 from segdistill.networks.loading import load_run
 from segdistill.recipe.data import build_split
@@ -118,7 +118,7 @@ def demo(
         scores = measure(network, scenes, quiet=quiet)
         cost = (row.parameters, row.macs)
         if cost not in times:
-            times[cost] = latency_ms(network, (SIZE, SIZE))
+            times[cost] = forward_ms(network, (SIZE, SIZE))
         spent = cell.seconds if cell.seconds is not None else (teacher.read_metrics() or {})["training_seconds"]
         rows.append(
             {

@@ -108,15 +108,15 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 INTERRUPTED = """
 import os, signal, sys
-import segdistill.prediction.windows as windows
+import segdistill.prediction.prediction as prediction
 from segdistill.cli.main import main
-ordinary, seen = windows.piece_labels, []
+ordinary, seen = prediction.piece_labels, []
 def labels(piece):
     seen.append(piece)
     if len(seen) == 3:
         os.kill(os.getpid(), signal.SIGINT)
     return ordinary(piece)
-windows.piece_labels = labels
+prediction.piece_labels = labels
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -12,25 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from segdistill import RunFolder, UserError
 from segdistill.comparison import cells
 from segdistill.comparison import compare as module
-from segdistill.comparison.cells import per_image
 from segdistill.comparison.compare import compare
 from segdistill.comparison.methods import parse_methods
 from segdistill.comparison.reading import load_comparison
 from segdistill.comparison.results import Comparison, Row
-from segdistill.data.tiling import EvaluationTiles
-from segdistill.datasets import SegmentationDataset
 from segdistill.evaluation.evaluate import measure
 from segdistill.metrics.scores import scores_from_confusion
 from segdistill.networks.loading import load_network
 from segdistill.recipe.data import build_split
 from segdistill.training.callbacks.stop_signals import Stopped
 from tests.datasets.trees import folder_tree
-from tests.tiny import tiny_network
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, contents, distill_tiny, fingerprint, train_tiny
 
 
@@ -172,32 +167,6 @@ def test_table(finished: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
     assert " ".join(found.verdict.split()) in " ".join(printed.split())
     for warning in found.warnings:
         assert f"note: {' '.join(warning.split())}" in " ".join(printed.split())
-
-
-def test_counts_of_windows_are_added_up_by_image() -> None:
-    class Wide(SegmentationDataset):
-        """One image of three windows, one that goes through whole."""
-
-        evaluation_window = 16
-
-        def __init__(self) -> None:
-            super().__init__(classes=("a", "b", "c", "d", "e"), ids=("wide", "small"))
-
-        def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-            generator = torch.Generator().manual_seed(index)
-            size = (16, 40) if index == 0 else (16, 16)
-            image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
-            return image, torch.randint(0, 5, size, generator=generator)
-
-    dataset = Wide()
-    confusion = measure(tiny_network(), dataset).confusion
-    assert len(confusion) == len(EvaluationTiles(dataset, 16)) > 2
-    found = per_image(confusion, dataset)
-    assert found.shape == (2, 5, 5)
-    assert torch.equal(found[0], confusion[:-1].sum(0))
-    assert torch.equal(found[1], confusion[-1])
-    for index in (0, 1):
-        assert torch.equal(found[index].sum(1), torch.bincount(dataset[index][1].flatten(), minlength=5))
 
 
 # ------------------------------------------------------------------------------------------------ equal time

@@ -10,25 +10,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from segdistill.data import Augmentation, EpochSampler, TrainingSamples, evaluation_loader, training_loader
+from segdistill.data import (
+    Augmentation,
+    EpochSampler,
+    EvaluationLoader,
+    EvaluationSamples,
+    TrainingSamples,
+    training_loader,
+)
 from segdistill.data.loading import reading
-from segdistill.datasets import Folder, SegmentationDataset, SyntheticAerial
+from segdistill.datasets import Folder, SyntheticAerial
 from segdistill.errors import UserError
 from tests.datasets.trees import folder_tree
 
 AUGMENTATION = Augmentation((24, 32), quarter_turns=True, jitter=0.3)
-
-
-class Sizes(SegmentationDataset):
-    """Images of different sizes, each filled with its number."""
-
-    def __init__(self, *sizes: tuple[int, int]) -> None:
-        super().__init__(classes=("a", "b"), ids=[str(n) for n in range(len(sizes))])
-        self.sizes = sizes
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = torch.full((3, *self.sizes[index]), index, dtype=torch.uint8)
-        return image, torch.ones(self.sizes[index], dtype=torch.int64)
 
 
 def two_epochs(loader: DataLoader[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
@@ -56,6 +51,24 @@ def test_batches_do_not_depend_on_the_number_of_workers_nor_on_the_global_seed()
         assert images_a.equal(images_b)
         assert labels_a.equal(labels_b)
     assert not alone[0][0].equal(alone[2][0])
+
+
+def test_what_goes_with_a_sample_is_of_the_view_that_it_shows() -> None:
+    """With two views the third epoch shows the first ones again."""
+    asked: list[tuple[int, int]] = []
+
+    def attach(view: int, index: int) -> dict[str, Tensor]:
+        asked.append((view, index))
+        return {"seen": torch.tensor([view, index])}
+
+    dataset = SyntheticAerial(count=3, size=(40, 40))
+    samples = TrainingSamples(dataset, AUGMENTATION, seed=0, views=2, attach=attach)
+    for epoch in range(5):
+        for index in range(3):
+            image, _, kept = samples[epoch, index]
+            assert kept["seen"].tolist() == [epoch % 2, index]
+            assert image.equal(samples[epoch % 2, index][0])
+    assert {view for view, _ in asked} == {0, 1}
 
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
@@ -89,24 +102,6 @@ def test_a_data_set_smaller_than_a_batch_still_fills_it_with_different_views() -
     assert len({tuple(image.flatten().tolist()) for image in images}) == 8
 
 
-def test_evaluation_keeps_order_and_shows_every_sample_once_untouched() -> None:
-    dataset = SyntheticAerial(count=5, size=(32, 40))
-    batches = list(evaluation_loader(dataset, batch_size=2, workers=0))
-    assert [len(images) for images, _ in batches] == [2, 2, 1]
-    assert torch.cat([images for images, _ in batches]).equal(torch.stack([image for image, _ in dataset]))
-    assert torch.cat([labels for _, labels in batches]).equal(torch.stack([labels for _, labels in dataset]))
-
-
-def test_images_of_different_size_are_padded_where_nothing_counts() -> None:
-    images, labels = next(iter(evaluation_loader(Sizes((4, 9), (6, 5)), batch_size=2, workers=0)))
-    assert images.shape == (2, 3, 6, 9)
-    assert labels.shape == (2, 6, 9)
-    for number, (height, width) in enumerate(((4, 9), (6, 5))):
-        assert (images[number, :, :height, :width] == number).all()
-        assert (labels[number] == 1).sum() == (labels[number, :height, :width] == 1).sum() == height * width
-        assert (labels[number] == 255).sum() == 54 - height * width
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_breaks_while_training_is_told_in_one_sentence(tmp_path: Path, workers: int) -> None:
     dataset = Folder(folder_tree(tmp_path, {"train": 2}), ("road", "roof", "tree"))
@@ -115,7 +110,7 @@ def test_a_file_that_breaks_while_training_is_told_in_one_sentence(tmp_path: Pat
     sentence = rf"^{broken} cannot be read, it is truncated or no image: [^\n]*$"
     for loader in (
         training_loader(dataset, AUGMENTATION, batch_size=2, seed=0, workers=workers),
-        evaluation_loader(dataset, batch_size=2, workers=workers),
+        EvaluationLoader(EvaluationSamples.of(dataset), 2, workers),
     ):
         with reading(loader), pytest.raises(UserError, match=sentence):
             list(loader)

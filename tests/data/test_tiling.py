@@ -9,8 +9,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from segdistill.data import Augmentation, TrainingSamples, evaluation_loader, training_loader
-from segdistill.data.tiling import OVERLAP, overlapping_tiles
+from segdistill.data import (
+    Augmentation,
+    EvaluationLoader,
+    EvaluationSamples,
+    TrainingSamples,
+    scored_parts,
+    training_loader,
+)
+from segdistill.data.scoring import TiledModel
+from segdistill.data.tiling import Tiling
 from segdistill.datasets import Folder, SegmentationDataset
 from segdistill.datasets.base import Window
 from segdistill.datasets.reading import rasters
@@ -139,47 +147,37 @@ def _is_part(crop: Tensor, whole: np.ndarray) -> bool:
     return any((corners == way[0, ::15, ::15].numpy()).all((-2, -1)).any() for way in (crop, crop.flip(-1)))
 
 
-@pytest.mark.parametrize("size", [(64, 64), (100, 101), (101, 350), (1000, 99), (377, 613)])
-def test_kept_parts_cover_each_pixel_once_and_lie_deep_in_their_windows(size: tuple[int, int]) -> None:
-    counts = torch.zeros(size, dtype=torch.int64)
-    found = overlapping_tiles(size, 100)
-    for window, kept in found:
-        counts[kept.top : kept.top + kept.height, kept.left : kept.left + kept.width] += 1
-        assert (window.height, window.width) == (min(100, size[0]), min(100, size[1]))
-        for start, length, inner, kept_length, full in (
-            (window.top, window.height, kept.top, kept.height, size[0]),
-            (window.left, window.width, kept.left, kept.width, size[1]),
-        ):
-            assert 0 <= start <= start + length <= full
-            before, after = inner - start, start + length - inner - kept_length
-            # A margin on each side, but where the image itself ends.
-            assert before >= 100 * OVERLAP / 2 - 1 or (start == 0 and before == 0)
-            assert after >= 100 * OVERLAP / 2 - 1 or (start + length == full and after == 0)
-    assert (counts == 1).all()
-    assert len(found) <= -(-size[0] // 70) * -(-size[1] // 70)
-
-
 def test_evaluation_shows_large_images_in_windows_and_counts_each_pixel_once(tmp_path: Path) -> None:
     dataset = Folder(tile_tree(tmp_path), CLASSES, evaluation_window=64)
     seen = torch.zeros(2 * 3, dtype=torch.int64)
-    for images, labels in evaluation_loader(dataset, batch_size=4, workers=0):
-        assert images.shape[-2:] == labels.shape[-2:] == (64, 64)
-        valid = labels != 255
-        # A network that sees nothing but the pixel itself: counts of (bright, label) must be those of whole images.
-        bright = (images[:, 0] > 127).long()
-        seen += torch.bincount((bright * 3 + labels)[valid], minlength=6)
+    windows: list[tuple[int, int]] = []
+
+    def bright(images: Tensor) -> Tensor:
+        """A model that sees nothing but the pixel itself: counts must be those of whole images."""
+        windows.append((images.shape[-2], images.shape[-1]))
+        return torch.stack([images[:, 0] <= 127, images[:, 0] > 127], 1).float()
+
+    loader = EvaluationLoader(EvaluationSamples.of(dataset), 4, 0)
+    for part in scored_parts(TiledModel(bright, 2, Tiling(64)), loader):
+        pairs = part.scores.argmax(1) * 3 + part.labels.long()
+        seen += torch.bincount(pairs[part.labels != 255], minlength=6)
+    assert max(max(size) for size in windows) <= 64
     expected = torch.zeros_like(seen)
     for index in range(2):
-        bright, labels = (torch.from_numpy(image(seed=index)[0]) > 127).long(), torch.from_numpy(mask(index)).long()
-        expected += torch.bincount((bright * 3 + labels).flatten(), minlength=6)
+        first, labels = torch.from_numpy(image(seed=index)[0]), torch.from_numpy(mask(index)).long()
+        expected += torch.bincount(((first > 127).long() * 3 + labels).flatten(), minlength=6)
     assert seen.equal(expected)
 
 
 def test_images_no_larger_than_the_window_are_evaluated_whole(tmp_path: Path) -> None:
     dataset = Folder(tile_tree(tmp_path), CLASSES, evaluation_window=140)
-    images, labels = next(iter(evaluation_loader(dataset, batch_size=2, workers=0)))
-    assert images.equal(torch.stack([dataset[0][0], dataset[1][0]]))
-    assert labels.equal(torch.stack([dataset[0][1], dataset[1][1]]))
+    samples = list(EvaluationLoader(EvaluationSamples.of(dataset), 2, 0))
+    assert [sample.number for sample in samples] == [0, 1]
+    for index, sample in enumerate(samples):
+        assert sample.image is not None
+        assert sample.labels is not None
+        assert sample.image.equal(dataset[index][0])
+        assert sample.labels.equal(dataset[index][1].to(torch.uint8))
 
 
 class Halves(SegmentationDataset):
@@ -197,9 +195,12 @@ class Halves(SegmentationDataset):
 
 
 def test_a_data_set_of_ones_own_needs_no_windows_to_be_shown_in_windows() -> None:
-    batches = list(evaluation_loader(Halves(), batch_size=4, workers=0))
-    assert all(images.shape[-2:] == (32, 32) for images, _ in batches)
-    labels = torch.cat([labels for _, labels in batches])
+    def constant(images: Tensor) -> Tensor:
+        assert max(images.shape[-2:]) <= 32
+        return torch.zeros(len(images), 2, *images.shape[-2:])
+
+    loader = EvaluationLoader(EvaluationSamples.of(Halves()), 4, 0)
+    labels = torch.cat([part.labels.flatten() for part in scored_parts(TiledModel(constant, 2, Tiling(32)), loader)])
     assert [(labels == label).sum().item() for label in (0, 1)] == [3500, 3500]
     assert len(TrainingSamples(Halves(), Augmentation((16, 16)), seed=0)) == 3
 
@@ -289,18 +290,6 @@ def test_float_images_are_padded_with_what_the_data_set_says() -> None:
         assert view.dtype == torch.float32
         assert (view[:, marked == 0] == 500).all()
         assert all((view[band][marked == 255] == expected[band]).all() for band in range(2))
-
-
-def test_evaluation_pads_float_images_as_float(tmp_path: Path) -> None:
-    for name, side in (("a", 40), ("b", 60)):
-        write_tif(tmp_path / f"images/train/{name}.tif", image(2, "float32")[:, :side, :side])
-        write_tif(tmp_path / f"masks/train/{name}.tif", mask()[None, :side, :side])
-    dataset = Folder(tmp_path, CLASSES, bands=[1, 2])
-    dataset.fill = (1.5, 2.5)
-    images, _ = next(iter(evaluation_loader(dataset, batch_size=2, workers=0)))
-    assert images.dtype == torch.float32
-    assert images[0, :, :40, :40].equal(dataset[0][0])
-    assert (images[0, :, 40:] == torch.tensor([1.5, 2.5])[:, None, None]).all()
 
 
 def test_resize_goes_with_bands(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_card_s_own_lines_load_it_without_segdistill(spec: str, library: str
     command = [sys.executable, "-I", "-c", program]
     done = subprocess.run(command, cwd=found.path, env=settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    network = open_predictor(run, "cpu").scores
+    network = open_predictor(run, "cpu").model.scorer
     with torch.no_grad():
         truth = network(torch.from_numpy(pixels).permute(2, 0, 1)[None]).argmax(1)[0].numpy()
     labels = np.load(found.path / "labels.npy")
@@ -105,8 +105,8 @@ def test_the_card_tells_what_is_known(tmp_path: Path) -> None:
     run = make_run(tmp_path / "cells" / "kd", SMP)
     run = run.rename(run.with_name("seed-0"))
     predictor = open_predictor(run, "cpu")
-    assert isinstance(predictor.scores, Network)
-    found = model_card(run, predictor.scores, predictor, "smp")
+    assert isinstance(predictor.model.scorer, Network)
+    found = model_card(run, predictor.model.scorer, predictor, "smp")
     (scored,) = [one for one in found.data.eval_results if one.metric_type == "mean_iou"]
     assert (scored.metric_value, scored.dataset_split, scored.task_type) == (55.5, "validation", "image-segmentation")
     text = str(found)
@@ -122,7 +122,7 @@ def test_the_card_tells_what_is_known(tmp_path: Path) -> None:
     assert "The worst class is `c`, with an IoU of 12.5 %" in text
     alone = tmp_path / "cells" / "none" / "seed-0"
     write_json(alone / "metrics.json", {"miou": 56.75})
-    text = str(model_card(run, predictor.scores, predictor, "smp"))
+    text = str(model_card(run, predictor.model.scorer, predictor, "smp"))
     assert "| the same student trained without the teacher | 56.75 |" in text
     assert "The teacher made a difference of -1.25 points, with one seed each" in text
 

@@ -17,8 +17,8 @@ from segdistill.errors import UserError
 from segdistill.exporting.export import export
 from segdistill.formats.about import About
 from segdistill.formats.exported import ExportedModel
+from segdistill.prediction.job import Options
 from segdistill.prediction.predict import predict, predict_files
-from segdistill.prediction.prediction import Options
 from segdistill.prediction.predictor import open_predictor
 from tests.prediction.networks import saved
 from tests.training.runs import train_tiny
@@ -70,13 +70,13 @@ def test_a_file_of_fixed_size_and_batch(files: Path, tmp_path: Path, format: str
         outputs="probabilities", quiet=True,
     )  # fmt: skip
     model = open_predictor(file)
-    assert (model.window, model.batch) == (96, 3)
+    assert (model.model.tiling.window, model.model.batch_size) == (96, 3)
     generator = torch.Generator().manual_seed(0)
     whole = torch.randint(0, 256, (4, 3, *size), dtype=torch.uint8, generator=generator)
     network = open_predictor(files / "net", "cpu")
     with torch.no_grad():
-        torch.testing.assert_close(model.scores(whole), network.scores(whole), rtol=0, atol=1e-4)
-        assert model.scores(whole[..., :50, :70]).shape == (4, 5, 50, 70)
+        torch.testing.assert_close(model.model.scorer(whole), network.model.scorer(whole), rtol=0, atol=1e-4)
+        assert model.model.scorer(whole[..., :50, :70]).shape == (4, 5, 50, 70)
     image = photo(tmp_path / "photo.png", 217, 301)
     predict_files(model, image, tmp_path / "file.png")
     predict_files(network, image, tmp_path / "run.png", options=Options(window=96))
@@ -90,9 +90,10 @@ def test_a_file_knows_what_its_run_knew(tmp_path: Path) -> None:
     run = train_tiny(tmp_path / "run", epochs=1).path
     file = export(run=run, format="torch-export", quiet=True).path
     of_run, of_file = open_predictor(run, "cpu"), open_predictor(file)
-    for name in ("in_channels", "classes", "palette", "stride", "window", "bands", "only_8_bits"):
+    for name in ("in_channels", "classes", "palette", "bands"):
         assert getattr(of_file, name) == getattr(of_run, name), name
-    assert of_file.batch is None
+    assert of_file.model.tiling == of_run.model.tiling
+    assert of_file.model.batch_size is None
     assert of_file.identity != of_run.identity
 
 
@@ -100,11 +101,11 @@ def test_float_images_of_many_bands(tmp_path: Path) -> None:
     run = saved(tmp_path / "net", BUILDER + "build_any", in_channels=4)
     file = export(run=run, format="torch-export", quiet=True).path
     of_run, of_file = open_predictor(run, "cpu"), open_predictor(file)
-    assert not of_file.only_8_bits
+    assert of_file.description == of_run.description
     images = torch.rand(2, 4, 40, 50, generator=torch.Generator().manual_seed(0))
     for given in (images, (255 * images).to(torch.uint8)):
         with torch.no_grad():
-            torch.testing.assert_close(of_file.scores(given), of_run.scores(given), rtol=0, atol=1e-4)
+            torch.testing.assert_close(of_file.model.scorer(given), of_run.model.scorer(given), rtol=0, atol=1e-4)
 
 
 def test_floating_images_for_a_file_of_8_bits(files: Path) -> None:

@@ -18,7 +18,7 @@ from segdistill.files import write_yaml
 from segdistill.networks.loading import load_run
 from segdistill.playground.contenders import (
     Contender,
-    Prediction,
+    TimedLabels,
     example_images,
     open_contenders,
     predicted,
@@ -65,7 +65,7 @@ def test_a_network_that_fails_is_told_of() -> None:
 @pytest.mark.parametrize(("size", "shown"), [((30, 90), (30, 90)), ((800, 2400), (533, 1600))])
 def test_pictures_have_the_classes_colours(size: tuple[int, int], shown: tuple[int, int]) -> None:
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
-    found = Prediction(torch.randint(0, 3, size, dtype=torch.uint8), 1.0, (0.3, 0.3, 0.4))
+    found = TimedLabels(torch.randint(0, 3, size, dtype=torch.uint8), 1.0, (0.3, 0.3, 0.4))
     photo, labels = pictures(Picture(image), [found], pointwise.PALETTE)
     assert photo.size == labels.size == shown[::-1]
     colours = np.asarray(labels.convert("RGB"))

@@ -47,6 +47,20 @@ class _Strict:
         return TinyModel.forward(self.model, images)
 
 
+class _Global(TinyModel):
+    """Normalises by all that it is shown: grey beside an image changes its labels everywhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        for layer in self.layers:
+            features = nn.functional.layer_norm(layer(features), layer(features).shape[-3:])
+        return self.classifier(self.head(features))
+
+
+def build_global(num_classes: int, in_channels: int) -> Network:
+    return _wrapped(_Global(8, 8, num_classes, in_channels), in_channels, multiple=8)
+
+
 class OneSize(nn.Module):
     """Learnt positions, as of a transformer: one size alone."""
 
@@ -67,11 +81,11 @@ def build_one_size(num_classes: int, in_channels: int) -> Network:
     )
 
 
-def saved(folder: Path, builder: str, in_channels: int = 3) -> Path:
-    """A folder with a network of `CLASSES` classes, weights from a fixed seed, that sees every class in noise."""
+def saved(folder: Path, builder: str, in_channels: int = 3, classes: int = CLASSES) -> Path:
+    """A folder with a network of some classes, weights from a fixed seed, that sees every class in noise."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        network = load_network(builder, CLASSES, in_channels)
+        network = load_network(builder, classes, in_channels)
         noise = torch.rand(4, in_channels, 32, 32)
         network(noise)  # batch norm gets statistics other than 0 and 1
         classifier = network.model.get_submodule(network.info.logits.name)

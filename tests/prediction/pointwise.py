@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from segdistill.data.scoring import TiledModel
+from segdistill.data.tiling import Tiling
+from segdistill.networks.description import Description
 from segdistill.prediction.predictor import Predictor
 
 CLASSES = ("dark", "grey", "bright")
@@ -45,17 +48,9 @@ def predictor(
     *,
     in_channels: int = 3,
     bands: tuple[int, ...] | None = None,
-    only_8_bits: bool = True,
+    pixels: str | None = "uint8",
     window: int = 64,
     identity: str = "pointwise",
 ) -> Predictor:
-    return Predictor(
-        scores=scoring,
-        in_channels=in_channels,
-        classes=CLASSES,
-        palette=PALETTE,
-        identity=identity,
-        window=window,
-        bands=bands,
-        only_8_bits=only_8_bits,
-    )
+    described = Description(None, CLASSES, PALETTE, in_channels, bands=bands, pixels=pixels)
+    return Predictor(TiledModel(scoring, len(CLASSES), Tiling(window)), described, identity)

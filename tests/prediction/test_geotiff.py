@@ -17,8 +17,8 @@ import torch
 from segdistill.errors import UserError
 from segdistill.prediction import polygons
 from segdistill.prediction.geotiff import PROBABILITY_STEPS, Raster
+from segdistill.prediction.job import Options, Wanted
 from segdistill.prediction.predict import predict_files
-from segdistill.prediction.prediction import Options, Wanted
 from tests.prediction.pointwise import CLASSES, PALETTE, Counted, labels_of, predictor, scores
 
 rasterio = pytest.importorskip("rasterio")
@@ -152,7 +152,7 @@ def test_deep_pixels_lack_data_where_any_band_does(tmp_path: Path) -> None:
         seen.append(bool(images.isfinite().all()) and images.min().item() >= 0)
         return scores(images)
 
-    predict_files(predictor(scoring, only_8_bits=False), tmp_path / "a.tif", tmp_path / "out.tif", wanted=ALL)
+    predict_files(predictor(scoring, pixels=None), tmp_path / "a.tif", tmp_path / "out.tif", wanted=ALL)
     missing = ~np.isfinite(pixels).all(0) | (pixels == -9999).any(0)
     assert missing.sum() == 3 + 201 - 90
     assert (labels_in(tmp_path / "out.tif") == np.where(missing, 255, labels_of(pixels[0]))).all()
@@ -192,7 +192,7 @@ def test_an_image_without_any_data(tmp_path: Path) -> None:
 def test_bands_are_chosen_by_number(tmp_path: Path) -> None:
     pixels = noise(5, dtype="uint16")
     write_tif(tmp_path / "a.tif", pixels, **PLACE)
-    trained = predictor(in_channels=2, bands=(4, 2), only_8_bits=False)
+    trained = predictor(in_channels=2, bands=(4, 2), pixels=None)
     predict_files(trained, tmp_path / "a.tif", tmp_path / "out.tif")
     assert (labels_in(tmp_path / "out.tif") == labels_of(pixels[3])).all()
     predict_files(trained, tmp_path / "a.tif", tmp_path / "asked.tif", options=Options(bands=(3, 1)))
@@ -225,7 +225,11 @@ def test_a_single_band_of_8_bits_becomes_rgb(tmp_path: Path, kind: str) -> None:
     [
         (noise(5), {}, r"a.tif has 5 bands, but the model takes 3; name those to read, such as --bands '\[1, 2, 3\]'"),
         (noise(2), {}, r"a.tif has 2 bands, but the model takes 3$"),
-        (noise(3, dtype="uint16"), {}, r"a.tif holds uint16 pixels, but the model was trained on images of 8 bits"),
+        (
+            noise(3, dtype="uint16"),
+            {},
+            r"a.tif holds pixels of their own unit .uint16., but the model was trained on pixels of 8 bits",
+        ),
         (noise(3, dtype="complex64"), {}, r"a.tif holds complex64 pixels; expected real numbers"),
     ],
 )
@@ -523,9 +527,9 @@ def test_without_rasterio_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
 def test_overlapping_windows_decode_little_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strips of a file that is not tiled are decoded whole; GDAL is given room to keep a row of windows."""
     write_tif(tmp_path / "a.tif", noise(height=64, width=4000), compress="deflate")
-    with Raster(tmp_path / "a.tif", in_channels=3, bands=None, only_8_bits=True, window=2048):
+    with Raster(tmp_path / "a.tif", described=predictor().description, bands=None, window=2048):
         from rasterio._env import get_gdal_config
 
         assert get_gdal_config("GDAL_CACHEMAX") == 64 * 2**20
-    with Raster(tmp_path / "a.tif", in_channels=3, bands=None, only_8_bits=True, window=20_000):
+    with Raster(tmp_path / "a.tif", described=predictor().description, bands=None, window=20_000):
         assert get_gdal_config("GDAL_CACHEMAX") == 256 * 2**20

@@ -18,13 +18,16 @@ from PIL import Image
 import segdistill
 from segdistill.cluster import spread
 from segdistill.data.describing import describe_network
+from segdistill.data.scoring import TiledModel
+from segdistill.data.tiling import Tiling
 from segdistill.datasets.reading.images import read_rgb
 from segdistill.errors import UserError
 from segdistill.exporting.export import export
 from segdistill.files import write_yaml
+from segdistill.networks.description import Description
 from segdistill.prediction.images_in import find_items
+from segdistill.prediction.job import Options, Wanted
 from segdistill.prediction.predict import predict, predict_files
-from segdistill.prediction.prediction import Options, Wanted
 from segdistill.prediction.predictor import Predictor, open_predictor
 from segdistill.recipe.data import build_split
 from tests.prediction.pointwise import CLASSES, PALETTE, Counted, labels_of, predictor
@@ -99,7 +102,7 @@ def test_bands_are_read_from_pictures_of_any_depth(tmp_path: Path) -> None:
         seen.append(images.dtype)
         return Counted()(images)
 
-    one_band = predictor(scoring, in_channels=1, bands=(1,), only_8_bits=False)
+    one_band = predictor(scoring, in_channels=1, bands=(1,), pixels=None)
     predict_files(one_band, tmp_path / "deep.png", tmp_path / "out.png")
     assert (labels_in(tmp_path / "out.png") == labels_of(deep)).all()
     assert set(seen) == {torch.float32}
@@ -323,7 +326,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
 def test_more_classes_than_a_byte_has_room_for() -> None:
     names = tuple(f"class {number}" for number in range(256))
     with pytest.raises(UserError, match="the model has 256 classes; label maps of 8 bits have room for 255"):
-        Predictor(scores=Counted(), in_channels=3, classes=names, palette=((0, 0, 0),) * 256, identity="many")
+        Predictor(TiledModel(Counted(), 256), Description(None, names, ((0, 0, 0),) * 256, 3), "many")
 
 
 # ------------------------------------------------------------------------------------------------ models
@@ -351,7 +354,12 @@ def test_a_runs_classes_and_colours(finished: Path) -> None:
     found = open_predictor(finished, "cpu")
     assert found.classes == ("impervious surfaces", "building", "low vegetation", "tree", "car", "clutter")
     assert found.palette[1] == (0, 0, 255)
-    assert (found.in_channels, found.stride, found.window, found.bands, found.only_8_bits) == (3, 8, 1024, None, True)
+    assert (found.in_channels, found.model.tiling, found.bands, found.description.pixels) == (
+        3,
+        Tiling(stride=8),
+        None,
+        "uint8",
+    )
 
 
 def test_a_saved_network_tells_its_classes_colours_bands_and_window(tmp_path: Path) -> None:
@@ -361,7 +369,12 @@ def test_a_saved_network_tells_its_classes_colours_bands_and_window(tmp_path: Pa
     plain = open_predictor(tmp_path, "cpu")
     assert plain.classes == ("class 0", "class 1", "class 2")
     assert len(set(plain.palette)) == 3
-    assert (plain.in_channels, plain.window, plain.bands, plain.only_8_bits) == (2, 1024, None, False)
+    assert (plain.in_channels, plain.model.tiling.window, plain.bands, plain.description.pixels) == (
+        2,
+        None,
+        None,
+        None,
+    )
     network.description = replace(
         network.description,
         classes=("road", "roof", "tree"),
@@ -374,7 +387,7 @@ def test_a_saved_network_tells_its_classes_colours_bands_and_window(tmp_path: Pa
     told = open_predictor(tmp_path, "cpu")
     assert told.classes == ("road", "roof", "tree")
     assert told.palette == ((1, 2, 3), (255, 0, 0), (0, 255, 0))
-    assert (told.window, told.bands, told.only_8_bits) == (512, (4, 2), True)
+    assert (told.model.tiling.window, told.bands, told.description.pixels) == (512, (4, 2), "uint8")
     segdistill.load_network(STUDENT, num_classes=3, in_channels=2).save(tmp_path)
     assert open_predictor(tmp_path, "cpu").identity != plain.identity
 
@@ -410,7 +423,8 @@ def test_a_network_wrapped_by_hand_fits(tmp_path: Path) -> None:
     """Any callable does: here a `Network` that no folder could bring back."""
     network = tiny_network(classes=3).eval()
     pixels = photo(tmp_path / "a.png")
-    own = Predictor(scores=network, in_channels=3, classes=CLASSES, palette=PALETTE, identity="mine", stride=8)
+    described = Description(None, CLASSES, PALETTE, 3)
+    own = Predictor(TiledModel.of(network), described, "mine")
     predict_files(own, tmp_path / "a.png", tmp_path / "out.png")
     with torch.no_grad():
         expected = network(torch.from_numpy(pixels).permute(2, 0, 1)[None]).argmax(1)[0].numpy()
@@ -476,8 +490,10 @@ def test_what_a_user_should_know_of_the_labels(
     card = json.loads((run / "network.json").read_text())
     (run / "network.json").write_text(json.dumps(card | {"resize": [96, 128]}))
     photo(tmp_path / "a.png")
-    predict(model=run, input=tmp_path / "a.png", output=tmp_path / "a-labels.png", device="cpu")
-    assert "note: the model was trained on images resized to 96 x 128" in capsys.readouterr().err
+    predict(model=run, input=tmp_path / "a.png", output=tmp_path / "a-labels.png", device="cpu", resize="none")
+    assert "note: the model was validated on images resized to 96 x 128; these go through it at the size that they" in (
+        capsys.readouterr().err
+    )
     file = export(run=run, size="64x80", images=tmp_path / "a.png", quiet=True).path
     predict(model=file, input=tmp_path / "a.png", output=tmp_path / "b-labels.png")
     assert "note: model.onnx sees 64 x 80 pixels at once" in capsys.readouterr().err

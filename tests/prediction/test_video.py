@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from segdistill.errors import UserError
+from segdistill.prediction.job import Wanted
 from segdistill.prediction.predict import predict_files
-from segdistill.prediction.prediction import Wanted
 from tests.prediction.pointwise import CLASSES, Counted, labels_of, predictor
 from tests.training.faults import disk_with_room_for
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from segdistill.datasets import SyntheticAerial
-from segdistill.evaluation.latency import latency_ms
+from segdistill.evaluation.forward_time import forward_ms
 from segdistill.reporting.picture import colourise, side_by_side
 from tests.tiny import tiny_network
 
@@ -45,6 +45,6 @@ def test_latency_counts_the_repeats_alone() -> None:
     network = tiny_network().train()
     sizes = []
     network.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape)))
-    assert latency_ms(network, (32, 48), repeats=4, warmup=2) > 0
+    assert forward_ms(network, (32, 48), repeats=4, warmup=2) > 0
     assert sizes == [(1, 3, 32, 48)] * 6
     assert network.training

@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from segdistill.comparison.methods import cell_recipe
 from segdistill.comparison.reading import CONFUSION_FILE, EVALUATION_FILE, cell_folder, error_file
 from segdistill.comparison.results import EQUAL_TIME
-from segdistill.data.tiling import EvaluationTiles
-from segdistill.datasets.base import SegmentationDataset
+from segdistill.data.tiling import Tiling
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.evaluation.evaluate import measure
@@ -90,9 +88,10 @@ def teacher_hash(recipe: DistillRecipe) -> str | None:
 
 def _write_scores(network: Network, sets: Data, recipe: DistillRecipe, folder: Path, model: str, quiet: bool) -> None:
     found = measure(network, sets.val, batch_size=recipe.train.batch_size, quiet=quiet)
-    longest = sets.val.evaluation_window
-    size = [side if longest is None else min(side, longest) for side in sets.val.open(0).size]
-    confusion = per_image(found.confusion, sets.val).to(torch.int32)  # no image has 2^31 pixels
+    size = sets.val.resize or sets.val.open(0).size
+    longest = Tiling(sets.val.evaluation_window).longest(size)
+    size = (min(size[0], longest), min(size[1], longest))
+    confusion = found.confusion.to(torch.int32)  # no image has 2^31 pixels
     # The scores last: where they are, the counts are too.
     write_atomically(folder / CONFUSION_FILE, lambda file: file.write(save({"confusion": confusion.contiguous()})))
     write_json(
@@ -108,19 +107,6 @@ def _write_scores(network: Network, sets: Data, recipe: DistillRecipe, folder: P
             **found.as_dict(),
         },
     )
-
-
-def per_image(confusion: Tensor, dataset: SegmentationDataset) -> Tensor:
-    """Confusion counts of each image from those of each window; images that go through whole are left as they are.
-
-    Args:
-        confusion: int64 (windows, K, K), in the order of `EvaluationTiles`.
-        dataset: the split.
-    """
-    if dataset.evaluation_window is None:
-        return confusion
-    owners = torch.tensor([index for index, _ in EvaluationTiles(dataset, dataset.evaluation_window).tiles])
-    return confusion.new_zeros(len(dataset), *confusion.shape[1:]).index_add_(0, owners, confusion)
 
 
 def run_cell(recipe: DistillRecipe, folder: Path, method: str, seed: int, *, device: str, quiet: bool) -> None:

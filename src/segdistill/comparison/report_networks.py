@@ -12,7 +12,7 @@ from segdistill.comparison.results import Comparison, Row
 from segdistill.datasets import SegmentationDataset
 from segdistill.device import choose_device
 from segdistill.errors import UserError
-from segdistill.evaluation.latency import latency_ms
+from segdistill.evaluation.forward_time import forward_ms
 from segdistill.networks.loading import load_run, load_trained
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
@@ -71,7 +71,7 @@ def look(comparison: Comparison, device: str, quiet: bool) -> Seen:
         cost = (row.parameters, row.macs)
         if cost not in times:
             height, width = (row.finished[0].evaluation or {}).get("size", (256, 256))
-            times[cost] = latency_ms(network, (height, width))
+            times[cost] = forward_ms(network, (height, width))
         seen.milliseconds[row.method] = times[cost]
         for picture in pictures:
             picture.predictions[row.method] = predict(network, picture.image)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from segdistill.data.augmentation import Augmentation, padding_color
+from segdistill.data.augmentation import Augmentation
 from segdistill.data.seeding import keyed_generator
-from segdistill.data.tiling import EvaluationTiles
 from segdistill.datasets.base import SegmentationDataset
 
 Batch = tuple[Tensor, Tensor]
+Loader = TypeVar("Loader", bound=DataLoader[Any])
 
 #: All loaders with processes of their own, while they live.
 _loaders: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
@@ -167,57 +167,20 @@ def training_loader(
         parts, rank, world: see `EpochSampler`.
     """
     samples = TrainingSamples(dataset, augmentation, seed, views, attach)
-    return _loader(
+    loader: DataLoader[tuple[Any, ...]] = DataLoader(
         samples,
         batch_size // parts,
-        workers,
         sampler=EpochSampler(len(samples), seed, batch_size, parts, rank, world),
         collate_fn=training_batch if 0 <= dataset.ignore_index <= 255 and len(dataset.classes) <= 256 else None,
+        **loader_options(workers),
     )
+    return end_with_python(loader)
 
 
 def training_batch(samples: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Stacks samples, their labels as uint8."""
     images, labels, *rest = default_collate(list(samples))
     return [images, labels.to(torch.uint8), *rest]
-
-
-def evaluation_loader(
-    dataset: SegmentationDataset, batch_size: int, workers: int | None = None, *, rank: int = 0, world: int = 1
-) -> DataLoader[tuple[Any, ...]]:
-    """Every sample once, in order, as it is; of several processes each sees its own part of them.
-
-    Images larger than the data set's ``evaluation_window`` come in overlapping windows, and each pixel has its label in
-    one of them only, so that it counts once.
-
-    Images of different size in one batch are padded on the right and at the bottom, with mean grey; their
-    labels there are the ignore label, so that no added pixel counts.
-    """
-    collate = partial(padded_batch, ignore_index=dataset.ignore_index, fill=dataset.fill)
-    longest = dataset.evaluation_window
-    samples = dataset if longest is None else EvaluationTiles(dataset, longest)
-    part = samples if world == 1 else Subset(samples, range(rank, len(samples), world))
-    return _loader(part, batch_size, workers, collate_fn=collate)
-
-
-def padded_batch(samples: Sequence[Batch], ignore_index: int, fill: Sequence[float] | None = None) -> Batch:
-    """Stack samples, each padded on the right and at the bottom to the largest height and width.
-
-    Args:
-        samples: images (C, H, W) and labels (H, W).
-        ignore_index: the label of padding.
-        fill: what padding shows in the images; by default :func:`padding_color`.
-    """
-    height = max(mask.shape[0] for _, mask in samples)
-    width = max(mask.shape[1] for _, mask in samples)
-    first = samples[0][0]
-    grey = torch.tensor(padding_color(first.shape[0], first.dtype) if fill is None else fill).to(first.dtype)
-    images = grey[None, :, None, None].repeat(len(samples), 1, height, width)
-    labels = torch.full((len(samples), height, width), ignore_index, dtype=torch.int64)
-    for number, (image, mask) in enumerate(samples):
-        images[number, :, : image.shape[1], : image.shape[2]] = image
-        labels[number, : mask.shape[0], : mask.shape[1]] = mask
-    return images, labels
 
 
 @contextmanager
@@ -247,32 +210,32 @@ def default_workers() -> int:
     return min(8, max(1, cores - 1)) if torch.cuda.is_available() else min(2, (cores - 1) // 2)
 
 
-def _loader(
-    dataset: Dataset[Any],
-    batch_size: int,
-    workers: int | None,
-    sampler: EpochSampler | None = None,
-    collate_fn: Callable[[Any], Any] | None = None,
-) -> DataLoader[tuple[Any, ...]]:
-    workers = default_workers() if workers is None else workers
-    if workers:
+def end_with_python(loader: Loader) -> Loader:
+    """The loader, whose processes are ended when Python ends."""
+    if loader.num_workers:
         atexit.unregister(_end_data_loading)  # once is enough
         atexit.register(_end_data_loading)
-    loader: DataLoader[tuple[Any, ...]] = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        collate_fn=collate_fn,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        # The loader draws its workers' seeds from this generator, and so leaves the global one alone.
-        generator=torch.Generator(),
-        worker_init_fn=_leave_signals_to_the_run if workers else None,
-    )
-    if workers:
         _loaders.add(loader)
     return loader
+
+
+def loader_options(workers: int | None, ahead: int = 2) -> dict[str, Any]:
+    """Arguments of every `DataLoader`: its processes, and how they begin.
+
+    Args:
+        workers: processes that read ahead; :func:`default_workers` if not given.
+        ahead: batches that are read ahead, at least.
+    """
+    workers = default_workers() if workers is None else workers
+    return {
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "prefetch_factor": max(2, math.ceil(ahead / workers)) if workers else None,
+        "pin_memory": torch.cuda.is_available(),
+        # The loader draws its workers' seeds from this generator, and so leaves the global one alone.
+        "generator": torch.Generator(),
+        "worker_init_fn": _leave_signals_to_the_run if workers else None,
+    }
 
 
 def _leave_signals_to_the_run(_: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 from abc import ABC, abstractmethod
@@ -104,8 +105,10 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         ignore_index: the label of pixels that count nowhere, 255.
         crops_per_image: training samples that an epoch takes from each image, 1 by default.
         evaluation_window: longest side, in pixels, of what goes through a network at once in evaluation; larger images
-            go through in overlapping windows. None, the default: images go through whole.
-        resize: (height, width) to which images are brought on reading; None, the default: they keep their size.
+            go through in overlapping windows. None, the default: images of up to 2048 pixels a side go through whole,
+            larger ones in windows of 1024.
+        resize: (height, width) to which images and masks are resized on reading; None, the default: they keep their
+            size.
         bands: which bands of the files are the channels, the first being 1; None, the default: red, green and blue.
         fill: what padding shows, one number per channel in the images' own unit; None, the default: mean grey in uint8
             images, 0 in float32 ones.
@@ -181,6 +184,14 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         """The type of the pixels in the image files, numpy's name such as ``"uint8"`` or ``"uint16"``."""
         image, _ = self.open(0).window(Window(0, 0, 1, 1))
         return str(image.dtype).removeprefix("torch.")
+
+    def at_own_size(self) -> SegmentationDataset:
+        """The same samples at the size of their files, whatever ``resize``: what scores are taken of."""
+        if self.resize is None:
+            return self
+        other = copy.copy(self)
+        other.resize = None
+        return other
 
 
 def _keeping_arguments(init: Callable[..., None]) -> Callable[..., None]:

@@ -1,1 +1,1 @@
-"""Scores and latency of a network."""
+"""Scores of a model, and how long it takes."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
-from segdistill.data.loading import evaluation_loader, reading
+from segdistill.data.evaluation import EvaluationLoader, EvaluationSamples, ScoredPart, scored_parts
+from segdistill.data.loading import reading
+from segdistill.data.scoring import TiledModel
 from segdistill.datasets import SegmentationDataset
+from segdistill.datasets.base import Window
 from segdistill.datasets.reading.checking import check_dataset
 from segdistill.device import choose_device
 from segdistill.errors import UserError, unknown_name
@@ -21,8 +24,10 @@ from segdistill.files import check_json_file, write_json
 from segdistill.metrics.boundary import BoundaryCounts, BoundaryScores
 from segdistill.metrics.connectivity import ConnectivityCounts, ConnectivityScores
 from segdistill.metrics.scores import Scores, percent, scores_from_confusion
-from segdistill.networks.loading import check_trained, load_trained
+from segdistill.networks.loading import check_trained, load_trained, network_folder
 from segdistill.networks.network import Network
+from segdistill.prediction.job import parse_resize
+from segdistill.prediction.predictor import open_predictor
 from segdistill.progress import tracked
 from segdistill.recipe.data import build_split
 from segdistill.recipe.values import plain
@@ -35,6 +40,7 @@ def evaluate(
     data: dict[str, Any] | None = None,
     split: str = "val",
     weights: str | None = None,
+    resize: str | list[int] = "auto",
     output: str | Path | None = None,
     batch_size: int = 8,
     device: str = "auto",
@@ -43,16 +49,19 @@ def evaluate(
 ) -> Evaluation:
     """Scores a network on a split: IoU and F1 of each class, means, pixel accuracy, boundaries, connectivity.
 
-    Counts are summed over the whole split before any ratio is taken; pixels with the ignore label are left out first.
+    The labels that are scored are those that `predict` writes, each image's at its own size. Counts are summed over the
+    whole split before any ratio is taken; pixels with the ignore label are left out first.
 
     Args:
-        model: a run folder, or a network spec with --weights.
+        model: a run folder, an exported file (.onnx, .xml, .pt2), or a network spec with --weights.
         data: the data set; by default the one that the run was trained on, with what is given here changed in it unless
             that names a dataset: {root: elsewhere}.
         split: the split to score.
         weights: a .safetensors or .pth file with the weights of a network that is given as a spec.
+        resize: size that images are resized to before they go through the network, as in `predict`. auto: that of the
+            run, or for a network spec that of the data; none: the size that an image has; or HEIGHTxWIDTH.
         output: JSON file for the scores; by default evaluation-SPLIT.json in the run folder.
-        batch_size: images per batch.
+        batch_size: images per batch, at most; images of different size are never in one batch.
         device: auto, cpu, cuda, cuda:N or mps.
         lines: names of classes that are lines, such as [road], whose broken length is measured too (needs
             segdistill[lines]).
@@ -68,27 +77,69 @@ def evaluate(
         raise UserError(f"batch_size is {batch_size}, expected at least 1")
     if output is not None:
         check_json_file(output, "output")
-    check_trained(model, weights)
+    if not Path(model).is_file():
+        check_trained(model, weights)
+    size = parse_resize(resize)
+    dataset, named = _data_of(model, data, split)
+    console = Console(quiet=quiet)
+    tiled = _opened(model, weights, dataset, device, console)
+    if size != "auto":
+        tiled = replace(tiled, resize=size)
+    elif tiled.resize != dataset.resize:
+        at = "are not resized" if tiled.resize is None else f"are resized to {tiled.resize[0]} x {tiled.resize[1]}"
+        told = "as the run was validated, whatever data.resize says; --resize asks for another size"
+        console.out(f"note: images {at}, {told}", highlight=False)
+    check_dataset(dataset, progress=not quiet, is_train=split == "train")
+    found = measure(tiled, dataset, batch_size=batch_size, quiet=quiet, lines=lines or ())
+    if output is None and Path(model).is_dir():
+        output = Path(model) / f"evaluation-{split}.json"
+    if output is not None:
+        scored = {"model": str(model), "weights": weights, "data": plain(named, "data"), "split": split}
+        write_json(Path(output), scored | {"resize": tiled.resize} | found.as_dict())
+    console.print(evaluation_table(found, f"{model} on {split}, {len(dataset)} images"))
+    return found
+
+
+def _data_of(
+    model: str | Path, data: Mapping[str, Any] | None, split: str
+) -> tuple[SegmentationDataset, Mapping[str, Any]]:
+    """The split, and the values of ``data`` that name it."""
     run = RunFolder.of(model)
     if run.config_file.exists() and (data is None or (isinstance(data, Mapping) and "dataset" not in data)):
         own = run.read_config().get("data")
         data = {**own, **(data or {})} if isinstance(own, Mapping) else data
     if data is None:
         raise UserError(f"'{model}' is no run folder whose config.yaml names the data; give data")
-    dataset = build_split(data, split)
-    network = load_trained(model, len(dataset.classes), dataset.in_channels, weights)
-    network.description.check_classes(dataset.classes, str(model))
-    for note in network.notes:
-        Console(quiet=quiet).out(f"{model}: {note}", highlight=False)
-    check_dataset(dataset, progress=not quiet, is_train=split == "train")
-    found = measure(network.to(choose_device(device)), dataset, batch_size=batch_size, quiet=quiet, lines=lines or ())
-    if output is None and Path(model).is_dir():
-        output = Path(model) / f"evaluation-{split}.json"
-    if output is not None:
-        scored = {"model": str(model), "weights": weights, "data": plain(data, "data"), "split": split}
-        write_json(Path(output), scored | found.as_dict())
-    Console(quiet=quiet).print(evaluation_table(found, f"{model} on {split}, {len(dataset)} images"))
-    return found
+    return build_split(data, split), data
+
+
+def _opened(
+    model: str | Path, weights: str | None, dataset: SegmentationDataset, device: str, console: Console
+) -> TiledModel:
+    """The model as it predicts, of the classes of the data."""
+    if Path(model).is_file():
+        predictor = open_predictor(model, device)
+        described, tiled = predictor.description, predictor.model
+    else:
+        network = load_trained(model, len(dataset.classes), dataset.in_channels, weights)
+        for note in network.notes:
+            console.out(f"{model}: {note}", highlight=False)
+        described, network = network.description, network.to(choose_device(device))
+        as_saved = weights is None and network_folder(model) is not None
+        tiled = TiledModel.of(network, window=described.window, resize=described.resize)
+        tiled = tiled if as_saved else tiled_on(network, dataset)
+    described.check_classes(dataset.classes, str(model))
+    if described.in_channels != dataset.in_channels:
+        raise UserError(
+            f"{model} takes {described.in_channels} channels, but the images of the data have {dataset.in_channels}"
+        )
+    described.check_pixels(dataset.pixel_type(), "the images of the data")
+    return tiled
+
+
+def tiled_on(network: Network, dataset: SegmentationDataset) -> TiledModel:
+    """A network on its own device, run as the data asks for: with its evaluation window and its resize."""
+    return TiledModel.of(network, window=dataset.evaluation_window, resize=dataset.resize)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +149,8 @@ class Evaluation(Scores):
     Attributes:
         boundary: scores near object boundaries.
         connectivity: objects found whole, broken, bridged, missed, invented.
-        confusion: int64 (N, K, K), confusion counts of each image; row = true class, column = predicted class.
+        confusion: int64 (N, K, K), confusion counts of each image, in order; row = true class, column =
+            predicted class.
     """
 
     boundary: BoundaryScores
@@ -111,19 +163,19 @@ class Evaluation(Scores):
 
 
 def measure(
-    network: Network,
+    model: Network | TiledModel,
     dataset: SegmentationDataset,
     *,
     batch_size: int = 8,
     quiet: bool = True,
     lines: Sequence[str] = (),
 ) -> Evaluation:
-    """Measures a network, on its own device and in float32, on every image of a data set.
+    """Measures a model, on its own device and in float32, on every image of a data set.
 
     Args:
-        network: any network of the data's classes.
+        model: a model as it is run; or a network of the data's classes, run as `tiled_on` says.
         dataset: the split.
-        batch_size: images per batch.
+        batch_size: images per batch, at most.
         quiet: no progress bar.
         lines: names of classes that are lines, such as roads, whose broken length is measured too.
 
@@ -133,32 +185,81 @@ def measure(
     for name in lines:
         if name not in dataset.classes:
             raise unknown_name("class in lines:", name, dataset.classes)
-    device = next(network.parameters()).device
-    classes, ignored = len(dataset.classes), dataset.ignore_index
-    boundary = BoundaryCounts(classes, ignored)
-    connectivity = ConnectivityCounts(classes, ignored, line_classes=[dataset.classes.index(name) for name in lines])
-    confusion: list[Tensor] = []
+    tiled = tiled_on(model, dataset) if isinstance(model, Network) else model
+    network = tiled.scorer if isinstance(tiled.scorer, nn.Module) else nn.Identity()
     was_training = network.training
     network.eval()
-    loader = evaluation_loader(dataset, batch_size, None)
-    console = Console(quiet=quiet)
+    loader = EvaluationLoader(EvaluationSamples(dataset, tiled.tiling.window, tiled.resize), batch_size)
+    counts = _Counts(dataset, [dataset.classes.index(name) for name in lines])
     with torch.inference_mode(), reading(loader):
-        for images, labels in tracked(loader, "evaluating", len(loader), console):
-            for prediction, truth in zip(network(images.to(device)).argmax(1).cpu(), labels, strict=True):
-                valid = truth != ignored
-                pairs = truth[valid] * classes + prediction[valid]
-                confusion.append(torch.bincount(pairs, minlength=classes**2).view(classes, classes))
-                boundary.update(prediction, truth)
-                connectivity.update(prediction, truth)
+        shown = tracked(loader, "evaluating", len(loader), Console(quiet=quiet))
+        for part in scored_parts(tiled, loader, shown):
+            counts.update(part)
     network.train(was_training)
-    each = torch.stack(confusion)
-    scores = scores_from_confusion(each.sum(0), dataset.classes)
-    return Evaluation(
-        **{field.name: getattr(scores, field.name) for field in fields(Scores)},
-        boundary=boundary.result(dataset.classes),
-        connectivity=connectivity.result(dataset.classes),
-        confusion=each,
-    )
+    return counts.result()
+
+
+class _Counts:
+    """All counts of a split, from parts of images; label maps are held until their image is complete.
+
+    Args:
+        dataset: the split.
+        lines: classes that are lines.
+    """
+
+    def __init__(self, dataset: SegmentationDataset, lines: Sequence[int]) -> None:
+        self._classes, self._ignored = dataset.classes, dataset.ignore_index
+        count = len(dataset.classes)
+        self._boundary = BoundaryCounts(count, self._ignored)
+        self._connectivity = ConnectivityCounts(count, self._ignored, line_classes=lines)
+        self._confusion = torch.zeros(len(dataset), count, count, dtype=torch.int64)
+        self._open: dict[int, _LabelMaps] = {}
+
+    def update(self, part: ScoredPart) -> None:
+        """Counts a part; every pixel of every image must come once."""
+        # On a CPU argmax over this dimension takes five times as long.
+        predictions = part.scores.max(1).indices.to("cpu", torch.uint8)
+        for index, prediction, labels in zip(part.indices, predictions, part.labels, strict=True):
+            count = len(self._classes)
+            valid = labels != self._ignored
+            pairs = labels[valid].long() * count + prediction[valid]
+            self._confusion[index] += torch.bincount(pairs, minlength=count**2).view(count, count)
+            maps = self._open.setdefault(index, _LabelMaps(part.size))
+            if maps.put(part.window, prediction, labels):
+                del self._open[index]
+                self._boundary.update(maps.predicted, maps.labels)
+                self._connectivity.update(maps.predicted, maps.labels)
+
+    def result(self) -> Evaluation:
+        """The scores of all images."""
+        scores = scores_from_confusion(self._confusion.sum(0), self._classes)
+        return Evaluation(
+            **{field.name: getattr(scores, field.name) for field in fields(Scores)},
+            boundary=self._boundary.result(self._classes),
+            connectivity=self._connectivity.result(self._classes),
+            confusion=self._confusion,
+        )
+
+
+class _LabelMaps:
+    """Predicted and true label map of one image, uint8 (H, W), put together from parts."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.predicted = self.labels = torch.empty(0, dtype=torch.uint8)
+        self._size = size
+        self._missing = size[0] * size[1]
+
+    def put(self, window: Window, predicted: Tensor, labels: Tensor) -> bool:
+        """Adds a part; whether both maps are complete now."""
+        if predicted.shape == self._size:
+            self.predicted, self.labels = predicted, labels
+            return True
+        if not len(self.labels):
+            self.predicted, self.labels = (torch.empty(self._size, dtype=torch.uint8) for _ in range(2))
+        window.cut(self.predicted).copy_(predicted)
+        window.cut(self.labels).copy_(labels)
+        self._missing -= predicted.numel()
+        return self._missing == 0
 
 
 def evaluation_table(found: Evaluation, title: str) -> Table:

@@ -1,6 +1,7 @@
-"""One measurement in a process of its own: ``python -m segdistill.evaluation.timing`` with a job as JSON on stdin.
+"""Latency as deployed, from raw pixels to class indices, in a process of its own.
 
-A process of its own has a memory and threads of its own, and loads no library but the one that is measured.
+``python -m segdistill.evaluation.timing`` reads a job as JSON from stdin. Such a process has a memory and threads of
+its own, and loads no library but the one that is measured.
 """
 
 from __future__ import annotations

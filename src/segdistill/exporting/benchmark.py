@@ -22,10 +22,11 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from segdistill.data.resizing import parse_size
 from segdistill.device import choose_precision, processor
 from segdistill.errors import UserError, unknown_name
 from segdistill.evaluation.timing import RUNTIMES, Job, Timing, job_line, timing_in
-from segdistill.exporting.export import FOLDER, export, parse_size
+from segdistill.exporting.export import FOLDER, export
 from segdistill.files import check_json_file, write_json
 from segdistill.formats.formats import FORMATS
 from segdistill.networks.loading import load_run

@@ -17,14 +17,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from segdistill.data.resizing import parse_size
+from segdistill.data.tiling import Tiling
 from segdistill.datasets import SegmentationDataset
+from segdistill.datasets.reading.images import resized
 from segdistill.errors import UserError, unknown_name
 from segdistill.exporting import int8 as eight_bits
 from segdistill.exporting.finetune import find_teacher
 from segdistill.exporting.finetune import finetune as tune
 from segdistill.exporting.hub import HubModel, write_folder
 from segdistill.exporting.int8 import CALIBRATION_IMAGES, QuantisationCost
-from segdistill.exporting.sample_images import at_size, comparison_images, splits_of, spread_images
+from segdistill.exporting.sample_images import comparison_images, splits_of, spread_images
 from segdistill.files import permissions, write_json
 from segdistill.formats.about import About
 from segdistill.formats.agreement import LEAST_EQUAL_LABELS, Agreement, File, Form, compare
@@ -185,7 +188,7 @@ def _opened(run: str | Path) -> tuple[Predictor, Network]:
     if Path(run).is_file():
         raise UserError(f"run {run} is a file; expected the folder of a run")
     predictor = open_predictor(run, "cpu")
-    network = predictor.scores
+    network = predictor.model.scorer
     assert isinstance(network, Network)
     return predictor, network
 
@@ -215,22 +218,6 @@ def _require_close(agreement: Agreement, path: Path, run: str | Path, compared_o
             f"{path.name} differs from {run}: {agreement} on {compared_on}; expected at least "
             f"{100 * LEAST_EQUAL_LABELS} % and no more than rounding, so the file was deleted{hint}"
         )
-
-
-def parse_size(size: str | Sequence[int], argument: str) -> tuple[int, int]:
-    """(height, width) from ``"512x768"``, ``"512"`` for a square, or two numbers.
-
-    Raises:
-        UserError: for anything else.
-
-    Example:
-        >>> parse_size("512x768", "size"), parse_size("512", "size"), parse_size([96, 128], "size")
-        ((512, 768), (512, 512), (96, 128))
-    """
-    sides: list[Any] = size.lower().split("x") if isinstance(size, str) else list(size)
-    if all(str(side).isdecimal() and int(side) > 0 for side in sides) and len(sides) in (1, 2):
-        return int(sides[0]), int(sides[-1])
-    raise UserError(f"{argument} is {size!r}, expected height and width in pixels, such as 512x512")
 
 
 MOST_PIXELS = 2**26
@@ -307,7 +294,7 @@ def _quantised(
     with _beside(path) as temporary:
 
         def scored(model: Any, folder: Path, correct_bias: bool) -> tuple[Sequence[Path], QuantisationCost]:
-            images = (at_size(image, form.size) for image in spread_images(sets["train"], count))
+            images = (resized(image, form.size) for image in spread_images(sets["train"], count))
             said = f"measuring the ranges of activations on {count} training images, and rounding to 8 bits"
             with during(said, console), _converting(path, "int8", form):
                 quantised = eight_bits.quantise(model, images, form, count, correct_bias=correct_bias)
@@ -315,7 +302,9 @@ def _quantised(
             files = kind.module.write(quantised, folder / path.name)
             before, after = kind.open(exported.path), kind.open(folder / path.name)
             with _running(path):
-                return files, eight_bits.quantisation_cost(before, after, sets["val"], form, console)
+                stride = About.from_metadata(before.metadata(), str(path)).description.stride
+                tiling = Tiling(sets["val"].evaluation_window, stride=stride)
+                return files, eight_bits.quantisation_cost(before, after, sets["val"], form, tiling, console)
 
         files, cost = scored(model, temporary, correct_bias=True)
         if fine_tuned is not None:

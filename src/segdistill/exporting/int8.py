@@ -9,18 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.nn import functional as F
 
-from segdistill.data.loading import evaluation_loader
+from segdistill.data.evaluation import EvaluationLoader, EvaluationSamples, scored_parts
+from segdistill.data.scoring import TiledModel
+from segdistill.data.tiling import Tiling
 from segdistill.datasets import SegmentationDataset
-from segdistill.exporting.sample_images import at_size
 from segdistill.files import environment
 from segdistill.formats.agreement import File, Form
+from segdistill.formats.exported import run_file
 from segdistill.formats.extra import require
 from segdistill.metrics.scores import Scores, percent, scores_from_confusion
 from segdistill.progress import tracked
@@ -139,43 +139,39 @@ def quantise(model: Any, images: Iterable[Tensor], form: Form, count: int, *, co
 
 
 def quantisation_cost(
-    before: File, after: File, dataset: SegmentationDataset, form: Form, console: Console
+    before: File, after: File, dataset: SegmentationDataset, form: Form, tiling: Tiling, console: Console
 ) -> QuantisationCost:
     """Runs both files on every image of a split.
 
-    Files of a fixed size see images, and labels with them, resized to it: the scores are those at that size.
+    Files of a fixed size see images resized to it, and their scores are brought back to the images' own size.
 
     Args:
         before: the float32 file.
         after: the int8 file.
         dataset: the split.
         form: of both.
+        tiling: how images go through files of any size.
         console: where the progress is shown.
     """
     classes, ignored = len(dataset.classes), dataset.ignore_index
+
+    def both(images: Tensor) -> Tensor:
+        return torch.cat([run_file(file, form, images) for file in (before, after)], dim=1)
+
+    model = TiledModel(both, 2 * classes, tiling, form.size or dataset.resize, batch_size=form.batch)
+    loader = EvaluationLoader(EvaluationSamples(dataset, tiling.window, model.resize), form.batch or 1, 0)
     counts = torch.zeros(2, classes, classes, dtype=torch.int64)
-    same = images_seen = 0
-    loader = evaluation_loader(dataset, 1, 0)
-    for images, labels in tracked(loader, "scoring the int8 file", len(loader), console):
-        image, truth = at_size(images[0], form.size), _labels_at_size(labels[0], form.size)
-        packed = form.pack(image[None].repeat(form.batch or 1, 1, 1, 1))
-        predictions = [form.labels(np.asarray(file(packed)))[0] for file in (before, after)]
-        valid = truth != ignored
-        for number, prediction in enumerate(predictions):
-            pairs = truth[valid] * classes + prediction[valid]
-            counts[number] += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-        same += int((predictions[0] == predictions[1])[valid].sum())
-        images_seen += 1
+    same = 0
+    with torch.inference_mode():
+        for part in scored_parts(model, loader, tracked(loader, "scoring the int8 file", len(loader), console)):
+            labels = [scores.max(1).indices for scores in torch.split(part.scores, classes, dim=1)]
+            valid = part.labels != ignored
+            for number, found in enumerate(labels):
+                pairs = part.labels[valid].long() * classes + found[valid]
+                counts[number] += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+            same += int((labels[0] == labels[1])[valid].sum())
     scores = [scores_from_confusion(confusion, dataset.classes) for confusion in counts]
-    return QuantisationCost(scores[0], scores[1], same / scores[0].pixels, images_seen)
-
-
-def _labels_at_size(labels: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """A label map (H, W) brought to ``size`` by the nearest label."""
-    if size is None or labels.shape == size:
-        return labels
-    # In float32 every label up to 255 is exact.
-    return F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].long()
+    return QuantisationCost(scores[0], scores[1], same / scores[0].pixels, len(dataset))
 
 
 def _cells(values: Sequence[float | None]) -> tuple[str, ...]:

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from segdistill.datasets import SegmentationDataset, SyntheticAerial
-from segdistill.datasets.reading.images import SUFFIXES, read_rgb
+from segdistill.datasets.reading.images import SUFFIXES, read_rgb, resized
 from segdistill.errors import UserError
 from segdistill.formats.agreement import Form
 from segdistill.networks.network import Network
@@ -69,17 +67,6 @@ def made_up_images(network: Network, count: int, size: tuple[int, int] | None) -
     return list(noise)
 
 
-def at_size(image: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """An image (C, H, W) brought to ``size`` in its own dtype: bilinear, antialiased; itself where nothing is to do."""
-    if size is None or image.shape[-2:] == size:
-        return image
-    if image.dtype == torch.uint8 and len(image) == 3:
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(*size, 3).permute(2, 0, 1)
-    resized = F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=False, antialias=True)[0]
-    return resized.round().to(torch.uint8) if image.dtype == torch.uint8 else resized
-
-
 def splits_of(run: Path, names: Sequence[str], classes: int) -> tuple[dict[str, SegmentationDataset], str | None]:
     """The splits of a run's data; none of them, and why, where one cannot be read.
 
@@ -128,7 +115,7 @@ def comparison_images(
     else:
         found = made_up_images(network, COMPARED_IMAGES, form.size)
         what = f"SYNTHETIC images, for there are no real ones ({trouble}; --images DIR names some)"
-    samples = [at_size(image, form.size) for image in found]
+    samples = [resized(image, form.size) for image in found]
     if form.size is None:
         # Sizes that nothing divides, and another one than any seen so far.
         samples += [image[:, : _odd(image.shape[1]), : _odd(image.shape[2])] for image in samples[:2]]

@@ -10,7 +10,7 @@ from torch import Tensor
 from segdistill.errors import UserError
 from segdistill.files import digest
 from segdistill.formats.about import About
-from segdistill.formats.agreement import File
+from segdistill.formats.agreement import File, Form
 from segdistill.formats.formats import FORMATS, Format
 
 SUFFIXES = {format.module.SUFFIX: format for format in FORMATS.values()}
@@ -69,12 +69,27 @@ class ExportedModel:
                     f"{form.size[1]} x {form.size[0]}; choose --window {min(form.size)} or less"
                 )
             images = _lengthened(_lengthened(images, 2, form.size[0]), 3, form.size[1])
-        found = []
-        for part in torch.split(images, form.batch or len(images)):
-            whole = part if form.batch is None else _lengthened(part, 0, form.batch)
-            scores = torch.from_numpy(self._file.logits(form.pack(whole)))
-            found.append(scores[: len(part), :, :height, :width])
-        return torch.cat(found)
+        return run_file(self._file, form, images)[..., :height, :width]
+
+
+def run_file(file: File, form: Form, images: Tensor) -> Tensor:
+    """Class scores of a file before any softmax.
+
+    Args:
+        file: it.
+        form: of the file.
+        images: (B, C, H, W) of the file's dtype, and of its size where it has one; any number of them.
+
+    Returns:
+        float32 (B, K, H, W).
+    """
+    height, width = images.shape[-2:]
+    found = []
+    for part in torch.split(images, form.batch or len(images)):
+        whole = part if form.batch is None else _lengthened(part, 0, form.batch)
+        scores = torch.from_numpy(file.logits(form.pack(whole)))
+        found.append(scores[: len(part), :, :height, :width])
+    return torch.cat(found)
 
 
 def _lengthened(images: Tensor, axis: int, length: int) -> Tensor:

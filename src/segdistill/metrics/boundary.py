@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segdistill.errors import UserError
+from segdistill.metrics.label_maps import Counts, LabelMap, comparable_maps, count_near, near_another_class
 from segdistill.metrics.scores import scores_from_confusion
-
-Counts = NDArray[np.int64]
-LabelMap = Tensor | NDArray[np.integer[Any]]
+from segdistill.metrics.strips import strips
 
 
 @dataclass(frozen=True)
@@ -191,9 +189,12 @@ class BoundaryCounts:
 
     def reset(self) -> None:
         """Forgets all counts."""
+        self.totals = self._no_counts()
+
+    def _no_counts(self) -> BoundaryTotals:
         k, t = self.num_classes, len(self.tolerances)
         shapes: tuple[tuple[int, ...], ...] = (*5 * [(k,)], (t, k), (t, k), (len(self.widths), k, k))
-        self.totals = BoundaryTotals(self.tolerances, self.widths, *(np.zeros(shape, np.int64) for shape in shapes))
+        return BoundaryTotals(self.tolerances, self.widths, *(np.zeros(shape, np.int64) for shape in shapes))
 
     def update(self, prediction: LabelMap, labels: LabelMap) -> BoundaryTotals:
         """Counts one image.
@@ -208,116 +209,72 @@ class BoundaryCounts:
         Raises:
             UserError: if shapes differ or a value is no class.
         """
+        if prediction.ndim != 2 or prediction.shape != labels.shape or 0 in labels.shape:
+            comparable_maps(prediction, labels, self.num_classes, self.ignore_index)  # which says what is wrong
+        height, width = labels.shape
+        depth = max(1, round(self.diagonal_share * math.hypot(height, width)))
+        # All that is counted of a pixel depends on what lies this near.
+        halo = max(depth, self.widths[-1], self.tolerances[-1] + 1)
+        image = self._no_counts()
+        for first, last in strips((height, width), halo):
+            above, below = min(halo, first), min(halo, height - last)
+            cut = slice(first - above, last + below)
+            image += self._count(prediction[cut], labels[cut], depth, above, below)
+        self.totals += image
+        return image
+
+    def _count(self, prediction: LabelMap, labels: LabelMap, depth: int, above: int, below: int) -> BoundaryTotals:
+        """Counts a strip of an image.
+
+        Args:
+            prediction, labels: the strip with rows above and below it that belong to other strips.
+            depth: Boundary IoU's distance in pixels.
+            above, below: how many such rows; 0 where the image ends.
+        """
         predicted, reference = comparable_maps(prediction, labels, self.num_classes, self.ignore_index)
-        k = self.num_classes
-        depth = max(1, round(self.diagonal_share * math.hypot(*reference.shape)))
+        k, own = self.num_classes, slice(above, len(reference) - below)
         near_reference = near_another_class(reference, k, {1, depth, *self.widths})
         near_predicted = near_another_class(predicted, k, {1, depth})
-
-        reference_region = _masked(reference, _with_frame(near_reference[depth], depth), k)
-        predicted_region = _masked(predicted, _with_frame(near_predicted[depth], depth), k)
+        ends = (above == 0, below == 0)
+        reference_region = _masked(reference, _with_frame(near_reference[depth], depth, ends), k)[own]
+        predicted_region = _masked(predicted, _with_frame(near_predicted[depth], depth, ends), k)[own]
         reference_edge = _masked(reference, near_reference[1], k)
         predicted_edge = _masked(predicted, near_predicted[1], k)
-        image = BoundaryTotals(
+        near = [near_reference[width][own] for width in self.widths]
+        return BoundaryTotals(
             self.tolerances,
             self.widths,
             shared_region=_histogram(reference_region[reference_region == predicted_region], k),
             reference_region=_histogram(reference_region, k),
             predicted_region=_histogram(predicted_region, k),
-            reference_edge=_histogram(reference_edge, k),
-            predicted_edge=_histogram(predicted_edge, k),
-            reference_found=count_near(reference_edge, predicted_edge, self.tolerances, k),
-            predicted_right=count_near(predicted_edge, reference_edge, self.tolerances, k),
-            trimaps=_trimaps(predicted, reference, [near_reference[width] for width in self.widths], k),
+            reference_edge=_histogram(reference_edge[own], k),
+            predicted_edge=_histogram(predicted_edge[own], k),
+            reference_found=count_near(_only(reference_edge, own, k), predicted_edge, self.tolerances, k),
+            predicted_right=count_near(_only(predicted_edge, own, k), reference_edge, self.tolerances, k),
+            trimaps=_trimaps(predicted[own], reference[own], near, k),
         )
-        self.totals += image
-        return image
 
     def result(self, classes: Sequence[str]) -> BoundaryScores:
         """The scores of all images so far; ``classes`` are the K class names."""
         return self.totals.scores(classes)
 
 
-def comparable_maps(
-    prediction: LabelMap, labels: LabelMap, num_classes: int, ignore_index: int
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Prediction and labels as small unsigned integers, both with the value K where the label is the ignore label.
-
-    Args:
-        prediction: integer (H, W), values 0 to K - 1.
-        labels: integer (H, W), values 0 to K - 1 or the ignore label.
-        num_classes: K.
-        ignore_index: the label of pixels that do not count.
-
-    Returns:
-        The two maps (H, W), uint8, for more than 255 classes uint16.
-
-    Raises:
-        UserError: if shapes differ or a value is no class.
-    """
-    maps = []
-    for name, given in (("prediction", prediction), ("labels", labels)):
-        values = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
-        if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "iu":
-            raise UserError(f"{name} are {values.dtype} of shape {values.shape}, expected integers of shape (H, W)")
-        maps.append(values)
-    predicted, reference = maps
-    if predicted.shape != reference.shape:
-        raise UserError(f"a prediction of shape {predicted.shape} does not fit labels of shape {reference.shape}")
-    ignored = reference == ignore_index
-    reference = np.where(ignored, 0, reference)
-    for name, values in (("prediction", predicted), ("labels", reference)):
-        if values.min() < 0 or values.max() >= num_classes:
-            wrong = int(values.min() if values.min() < 0 else values.max())
-            raise UserError(f"{name} hold the value {wrong}, expected 0 to {num_classes - 1}")
-    small = np.uint8 if num_classes <= np.iinfo(np.uint8).max else np.uint16
-    predicted, reference = predicted.astype(small), reference.astype(small)
-    predicted[ignored] = reference[ignored] = num_classes
-    return predicted, reference
-
-
-def near_another_class(labels: NDArray[Any], num_classes: int, reaches: set[int]) -> dict[int, NDArray[np.bool_]]:
-    """Whether a pixel of another class lies in the square around each pixel.
-
-    Args:
-        labels: unsigned integer (H, W), values 0 to K; K marks pixels that do not count.
-        num_classes: K.
-        reaches: half widths of the squares in pixels; 1 is the 3x3 square.
-
-    Returns:
-        For each reach (H, W), false at pixels that do not count. The border of the image is no other class.
-    """
-    counts = labels != num_classes
-    # Two classes are in a square where its smallest class is not its largest. K is neutral for the smallest, 0 for
-    # the largest. Squares of ever larger reach come out of the smaller ones, in steps that leave no gap.
-    smallest, largest = labels, np.where(counts, labels, labels.dtype.type(0))
-    found, reached = {}, 0
-    for reach in sorted(reaches):
-        while reached < reach:
-            step = min(reach - reached, 2 * reached + 1)
-            smallest, largest = _spread(smallest, step, np.minimum), _spread(largest, step, np.maximum)
-            reached += step
-        found[reach] = (smallest != largest) & counts
-    return found
-
-
-def _spread(values: NDArray[Any], step: int, pick: np.ufunc) -> NDArray[Any]:
-    """The smallest or largest of each value and those ``step`` rows, then columns, before and after it."""
-    rows = values.copy()
-    pick(rows[step:], values[:-step], out=rows[step:])
-    pick(rows[:-step], values[step:], out=rows[:-step])
-    both = rows.copy()
-    pick(both[:, step:], rows[:, :-step], out=both[:, step:])
-    pick(both[:, :-step], rows[:, step:], out=both[:, :-step])
-    return both
-
-
-def _with_frame(near: NDArray[np.bool_], depth: int) -> NDArray[np.bool_]:
-    """``near`` with all pixels that close to the border of the image."""
+def _with_frame(near: NDArray[np.bool_], depth: int, ends: tuple[bool, bool]) -> NDArray[np.bool_]:
+    """``near`` with all pixels that close to the border of the image, which ``ends`` above or below or not."""
     framed = near.copy()
-    framed[:depth] = framed[-depth:] = True
+    if ends[0]:
+        framed[:depth] = True
+    if ends[1]:
+        framed[-depth:] = True
     framed[:, :depth] = framed[:, -depth:] = True
     return framed
+
+
+def _only(labels: NDArray[Any], rows: slice, num_classes: int) -> NDArray[Any]:
+    """``labels`` in some rows, K in the others."""
+    kept = np.full_like(labels, num_classes)
+    kept[rows] = labels[rows]
+    return kept
 
 
 def _masked(labels: NDArray[Any], mask: NDArray[np.bool_], num_classes: int) -> NDArray[Any]:
@@ -326,38 +283,6 @@ def _masked(labels: NDArray[Any], mask: NDArray[np.bool_], num_classes: int) -> 
 
 def _histogram(labels: NDArray[Any], num_classes: int) -> Counts:
     return np.bincount(labels[labels != num_classes], minlength=num_classes)
-
-
-def count_near(points: NDArray[Any], targets: NDArray[Any], distances: Sequence[int], num_classes: int) -> Counts:
-    """How many points of each class have a target of that class near enough.
-
-    Args:
-        points: unsigned integer (H, W): the class of each point, K elsewhere.
-        targets: unsigned integer (H, W): the class of each target, K elsewhere.
-        distances: T Euclidean distances in pixels, ascending.
-        num_classes: K.
-
-    Returns:
-        int64 (T, K).
-    """
-    reach = distances[-1]
-    padded = np.pad(targets, reach, constant_values=num_classes)
-    around = padded.ravel()
-    where = np.flatnonzero(points != num_classes)
-    corners = where + where // points.shape[1] * (padded.shape[1] - points.shape[1])  # of the square around each point
-    wanted = points.ravel()[where]
-    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    counted = np.zeros((len(distances), num_classes), np.int64)
-    smaller = -1
-    for index, distance in enumerate(distances):
-        ring = (dy**2 + dx**2 > smaller) & (dy**2 + dx**2 <= distance**2)
-        hit = np.zeros(len(wanted), bool)
-        for row, column in np.argwhere(ring):
-            hit |= around[row * padded.shape[1] + column :].take(corners) == wanted
-        counted[index] = np.bincount(wanted[hit], minlength=num_classes)
-        corners, wanted = corners[~hit], wanted[~hit]
-        smaller = distance**2
-    return counted.cumsum(0)
 
 
 def _trimaps(

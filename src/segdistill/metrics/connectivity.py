@@ -7,15 +7,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from segdistill.errors import UserError
-from segdistill.metrics.boundary import Counts, LabelMap, comparable_maps, count_near
-
-#: The smallest component that counts, in pixels, where nothing else is said.
-MIN_AREA = 16
+from segdistill.metrics.components import (
+    MIN_AREA,
+    Matching,
+    Overlaps,
+    StripNumbers,
+    component_overlaps,
+    connected_components,
+    joined_overlaps,
+    match_components,
+)
+from segdistill.metrics.label_maps import Counts, LabelMap, comparable_maps, count_near
+from segdistill.metrics.strips import strips
 
 
 @dataclass(frozen=True)
@@ -210,10 +217,11 @@ class ConnectivityCounts:
         Raises:
             UserError: if shapes differ or a value is no class.
         """
-        predicted, reference = comparable_maps(prediction, labels, self.num_classes, self.ignore_index)
-        matching = match_components(predicted, reference, self.num_classes, self.min_area)
-        components = _component_counts(matching, self.num_classes)
-        line_length, line_broken = self._lines(predicted, reference)
+        if prediction.ndim != 2 or prediction.shape != labels.shape or 0 in labels.shape:
+            comparable_maps(prediction, labels, self.num_classes, self.ignore_index)  # which says what is wrong
+        overlaps = self._overlaps(prediction, labels)
+        components = _component_counts(match_components(overlaps, self.min_area), self.num_classes)
+        line_length, line_broken = self._lines(prediction, labels)
         image = ConnectivityTotals(**components, line_length=line_length, line_broken=line_broken)
         self.totals += image
         return image
@@ -222,10 +230,25 @@ class ConnectivityCounts:
         """The scores of all images so far; ``classes`` are the K class names."""
         return self.totals.scores(classes, self.line_classes)
 
-    def _lines(self, predicted: NDArray[Any], reference: NDArray[Any]) -> tuple[Counts, Counts]:
+    def _overlaps(self, prediction: LabelMap, labels: LabelMap) -> Overlaps:
+        """The components of an image and what they share, strip by strip."""
+        numbers = StripNumbers(), StripNumbers()
+        found: list[Overlaps] = []
+        for first, last in strips(labels.shape):
+            predicted, reference = comparable_maps(
+                prediction[first:last], labels[first:last], self.num_classes, self.ignore_index
+            )
+            r_parts, p_parts = (connected_components(one, self.num_classes) for one in (reference, predicted))
+            found.append(component_overlaps(r_parts, p_parts, reference, predicted))
+            numbers[0].append(r_parts, reference)
+            numbers[1].append(p_parts, predicted)
+        return found[0] if len(found) == 1 else joined_overlaps(found, numbers[0].joined(), numbers[1].joined())
+
+    def _lines(self, prediction: LabelMap, labels: LabelMap) -> tuple[Counts, Counts]:
         """Length of the reference's centre lines, and how much of it is broken, int64 (K,) each."""
         if not self.line_classes:
             return np.zeros(self.num_classes, np.int64), np.zeros(self.num_classes, np.int64)
+        predicted, reference = comparable_maps(prediction, labels, self.num_classes, self.ignore_index)
         skeletonize = _import_skeletonize()
         lines = np.full_like(reference, self.num_classes)
         for line in self.line_classes:
@@ -239,91 +262,6 @@ def _import_skeletonize() -> Any:
         return importlib.import_module("skimage.morphology").skeletonize
     except ImportError as error:
         raise UserError("line_classes need the package scikit-image: pip install scikit-image") from error
-
-
-@dataclass(frozen=True, eq=False)
-class Matching:
-    """Which components of a prediction and of the labels belong together; `ConnectivityCounts` has the rules.
-
-    Components are numbered from 1 on in each map; number 0 is what does not count.
-
-    Attributes:
-        reference: int64 (H, W), the number of each pixel's reference component.
-        predicted: int64 (H, W), the number of each pixel's predicted component.
-        reference_class: int64 (R,), by number.
-        predicted_class: int64 (P,).
-        reference_kept: bool (R,), those that are not too small.
-        predicted_kept: bool (P,).
-        found: bool (R,), those not missed.
-        true: bool (P,), those that are no false islands.
-        pieces: int64 (R,), how many predicted components belong to each reference component.
-        members: int64 (P,), how many reference components belong to each predicted one.
-        pairs: numbers of the reference and the predicted component of all pairs that belong together, int64 (n,) each.
-    """
-
-    reference: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    reference_class: NDArray[np.int64]
-    predicted_class: NDArray[np.int64]
-    reference_kept: NDArray[np.bool_]
-    predicted_kept: NDArray[np.bool_]
-    found: NDArray[np.bool_]
-    true: NDArray[np.bool_]
-    pieces: NDArray[np.int64]
-    members: NDArray[np.int64]
-    pairs: tuple[NDArray[np.int64], NDArray[np.int64]]
-
-
-def match_components(
-    predicted: NDArray[Any], reference: NDArray[Any], num_classes: int, min_area: int = MIN_AREA
-) -> Matching:
-    """Matches the components of two maps.
-
-    Args:
-        predicted: integer (H, W), values 0 to K - 1, and K where nothing counts.
-        reference: the same of the labels.
-        num_classes: K.
-        min_area: the smallest component that counts, in pixels.
-    """
-    # cc3d labels all classes at once and takes 0 for background.
-    reference_parts, predicted_parts = (
-        np.asarray(cc3d.connected_components(np.where(m == num_classes, 0, m + 1), connectivity=8), dtype=np.int64)
-        for m in (reference, predicted)
-    )
-    # Both maps are constant along runs of pixels, far fewer than pixels.
-    flat_reference, flat_predicted = reference_parts.ravel(), predicted_parts.ravel()
-    change = (flat_reference[1:] != flat_reference[:-1]) | (flat_predicted[1:] != flat_predicted[:-1])
-    starts = np.concatenate([[0], np.flatnonzero(change) + 1])
-    lengths = np.diff(starts, append=flat_reference.size)
-    r, p = flat_reference[starts], flat_predicted[starts]
-    r_class, r_area = _classes_and_areas(r, reference.ravel()[starts], lengths)
-    p_class, p_area = _classes_and_areas(p, predicted.ravel()[starts], lengths)
-
-    # Pairs of components of one class that overlap, and the pixels they share.
-    r_kept, p_kept = r_area >= min_area, p_area >= min_area
-    r_kept[0] = p_kept[0] = False  # the ignored pixels
-    shared = (r_class[r] == p_class[p]) & r_kept[r] & p_kept[p]
-    pairs, run_pair = np.unique(r[shared] * len(p_area) + p[shared], return_inverse=True)
-    overlap = np.bincount(run_pair, weights=lengths[shared], minlength=len(pairs))
-    r, p = np.divmod(pairs, len(p_area))
-
-    found = r_kept & (2 * np.bincount(r, weights=overlap, minlength=len(r_area)) > r_area)
-    true = p_kept & (2 * np.bincount(p, weights=overlap, minlength=len(p_area)) > p_area)
-    together = found[r] & true[p] & (4 * overlap > np.minimum(r_area[r], p_area[p]))
-    r, p = r[together], p[together]
-    return Matching(
-        reference=reference_parts,
-        predicted=predicted_parts,
-        reference_class=r_class,
-        predicted_class=p_class,
-        reference_kept=r_kept,
-        predicted_kept=p_kept,
-        found=found,
-        true=true,
-        pieces=np.bincount(r, minlength=len(r_area)),
-        members=np.bincount(p, minlength=len(p_area)),
-        pairs=(r, p),
-    )
 
 
 def _component_counts(matching: Matching, num_classes: int) -> dict[str, Counts]:
@@ -351,16 +289,6 @@ def _component_counts(matching: Matching, num_classes: int) -> dict[str, Counts]
         "breaks": of_reference(np.maximum(pieces - 1, 0)),
         "bridges": of_predicted(np.maximum(members - 1, 0)),
     }
-
-
-def _classes_and_areas(
-    parts: NDArray[np.int64], classes: NDArray[Any], lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Class and area of components 0 (the ignored pixels), 1, 2, ... from runs of pixels."""
-    area = np.bincount(parts, weights=lengths).astype(np.int64)
-    part_class = np.zeros(len(area), np.int64)
-    part_class[parts] = classes
-    return part_class, area
 
 
 def _sum_by_class(values: NDArray[Any], classes: NDArray[np.int64], num_classes: int) -> Counts:

@@ -104,6 +104,25 @@ class Description:
             raise UserError(f"{where}: mean is {found.mean} and std is {found.std}, expected both or neither")
         return found
 
+    def check_pixels(self, pixels: str, what: str) -> None:
+        """Check that images are of the kind that the network was trained on: 8 bits, or the files' own unit.
+
+        Args:
+            pixels: the type of their pixels, numpy's name.
+            what: what the images are called in the message.
+
+        Raises:
+            UserError: the one is of 8 bits and the other is not.
+        """
+        if self.pixels is None or (pixels == "uint8") == (self.pixels == "uint8"):
+            return
+        kinds = {True: "8 bits (uint8)", False: "their own unit ({})"}
+        found, expected = (kinds[one == "uint8"].format(one) for one in (pixels, self.pixels))
+        raise UserError(
+            f"{what} holds pixels of {found}, but the model was trained on pixels of {expected}; its labels would be "
+            "wrong without a sign"
+        )
+
     def check_classes(self, classes: Sequence[str], network: str, data: str = "the data") -> None:
         """Check that the network's classes are ``classes``: as many, and in the same order.
 

@@ -18,9 +18,8 @@ from segdistill.errors import UserError
 from segdistill.exporting.sample_images import splits_of, spread_images
 from segdistill.networks.size import count_parameters
 from segdistill.prediction.images_in import Picture, read_picture
-from segdistill.prediction.prediction import Options, window_and_overlap
+from segdistill.prediction.prediction import Prediction
 from segdistill.prediction.predictor import Predictor, open_predictor
-from segdistill.prediction.windows import Grid, blended, label_map
 from segdistill.reporting.picture import photograph
 
 MOST_PIXELS = 25_000_000
@@ -53,8 +52,8 @@ class Contender:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
-    """What a network says of an image.
+class TimedLabels:
+    """The labels that a network predicts for an image, and its time.
 
     Attributes:
         labels: the class of each pixel, uint8 (H, W).
@@ -89,20 +88,21 @@ def open_contenders(runs: Sequence[str], device: str = "auto") -> list[Contender
                 f"{path} takes {predictor.in_channels} channels{bands}; the page shows RGB images, so use segdistill "
                 "predict for that one"
             )
+        predictor.description.check_pixels("uint8", "an image on the page")
         first = contenders[0] if contenders else None
         if first is not None and predictor.classes != first.predictor.classes:
             raise UserError(
                 f"{path} has the classes {_listed(predictor.classes)}, but {first.path} has "
                 f"{_listed(first.predictor.classes)}; expected runs of the same classes"
             )
-        network = predictor.scores
+        network = predictor.model.scorer
         parameters = count_parameters(network) if isinstance(network, nn.Module) else None
         name = path.name if alike[path.name] == 1 and path.name else str(path)
         contenders.append(Contender(name, path, predictor, parameters))
     return contenders
 
 
-def predicted(contender: Contender, image: Picture) -> Prediction:
+def predicted(contender: Contender, image: Picture) -> TimedLabels:
     """The labels of an image of any size, and how long they took.
 
     Raises:
@@ -112,7 +112,7 @@ def predicted(contender: Contender, image: Picture) -> Prediction:
     while not times or (len(times) < _PASSES and sum(times) < _SECONDS):
         began = time.perf_counter()
         try:
-            labels = _label_map(contender.predictor, image)
+            labels = Prediction(contender.predictor.model, image).label_map()
         except UserError:
             raise
         except Exception as error:  # a network is anybody's code
@@ -121,7 +121,7 @@ def predicted(contender: Contender, image: Picture) -> Prediction:
         times.append(time.perf_counter() - began)
     counts = torch.bincount(labels.flatten(), minlength=len(contender.predictor.classes))
     shares = (counts / labels.numel()).tolist()
-    return Prediction(labels, 1000 * statistics.median(times), tuple(shares))
+    return TimedLabels(labels, 1000 * statistics.median(times), tuple(shares))
 
 
 def read_dropped(path: Path) -> Picture:
@@ -174,21 +174,6 @@ def example_images(contenders: Sequence[Contender], folder: Path) -> tuple[list[
             return files, ""
         trouble = trouble or f"{contender.path}: {why}"
     return [], trouble or "exported files name no data"
-
-
-def _label_map(predictor: Predictor, image: Picture) -> Tensor:
-    """Class indices, uint8 (H, W)."""
-    window, overlap = window_and_overlap(predictor, Options())
-    grid = Grid.over(image.size, window=window, overlap=overlap, stride=predictor.stride)
-    pieces = blended(
-        image.read,
-        predictor.scores,
-        grid,
-        classes=len(predictor.classes),
-        device=predictor.device,
-        batch_size=predictor.batch or 1,
-    )
-    return label_map(pieces, image.size)
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:

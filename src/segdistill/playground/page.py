@@ -14,7 +14,7 @@ from PIL import Image
 from segdistill.colors import hex_color
 from segdistill.datasets.reading.images import SUFFIXES
 from segdistill.errors import UserError
-from segdistill.playground.contenders import Contender, Prediction, predicted, read_dropped
+from segdistill.playground.contenders import Contender, TimedLabels, predicted, read_dropped
 from segdistill.prediction.images_in import Picture
 from segdistill.reporting.page import render
 from segdistill.reporting.picture import photograph
@@ -159,7 +159,7 @@ class Page:
         note = _note(f"{file.name}, {width} x {height} pixels")
         return views, note, pair(views, left, right), self._networks(found), self._classes(found)
 
-    def _networks(self, found: Sequence[Prediction] | None = None) -> str:
+    def _networks(self, found: Sequence[TimedLabels] | None = None) -> str:
         """Parameters and times."""
         rows = []
         for number, contender in enumerate(self._contenders):
@@ -169,13 +169,13 @@ class Page:
                 if number:
                     cells[2] = f"{found[0].milliseconds / found[number].milliseconds:.1f}x"
             rows.append((None, contender.name, cells))
-        device, threads = self._contenders[0].predictor.device, torch.get_num_threads()
+        device, threads = self._contenders[0].predictor.model.device, torch.get_num_threads()
         how = f"on {device}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else f"on {device}"
         note = f"Time for the whole image, {how}; 'faster' is compared with {self._contenders[0].name}."
         columns = ("network", "parameters", "ms", "faster")
         return render("play.html", part="table", title="Networks", columns=columns, rows=rows, note=note)
 
-    def _classes(self, found: Sequence[Prediction] | None = None) -> str:
+    def _classes(self, found: Sequence[TimedLabels] | None = None) -> str:
         """Colours, and shares of the image."""
         predictor = self._contenders[0].predictor
         rows = []
@@ -187,7 +187,9 @@ class Page:
         return render("play.html", part="table", title=title, columns=columns, rows=rows, note="")
 
 
-def pictures(image: Picture, found: Sequence[Prediction], palette: Sequence[tuple[int, int, int]]) -> list[Image.Image]:
+def pictures(
+    image: Picture, found: Sequence[TimedLabels], palette: Sequence[tuple[int, int, int]]
+) -> list[Image.Image]:
     """The image and the label maps in their classes' colours, none of them longer than the page needs."""
     photo = photograph(image.pixels)
     smaller = min(1.0, LONGEST_SIDE / max(photo.size))

@@ -19,13 +19,14 @@ import numpy as np
 from torch import Tensor
 
 from segdistill.colors import Color
+from segdistill.data.tiling import Grid, Span
 from segdistill.datasets.base import IGNORE_INDEX, Window
 from segdistill.datasets.reading.images import ImageFile, open_image
 from segdistill.datasets.reading.rasters import BLOCK, RasterFile, opened, require_rasterio
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, permissions, write_atomically, write_json, write_text
+from segdistill.networks.description import Description
 from segdistill.prediction.polygons import write_polygons
-from segdistill.prediction.windows import Grid, Span
 
 KEY_TAG = "SEGDISTILL_KEY"
 """The tag in a finished file that says what it was made from."""
@@ -49,22 +50,19 @@ class Raster:
 
     Args:
         path: the file.
-        in_channels: channels that the model takes.
+        described: the model that is to see it.
         bands: numbers of the bands to read, the first being 1; None: all but alpha; of a single grey or palette band a
             model of three channels gets RGB.
-        only_8_bits: whether the model was trained on images of 8 bits alone.
         window: side of the windows that will be read.
 
     Raises:
         UnreadableError: missing or broken file, or one that does not suit the model.
     """
 
-    def __init__(
-        self, path: Path, *, in_channels: int, bands: Sequence[int] | None, only_8_bits: bool, window: int
-    ) -> None:
+    def __init__(self, path: Path, *, described: Description, bands: Sequence[int] | None, window: int) -> None:
         self.path = path
         self._rasterio = require_rasterio(f"predicting {path}")
-        self._asked = (in_channels, bands, only_8_bits)
+        self._asked = (described, bands)
         self._window = window
 
     def __enter__(self) -> Raster:
@@ -111,11 +109,11 @@ class Raster:
             raise UnreadableError(str(error)) from None
 
 
-def _chosen(path: Path, in_channels: int, bands: Sequence[int] | None, only_8_bits: bool) -> ImageFile:
+def _chosen(path: Path, described: Description, bands: Sequence[int] | None) -> ImageFile:
     """The image in the bands that suit a model."""
     header = RasterFile(path).header
-    if only_8_bits and header.dtype != "uint8":
-        raise UserError(f"{path} holds {header.dtype} pixels, but the model was trained on images of 8 bits")
+    described.check_pixels(header.dtype, str(path))
+    in_channels = described.in_channels
     if bands is not None:
         if len(bands) != in_channels:
             raise UserError(f"bands names {len(bands)} bands, but the model takes {in_channels}")

@@ -13,12 +13,12 @@ import torch
 from PIL import Image, PngImagePlugin
 from rich.progress import Progress
 
+from segdistill.data.ahead import ahead
 from segdistill.datasets.base import Window
 from segdistill.errors import UserError
 from segdistill.files import write_atomically
 from segdistill.prediction.images_in import Item, Picture, read_picture
-from segdistill.prediction.prediction import Prediction, Wanted
-from segdistill.prediction.windows import ahead
+from segdistill.prediction.job import Job, Wanted
 from segdistill.reporting.picture import overlaid
 
 KEY_TEXT = "segdistill_key"
@@ -30,7 +30,7 @@ _DECODERS = 2
 """Threads that decode pictures ahead of the network."""
 
 
-def predict_all(job: Prediction, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
+def predict_all(job: Job, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
     """Predicts pictures, while the next ones are decoded and the last one is written."""
     written: deque[Future[None]] = deque()
     with ThreadPoolExecutor(_DECODERS, "pictures") as decoders, ThreadPoolExecutor(1, "label maps") as writer:
@@ -40,7 +40,7 @@ def predict_all(job: Prediction, bar: Progress, items: Sequence[Item], together:
                 job.failed(image, together)
                 continue
             try:
-                labels = job.label_map(bar, image)
+                labels = job.label_map(image)
             except UserError as error:
                 job.failed(UserError(f"{item.path}: {error}"), together)
                 continue
@@ -66,7 +66,7 @@ def made_from(path: Path) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def _decoded(job: Prediction, item: Item) -> Picture | UserError:
+def _decoded(job: Job, item: Item) -> Picture | UserError:
     try:
         if job.takes_rgb:
             return read_picture(item.path)
@@ -76,7 +76,7 @@ def _decoded(job: Prediction, item: Item) -> Picture | UserError:
         return error
 
 
-def _write(job: Prediction, item: Item, image: Picture, labels: np.ndarray) -> None:
+def _write(job: Job, item: Item, image: Picture, labels: np.ndarray) -> None:
     found = torch.from_numpy(labels)
     if job.wanted.overlay:
         mixed = overlaid(image.pixels, found, job.predictor.palette)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -14,15 +15,16 @@ from typing import Literal
 from rich.progress import Progress
 
 from segdistill.cluster import spread
+from segdistill.data.tiling import OVERLAP
 from segdistill.errors import UserError
 from segdistill.prediction import pictures as predict_pictures
 from segdistill.prediction import rasters as predict_rasters
 from segdistill.prediction import videos as predict_videos
+from segdistill.prediction.flips import Flips
 from segdistill.prediction.images_in import Item, Kind, find_items
+from segdistill.prediction.job import Job, Options, Wanted, parse_resize
 from segdistill.prediction.polygons import require_pyogrio
-from segdistill.prediction.prediction import OVERLAP, Options, Prediction, Wanted
 from segdistill.prediction.predictor import Predictor, open_predictor
-from segdistill.prediction.windows import Flips
 from segdistill.progress import Tasks
 
 KINDS: dict[Kind, ModuleType] = {"picture": predict_pictures, "raster": predict_rasters, "video": predict_videos}
@@ -39,6 +41,7 @@ def predict(
     output: str | Path,
     window: int | None = None,
     overlap: float = OVERLAP,
+    resize: str | list[int] = "auto",
     batch_size: int | None = None,
     flips: Flips = "none",
     bands: list[int] | None = None,
@@ -63,9 +66,13 @@ def predict(
         model: a run folder, or an exported file (.onnx, .xml, .pt2).
         input: an image, a video, a folder of images, a pattern such as 'photos/*.jpg', or a list of these.
         output: a file for one image, else a folder.
-        window: longest side of what goes through the network at once, in pixels; by default that of the run's
-            evaluation, or 1024.
+        window: longest side of what goes through the network at once, in pixels; by default the run's
+            data.evaluation_window; without one, images of up to 2048 pixels a side go through whole and larger ones in
+            windows of 1024.
         overlap: share of a window's side that it has in common with its neighbour, at most 1/3.
+        resize: size that images are resized to before they go through the network; their labels have the image's own
+            size all the same. auto: as the run was validated (its data.resize); none: the size that an image has; or
+            HEIGHTxWIDTH.
         batch_size: windows per batch; by default 1 on a CPU, else 8.
         flips: average over mirror images, none, horizontal or both (also top to bottom, for images from above): better
             labels in 2 or 4 times the time.
@@ -95,13 +102,13 @@ def predict(
         raise UserError(f"cpus_per_image is {cpus_per_image}, expected at least 1")
     if gpus_per_image is not None and gpus_per_image < 0:
         raise UserError(f"gpus_per_image is {gpus_per_image}, expected 0 or more")
-    options = Options(window, overlap, batch_size, flips, None if bands is None else tuple(bands))
+    options = Options(window, overlap, parse_resize(resize), batch_size, flips, None if bands is None else tuple(bands))
     wanted = Wanted(overlay, probabilities, vector, overwrite)
-    job = Prediction(predictor, options, wanted, quiet)
+    job = Job(predictor, options, wanted, quiet)
     items = find_items(input, Path(output))
     if executor == "local":
         return _run(job, items)
-    gpus = float(predictor.device.type == "cuda") if gpus_per_image is None else gpus_per_image
+    gpus = float(predictor.model.device.type == "cuda") if gpus_per_image is None else gpus_per_image
     one = functools.partial(_predict_there, str(model), device, options, wanted)
     return _run(job, items, lambda todo: spread(one, todo, what="image", cpus=cpus_per_image, gpus=gpus))
 
@@ -120,13 +127,13 @@ def predict_files(
     Raises:
         UserError: see `predict`.
     """
-    return _run(Prediction(predictor, options, wanted, quiet), find_items(given, output))
+    return _run(Job(predictor, options, wanted, quiet), find_items(given, output))
 
 
 def _predict_there(model: str, device: str, options: Options, wanted: Wanted, item: Item) -> int | str:
     """The pixels predicted, in a process of a cluster; or the user's error in words."""
     try:
-        job = Prediction(_open_once(model, device), options, wanted, quiet=True)
+        job = Job(_open_once(model, device), options, wanted, quiet=True)
         _run(job, [item])
     except UserError as error:
         return str(error)
@@ -139,12 +146,12 @@ def _open_once(model: str, device: str) -> Predictor:
     return open_predictor(model, device)
 
 
-def _run(job: Prediction, items: Sequence[Item], elsewhere: Elsewhere | None = None) -> list[Path]:
+def _run(job: Job, items: Sequence[Item], elsewhere: Elsewhere | None = None) -> list[Path]:
     """All that is not done yet, here or elsewhere."""
     _check_wanted(job, items)
     job.keys = {item.target: _key(job, item) for item in items}
     todo = [item for item in items if not _is_done(job, item)]
-    for line in job.predictor.notes:
+    for line in job.notes:
         job.note(f"note: {line}")
     started = time.perf_counter()
     with Tasks(job.console, shown=not job.quiet) as bar:
@@ -164,15 +171,13 @@ def _run(job: Prediction, items: Sequence[Item], elsewhere: Elsewhere | None = N
     return [item.target for item in items]
 
 
-def _here(job: Prediction, bar: Progress, todo: Sequence[Item]) -> Iterator[Item]:
+def _here(job: Job, bar: Progress, todo: Sequence[Item]) -> Iterator[Item]:
     """Predicts one image after another, each given before it is begun."""
     for name, kind in KINDS.items():
         yield from kind.predict_all(job, bar, [item for item in todo if item.kind == name], len(todo))
 
 
-def _gathered(
-    job: Prediction, results: Iterator[tuple[Item, int | str | RuntimeError]], together: int
-) -> Iterator[Item]:
+def _gathered(job: Job, results: Iterator[tuple[Item, int | str | RuntimeError]], together: int) -> Iterator[Item]:
     """What other processes have predicted, each given when it is done."""
     for item, result in results:
         if isinstance(result, int):
@@ -182,7 +187,7 @@ def _gathered(
         yield item
 
 
-def _check_wanted(job: Prediction, items: Sequence[Item]) -> None:
+def _check_wanted(job: Job, items: Sequence[Item]) -> None:
     if job.wanted.vector:
         require_pyogrio()
     for name, has_it, kinds in (
@@ -199,7 +204,7 @@ def _check_wanted(job: Prediction, items: Sequence[Item]) -> None:
                 raise UserError(f"{file} has two meanings; rename that image or leave --overlay out")
 
 
-def _key(job: Prediction, item: Item) -> str:
+def _key(job: Job, item: Item) -> str:
     """All that the labels depend on."""
     try:
         state = item.path.stat()
@@ -209,7 +214,8 @@ def _key(job: Prediction, item: Item) -> str:
         "model": job.predictor.identity,
         "classes": job.predictor.classes,
         "palette": job.predictor.palette,
-        "window": [job.window, job.overlap, job.predictor.stride],
+        "tiling": dataclasses.asdict(job.model.tiling),
+        "resize": job.model.resize,
         "flips": job.flips,
         "bands": job.bands,
         "image": [item.path.name, state.st_size, state.st_mtime_ns],
@@ -217,7 +223,7 @@ def _key(job: Prediction, item: Item) -> str:
     return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
 
-def _is_done(job: Prediction, item: Item) -> bool:
+def _is_done(job: Job, item: Item) -> bool:
     """Whether all files of an item are there, made as they would be made now.
 
     Raises:

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from segdistill.data.ahead import ahead
+from segdistill.data.tiling import Piece, piece_labels
 from segdistill.datasets.base import IGNORE_INDEX, Window
 from segdistill.prediction.geotiff import PROBABILITY_STEPS, Raster, UnfinishedMap, UnreadableError, made_from
 from segdistill.prediction.images_in import Item
-from segdistill.prediction.prediction import Prediction, Wanted
-from segdistill.prediction.windows import Piece, ahead, piece_labels
+from segdistill.prediction.job import Job, Wanted
 
 __all__ = ["companions", "made_from", "predict_all"]
 
 
-def predict_all(job: Prediction, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
+def predict_all(job: Job, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
     """Predicts one raster after another, each given before it is begun."""
     for item in items:
         yield item
@@ -36,10 +37,10 @@ def companions(item: Item, wanted: Wanted) -> list[Path]:
     return [item.beside(ending) for ending, asked in endings.items() if asked]
 
 
-def _predict(job: Prediction, bar: Progress, item: Item, raster: Raster) -> None:
+def _predict(job: Job, bar: Progress, item: Item, raster: Raster) -> None:
     if not raster.has_place:
         job.note(f"note: {item.path} has no coordinate reference system, and neither will its label map")
-    grid = job.grid(raster)
+    grid = job.prediction(raster).grid
     unfinished = UnfinishedMap(
         item.target,
         key=job.keys[item.target],

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from segdistill.data.ahead import ahead
 from segdistill.errors import UserError
 from segdistill.prediction.images_in import Item, Picture
-from segdistill.prediction.prediction import Prediction, Wanted
+from segdistill.prediction.job import Job, Wanted
 from segdistill.prediction.video import KEY_TAG, Video, VideoWriter, made_from
-from segdistill.prediction.windows import ahead
 from segdistill.reporting.picture import overlaid
 
 OVERLAY = "-overlay.mp4"
@@ -23,7 +23,7 @@ OVERLAY = "-overlay.mp4"
 __all__ = ["companions", "made_from", "predict_all"]
 
 
-def predict_all(job: Prediction, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
+def predict_all(job: Job, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
     """Predicts one video after another, each given before it is begun."""
     for item in items:
         yield item
@@ -41,7 +41,7 @@ def companions(item: Item, wanted: Wanted) -> list[Path]:
     return [item.beside(OVERLAY)] if wanted.overlay else []
 
 
-def _predict(job: Prediction, bar: Progress, item: Item, frames: Video) -> None:
+def _predict(job: Job, bar: Progress, item: Item, frames: Video) -> None:
     tags = {KEY_TAG: job.keys[item.target], "CLASSES": ", ".join(job.predictor.classes)}
     task = bar.add_task("frames", total=frames.frames or None)
     try:
@@ -55,7 +55,7 @@ def _predict(job: Prediction, bar: Progress, item: Item, frames: Video) -> None:
             def made() -> Iterator[tuple[Picture, np.ndarray, int]]:
                 for pixels, ticks in frames:
                     image = Picture(torch.from_numpy(pixels).permute(2, 0, 1))
-                    yield image, job.label_map(bar, image), ticks
+                    yield image, job.label_map(image), ticks
 
             def write(frame: tuple[Picture, np.ndarray, int]) -> None:
                 image, labels, ticks = frame

@@ -10,8 +10,8 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from segdistill.metrics.boundary import LabelMap, comparable_maps, near_another_class
-from segdistill.metrics.connectivity import MIN_AREA, match_components
+from segdistill.metrics.components import MIN_AREA, component_overlaps, connected_components, match_components
+from segdistill.metrics.label_maps import LabelMap, comparable_maps, near_another_class
 
 #: The width of what counts as "near a boundary", as a share of the diagonal, as `BoundaryCounts` has it.
 DIAGONAL_SHARE = 0.02
@@ -71,8 +71,8 @@ def mistakes(
     near = near_another_class(reference, num_classes, {depth})[depth]
     found = np.where(wrong, np.where(near, Mistake.BOUNDARY, Mistake.INNER), Mistake.NONE).astype(np.uint8)
 
-    matched = match_components(predicted, reference, num_classes, min_area)
-    r_parts, p_parts = matched.reference, matched.predicted
+    r_parts, p_parts = connected_components(reference, num_classes), connected_components(predicted, num_classes)
+    matched = match_components(component_overlaps(r_parts, p_parts, reference, predicted), min_area)
     split, merging = matched.pieces >= 2, matched.members >= 2
     # Specks count for nothing, so they join and break nothing either.
     r_pieces = np.where(matched.reference_kept[r_parts], r_parts, 0)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from segdistill.data.scoring import TiledModel
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Window
 from segdistill.networks.network import Network
@@ -81,11 +82,9 @@ def sample_in_sight(dataset: SegmentationDataset, index: int) -> tuple[Tensor, T
 
 def predict(network: Network, image: Tensor) -> Tensor:
     """The class of each pixel, int64 (H, W) on the CPU, of an image (C, H, W)."""
-    device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    with torch.inference_mode():
-        prediction: Tensor = network(image[None].to(device)).argmax(1)[0].cpu()
+    prediction = TiledModel.of(network).scores(image).argmax(0).cpu()
     network.train(was_training)
     return prediction
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from segdistill.data.evaluation import scored_parts
 from segdistill.device import peak_memory_mb, wait_for
 from segdistill.distiller import Distiller
 from segdistill.networks.network import Network
@@ -169,15 +171,14 @@ def _time_validation(validator: Validator, network: Network) -> float:
     """Estimated seconds of a validation, from its second batch where it has two: readers start with the first."""
     network.eval()
     device = validator.fabric.device
-    seconds = 0.0
-    batches = iter(validator.loader)
+    began, seconds = time.perf_counter(), 0.0
     with torch.inference_mode(), validator.fabric.autocast():
-        for _ in range(min(2, len(validator.loader))):
-            began = time.perf_counter()
-            images, labels = next(batches)
-            validator.counts.update(network(images.to(device)), labels.to(device))
+        for part in itertools.islice(scored_parts(network, validator.loader), 2):
+            validator.counts.update(part.scores, part.labels.to(device))
             wait_for(device)
-            seconds = time.perf_counter() - began
+            images = len(part.indices) * part.window.height * part.window.width / (part.size[0] * part.size[1])
+            seconds = (time.perf_counter() - began) / images
+            began = time.perf_counter()
     return seconds * len(validator.loader)
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Window
-from segdistill.evaluation.latency import latency_ms
+from segdistill.evaluation.forward_time import forward_ms
 from segdistill.metrics.scores import Scores, percent
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
@@ -80,13 +80,13 @@ def _in_short(
         kept = 100 * scores.miou / teacher_miou
         lead += f", {kept:.0f} % of its teacher's {teacher_miou:.2f} %"
     _, height, width = validation.open(0).window(_first_window(validation))[0].shape
-    own, device = latency_ms(network, (height, width), repeats=5, warmup=1), next(network.parameters()).device
+    own, device = forward_ms(network, (height, width), repeats=5, warmup=1), next(network.parameters()).device
     facts = [("mIoU", f"{scores.miou:.2f} %", "" if teacher_miou is None else f"teacher {teacher_miou:.2f} %")]
     of_teacher = "" if teacher is None else f"teacher {count_parameters(teacher) / 1e6:.2f} M"
     facts.append(("parameters", f"{count_parameters(network) / 1e6:.2f} M", of_teacher))
     where = f"{height} x {width} pixels, on {device}"
     if teacher is not None:
-        where = f"teacher {latency_ms(teacher, (height, width), repeats=5, warmup=1):.1f} ms; {where}"
+        where = f"teacher {forward_ms(teacher, (height, width), repeats=5, warmup=1):.1f} ms; {where}"
     facts.append(("time for an image", f"{own:.1f} ms", where))
     seconds = sum(row.get("seconds", 0.0) for row in history)
     facts.append(("training", duration(seconds), "without validation"))

@@ -17,7 +17,8 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from segdistill.data.describing import describe_network
-from segdistill.data.loading import EpochSampler, evaluation_loader, reading, training_loader
+from segdistill.data.evaluation import EvaluationLoader, EvaluationSamples
+from segdistill.data.loading import EpochSampler, reading, training_loader
 from segdistill.data.seeding import seeded
 from segdistill.data.statistics import BandStatistics
 from segdistill.device import choose_device, choose_precision
@@ -108,7 +109,7 @@ class _Run:
     learner: Distiller | Supervised
     source: TeacherSource | None
     bands: BandStatistics | None
-    loaders: tuple[DataLoader[Any], DataLoader[Any]]
+    loaders: tuple[DataLoader[Any], EvaluationLoader]
     state: dict[str, Any] | None
     loop: Loop
     validation: Validation
@@ -297,7 +298,7 @@ class _Run:
         self.config["views"] = found
         return found
 
-    def _make_loaders(self, views: int | None) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    def _make_loaders(self, views: int | None) -> tuple[DataLoader[Any], EvaluationLoader]:
         train, data = self.train_config, self.data
         cache = None if self.source is None else self.source.cache
         training = training_loader(
@@ -312,7 +313,7 @@ class _Run:
             **self.share,
         )
         batch_size = max(1, train.batch_size // self.parts)
-        return training, evaluation_loader(data.val, batch_size, train.workers, **self.share)
+        return training, EvaluationLoader(EvaluationSamples.of(data.val), batch_size, train.workers, **self.share)
 
     def _check_checkpoint(self) -> None:
         differences = [] if self.state is None else recipe_differences(self.state.get("recipe", {}), self.config)

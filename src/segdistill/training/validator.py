@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
-from torch.utils.data import DataLoader
 
+from segdistill.data.evaluation import EvaluationLoader, scored_parts
 from segdistill.metrics.scores import ConfusionCounts, Scores, scores_from_confusion
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
@@ -19,7 +17,7 @@ class Validator:
     """Scores networks on validation images, in the precision of the run; counts are summed over all processes.
 
     Args:
-        loader: this process's validation batches.
+        loader: this process's validation images.
         classes: names of the classes.
         ignore_index: label of pixels that do not count.
         fabric: device, precision and processes.
@@ -29,7 +27,7 @@ class Validator:
 
     def __init__(
         self,
-        loader: DataLoader[tuple[Any, ...]],
+        loader: EvaluationLoader,
         classes: tuple[str, ...],
         ignore_index: int,
         *,
@@ -55,7 +53,7 @@ class Validator:
         self.counts.reset()
         # Processes have different numbers of batches, so that none may wait for another's weights.
         with whole_network(network), torch.inference_mode(), self.fabric.autocast():
-            for images, labels in tracked(self.loader, text, len(self.loader), self.console, self.bar):
-                logits = network(images.to(self.fabric.device, non_blocking=True))
-                self.counts.update(logits, labels.to(self.fabric.device, non_blocking=True))
+            shown = tracked(self.loader, text, len(self.loader), self.console, self.bar)
+            for part in scored_parts(network, self.loader, shown):
+                self.counts.update(part.scores, part.labels.to(self.fabric.device, non_blocking=True))
         return scores_from_confusion(self.counts.confusion(), self.classes)

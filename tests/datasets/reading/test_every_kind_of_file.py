@@ -18,6 +18,7 @@ from segdistill.datasets import Folder
 from segdistill.datasets.base import Window
 from segdistill.datasets.reading.images import is_turned, open_image
 from segdistill.errors import UserError
+from segdistill.networks.description import Description
 from segdistill.prediction.geotiff import Raster
 from segdistill.prediction.images_in import read_picture
 
@@ -252,7 +253,8 @@ def test_training_and_prediction_see_the_same(name: str, tmp_path: Path) -> None
     assert part.equal(window.cut(image))
     assert part_labels.equal(window.cut(labels))
 
-    with Raster(path, in_channels=len(pixels), bands=kind.bands, only_8_bits=False, window=512) as raster:
+    described = Description.unnamed(None, num_classes=2, in_channels=len(pixels), stride=1)
+    with Raster(path, described=described, bands=kind.bands, window=512) as raster:
         assert raster.size == SIZE
         for place in (Window(0, 0, *SIZE), window):
             predicted, missing = raster.read(place)

@@ -115,6 +115,10 @@ class DecodedCache(SegmentationDataset):
         """See `SegmentationDataset.pixel_type`."""
         return self.dataset.pixel_type()
 
+    def at_own_size(self) -> SegmentationDataset:
+        """See `SegmentationDataset.at_own_size`; what is kept at another size is decoded anew."""
+        return self.dataset.at_own_size() if self.dataset.resize is not None else self
+
     def _record(self, index: int) -> _Bytes:
         """A sample as it is kept: the bytes of the image, and then one for every label."""
         image, labels = self.dataset.open(index).whole()

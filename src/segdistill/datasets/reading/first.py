@@ -44,3 +44,7 @@ class FirstSamples(SegmentationDataset):
     def pixel_type(self) -> str:
         """See `SegmentationDataset.pixel_type`."""
         return self.dataset.pixel_type()
+
+    def at_own_size(self) -> SegmentationDataset:
+        """See `SegmentationDataset.at_own_size`."""
+        return FirstSamples(self.dataset.at_own_size(), len(self))

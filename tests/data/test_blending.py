@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segdistill.data.ahead import ahead
+from segdistill.data.tiling import Grid, Piece, Scorer, blended, rising, spans
 from segdistill.datasets.base import Window
 from segdistill.errors import UserError
-from segdistill.prediction.windows import Flips, Grid, Piece, Scores, ahead, blended, flipped, rising, spans
+from segdistill.prediction.flips import Flips, flipped
 
 CLASSES = 3
 CPU = torch.device("cpu")
@@ -30,7 +32,11 @@ def network(kernels: tuple[int, ...] = (3, 3), strides: tuple[int, ...] = (1, 1)
     return nn.Sequential(*layers).double()
 
 
-def scores_of(model: nn.Module) -> Scores:
+def grid_over(size: tuple[int, int], *, window: int, overlap: int, stride: int) -> Grid:
+    return Grid(*(spans(side, window=window, overlap=overlap, stride=stride) for side in size))
+
+
+def scores_of(model: nn.Module) -> Scorer:
     """In double precision, so that no two classes are equal but for rounding; cropped to the image."""
 
     def scores(images: Tensor) -> Tensor:
@@ -44,7 +50,7 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
     return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def pieces(image: Tensor, scores: Scores, grid: Grid, **options: int) -> Iterator[Piece]:
+def pieces(image: Tensor, scores: Scorer, grid: Grid, **options: int) -> Iterator[Piece]:
     return blended(lambda window: (window.cut(image), None), scores, grid, classes=CLASSES, device=CPU, **options)
 
 
@@ -95,7 +101,7 @@ def test_labels_are_those_of_the_whole_image_where_the_receptive_field_fits_ever
     """Two 3 x 3 and one 5 x 5 convolutions see 4 pixels around; 16 shared pixels leave 4 without weight."""
     scores = scores_of(network((3, 5, 3), (1, 1, 1)))
     image = picture(*size)
-    grid = Grid.over(size, window=64, overlap=16, stride=1)
+    grid = grid_over(size, window=64, overlap=16, stride=1)
     found = put_together(pieces(image, scores, grid, batch_size=batch_size), *size)
     expected = scores(image[None])[0]
     assert torch.allclose(found.double(), expected, atol=1e-6)
@@ -108,9 +114,9 @@ def test_labels_agree_for_a_network_of_some_stride() -> None:
     image = picture(190, 230)
     expected = scores(image[None])[0]
     # 1 + 2 + 4 pixels to each side, and the rest of a cell of 4.
-    found = put_together(pieces(image, scores, Grid.over((190, 230), window=96, overlap=32, stride=4)), 190, 230)
+    found = put_together(pieces(image, scores, grid_over((190, 230), window=96, overlap=32, stride=4)), 190, 230)
     assert torch.allclose(found.double(), expected, atol=1e-6)
-    off = put_together(pieces(image, scores, Grid.over((190, 230), window=90, overlap=30, stride=1)), 190, 230)
+    off = put_together(pieces(image, scores, grid_over((190, 230), window=90, overlap=30, stride=1)), 190, 230)
     assert (off.argmax(0) != expected.argmax(0)).float().mean() > 0.01
 
 
@@ -118,7 +124,7 @@ def test_with_a_wider_receptive_field_labels_agree_where_it_fits() -> None:
     reach = 10
     scores = scores_of(network((2 * reach + 1,), (1,)))
     size = (120, 150)
-    image, grid = picture(*size), Grid.over(size, window=64, overlap=16, stride=1)
+    image, grid = picture(*size), grid_over(size, window=64, overlap=16, stride=1)
     expected = scores(image[None])[0]
     found = put_together(pieces(image, scores, grid), *size)
     fits = torch.ones(size, dtype=torch.bool)
@@ -144,7 +150,7 @@ def test_windows_that_disagree_leave_no_seam() -> None:
 
     size = (300, 300)
     found = put_together(
-        pieces(torch.zeros(3, *size), scores, Grid.over(size, window=128, overlap=32, stride=1)), *size
+        pieces(torch.zeros(3, *size), scores, grid_over(size, window=128, overlap=32, stride=1)), *size
     )
     assert found.max() - found.min() == 2
     steepest = 2 * math.pi / 2 / 16  # twice the slope of sin^2 over the middle 16 pixels
@@ -171,7 +177,7 @@ def test_windows_without_data_are_not_asked_for() -> None:
         seen.append(len(images))
         return torch.ones(len(images), CLASSES, *images.shape[-2:])
 
-    grid = Grid.over((200, 200), window=80, overlap=8, stride=1)
+    grid = grid_over((200, 200), window=80, overlap=8, stride=1)
     image = torch.zeros(3, 200, 200)
     found = list(
         blended(
@@ -194,7 +200,7 @@ def test_windows_without_data_are_not_asked_for() -> None:
 def test_going_on_at_any_row_gives_the_same_bits() -> None:
     size = (250, 120)
     scores, image = scores_of(network((7, 7), (1, 1))), picture(*size)
-    grid = Grid.over(size, window=64, overlap=16, stride=1)
+    grid = grid_over(size, window=64, overlap=16, stride=1)
     whole = list(pieces(image, scores, grid, batch_size=2))
     for row in range(1, len(grid.rows)):
         rest = list(pieces(image, scores, grid, batch_size=2, first_row=row))
@@ -211,7 +217,7 @@ def test_batches_hold_windows_of_one_size() -> None:
         return torch.zeros(len(images), CLASSES, *images.shape[-2:])
 
     size = (64, 500)
-    grid = Grid.over(size, window=64, overlap=16, stride=8)
+    grid = grid_over(size, window=64, overlap=16, stride=8)
     assert len(list(pieces(torch.zeros(3, *size), scores, grid, batch_size=4))) == len(grid) == 11
     assert [shape[0] for shape in shapes] == [4, 4, 2, 1]
     assert shapes[0][-2:] == (64, 64)
@@ -227,13 +233,13 @@ def test_what_a_model_gives_back_is_not_changed() -> None:
 
     size = (100, 100)
     image = picture(*size)
-    found = put_together(pieces(image, scores, Grid.over(size, window=48, overlap=16, stride=1)), *size)
+    found = put_together(pieces(image, scores, grid_over(size, window=48, overlap=16, stride=1)), *size)
     assert torch.allclose(found, image, atol=1e-6)
     assert kept[0][0].equal(image[:, : kept[0].shape[-2], : kept[0].shape[-1]])
 
 
 def test_scores_of_another_shape_are_told() -> None:
-    grid = Grid.over((20, 30), window=64, overlap=16, stride=1)
+    grid = grid_over((20, 30), window=64, overlap=16, stride=1)
     with pytest.raises(UserError, match=r"scores of shape \(1, 3, 10, 15\); expected \(1, 3, 20, 30\) for 3 classes"):
         list(pieces(picture(20, 30), lambda images: images[..., ::2, ::2], grid))
 
@@ -242,7 +248,7 @@ def test_too_little_memory_is_told() -> None:
     def scores(images: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    grid = Grid.over((20, 30), window=64, overlap=16, stride=1)
+    grid = grid_over((20, 30), window=64, overlap=16, stride=1)
     with pytest.raises(UserError, match="too little memory for 1 windows of 30 x 20 pixels at once; choose a smaller"):
         list(pieces(picture(20, 30), scores, grid))
 
@@ -264,7 +270,7 @@ def test_a_window_is_read_when_it_is_needed_soon() -> None:
         read.append(window)
         return torch.zeros(3, window.height, window.width), None
 
-    grid = Grid.over((64, 4000), window=64, overlap=16, stride=1)
+    grid = grid_over((64, 4000), window=64, overlap=16, stride=1)
     found = blended(
         reading, lambda images: torch.zeros(1, CLASSES, *images.shape[-2:]), grid, classes=CLASSES, device=CPU
     )

@@ -1,0 +1,30 @@
+"""Scores averaged over mirror images of what a network sees."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from segdistill.data.tiling import Scorer
+
+Flips = Literal["none", "horizontal", "both"]
+"""Mirror images whose scores are averaged with the image's own; "both" also mirrors top and bottom."""
+
+_AXES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (-1,)),
+    "both": ((), (-1,), (-2,), (-2, -1)),
+}
+
+
+def flipped(scores: Scorer, flips: Flips) -> Scorer:
+    """Average ``scores`` over mirror images."""
+
+    def average(images: Tensor) -> Tensor:
+        total = scores(images).float()
+        for axes in _AXES[flips][1:]:
+            total = total + scores(images.flip(axes)).flip(axes)
+        return total / len(_AXES[flips])
+
+    return scores if flips == "none" else average
