@@ -155,6 +155,16 @@ def test_bad_images_are_told_in_one_sentence(tmp_path: Path) -> None:
         assert str(tmp_path) not in str(error.value)  # strangers need not know where
 
 
+def test_an_image_of_16_bits_in_three_channels_is_told_of(tmp_path: Path) -> None:
+    """PIL would keep the upper 8 of them, and show 4080 as 15."""
+    rasterio = pytest.importorskip("rasterio")
+    shape = {"width": 6, "height": 4, "count": 3, "dtype": "uint16"}
+    with rasterio.open(tmp_path / "deep.png", "w", driver="PNG", **shape) as file:
+        file.write(np.full((3, 4, 6), 4080, np.uint16))
+    with pytest.raises(UserError, match=r"^deep.png has pixels of 16 bits per channel; expected 8 bits per channel"):
+        read_dropped(tmp_path / "deep.png")
+
+
 def test_gradio_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"pip install 'segdistill\[play\]'"):

@@ -125,7 +125,7 @@ def predicted(contender: Contender, image: Picture) -> TimedLabels:
 
 
 def read_dropped(path: Path) -> Picture:
-    """An image that somebody dropped, uint8 (3, H, W); CMYK, grey and palette become RGB, alpha is left out.
+    """An image that somebody dropped, uint8 (3, H, W); read as training reads it: CMYK, grey and palette become RGB.
 
     Raises:
         UserError: no image, a broken one, one of more than 8 bits per channel, or of too many pixels. The sentence
@@ -154,8 +154,11 @@ def read_dropped(path: Path) -> Picture:
         raise UserError(f"{name} has more than 8 bits per channel ({mode}); expected an image of 8 bits")
     try:
         return read_picture(path)
-    except UserError:
-        raise UserError(f"{name} cannot be decoded, it is truncated or damaged") from None
+    except UserError as error:
+        told = str(error).replace(str(path), name)
+        raise UserError(
+            f"{name} cannot be decoded, it is truncated or damaged" if "truncated" in told else told
+        ) from None
 
 
 def example_images(contenders: Sequence[Contender], folder: Path) -> tuple[list[Path], str]:

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from segdistill.colors import hex_color
-from segdistill.datasets.reading.images import SUFFIXES
+from segdistill.datasets.reading.images import PICTURES
+from segdistill.datasets.reading.rasters import TIFF
 from segdistill.errors import UserError
 from segdistill.playground.contenders import Contender, TimedLabels, predicted, read_dropped
 from segdistill.prediction.images_in import Picture
@@ -102,7 +103,7 @@ class Page:
             gr.HTML(heading, elem_id="heading")
             with gr.Row():
                 with gr.Column(scale=2, min_width=280):
-                    dropped = gr.File(label="Your image", file_types=list(SUFFIXES), height=150, elem_id="drop")
+                    dropped = gr.File(label="Your image", file_types=[*PICTURES, *TIFF], height=150, elem_id="drop")
                     offered = gr.Gallery(
                         [str(file) for file in self._examples],
                         label="Or one of the validation split",
