@@ -57,7 +57,7 @@ def distiller_of(setting: Setting, strides: tuple[int, int] = (8, 8), width: int
 
 
 def method_terms(out: Any) -> dict[str, Tensor]:
-    return {name: term for name, term in out.terms.items() if name != "task"}
+    return {name: term for name, term in out.losses.items() if name != "task"}
 
 
 # ---- in a Distiller, from images
