@@ -79,3 +79,55 @@ def test_other_kinds_of_pixels_are_refused(tmp_path: Path) -> None:
     write_mask(path, np.zeros((2, 2), dtype=np.float32))
     with pytest.raises(UserError, match="has 1 band of float32; expected an index mask or an RGB mask"):
         MaskReader(2).read(path)
+
+
+def write_numbers(path: Path, values: np.ndarray, **profile: object) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    height, width = values.shape
+    with rasterio.open(
+        path, "w", width=width, height=height, count=1, dtype=values.dtype, **({"driver": "GTiff"} | profile)
+    ) as file:
+        file.write(values[None])
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize("with_rasterio", [True, False])
+@pytest.mark.parametrize(
+    ("suffix", "profile", "highest"),
+    [
+        (".tif", {"nbits": 1}, 1),
+        (".tif", {"nbits": 1, "photometric": "MINISWHITE"}, 1),
+        (".tif", {"nbits": 1, "photometric": "MINISWHITE", "compress": "CCITTFAX4"}, 1),
+        (".tif", {"nbits": 4}, 15),
+        (".tif", {"nbits": 4, "photometric": "MINISWHITE"}, 15),
+        (".tif", {"photometric": "MINISWHITE"}, 40),
+        (".tif", {"ENDIANNESS": "BIG"}, 40),
+        (".png", {"driver": "PNG", "nbits": 1}, 1),
+        (".png", {"driver": "PNG", "nbits": 2}, 3),
+        (".png", {"driver": "PNG", "nbits": 4}, 15),
+    ],
+)
+def test_the_numbers_are_those_in_the_file(
+    tmp_path: Path,
+    suffix: str,
+    profile: dict[str, object],
+    highest: int,
+    with_rasterio: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever they are shown as: PIL spreads few bits over 0..255, and turns those that show 0 as white."""
+    values = np.random.default_rng(0).integers(0, highest + 1, (9, 21)).astype(np.uint8)
+    path = tmp_path / f"a{suffix}"
+    write_numbers(path, values, **profile)
+    if not with_rasterio:
+        monkeypatch.setattr("segdistill.datasets.reading.rasters.has_rasterio", lambda: False)
+    assert (MaskReader(highest + 1).read(path).numpy() == values).all()
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_signed_numbers_are_told_as_they_are_and_can_be_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    write_numbers(path, np.array([[-1, 0, 1]], dtype=np.int8))
+    with pytest.raises(UserError, match="holds the label value -1, outside the classes 0 to 1"):
+        MaskReader(2).read(path)
+    assert MaskReader(2, values={-1: 255}).read(path).tolist() == [[255, 0, 1]]
