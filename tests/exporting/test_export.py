@@ -19,7 +19,7 @@ from segdistill import UserError
 from segdistill.cli.main import main
 from segdistill.datasets import SyntheticAerial
 from segdistill.exporting.export import export
-from segdistill.formats import to_torch_export
+from segdistill.formats import torch_export
 from segdistill.formats.agreement import Agreement, Form, compare
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
@@ -201,7 +201,7 @@ def test_metadata_is_in_every_file(run: Path, tmp_path: Path) -> None:
     of_onnx = {entry.key: entry.value for entry in onnx.load(files["onnx"]).metadata_props}
     model = openvino.Core().read_model(files["openvino"])
     of_openvino = {key: model.get_rt_info(["segdistill", key]).astype(str) for key in of_onnx}
-    extra = {to_torch_export.METADATA_FILE: ""}
+    extra = {torch_export.METADATA_FILE: ""}
     torch.export.load(files["torch-export"], extra_files=extra)
     found = {key: json.loads(value) for key, value in of_onnx.items()}
     assert found == {
@@ -325,29 +325,29 @@ def test_a_file_that_differs_is_deleted(net: Path, tmp_path: Path, monkeypatch: 
     file = tmp_path / "net.pt2"
     export(run=net, format=FAST, output=file, size="32", quiet=True)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    real = to_torch_export.convert
+    real = torch_export.TorchExport.convert
 
-    def convert(deployable: Any, *rest: Any) -> Any:
+    def convert(self: Any, deployable: Any, *rest: Any) -> Any:
         weight = deployable.network.model.classifier.weight
         kept = weight.detach().clone()
         weight.data[1] *= -1
-        program = real(deployable, *rest)
+        program = real(self, deployable, *rest)
         program[0].state_dict["network.model.classifier.weight"] = torch.nn.Parameter(weight.detach().clone())
         weight.data.copy_(kept)
         return program
 
-    monkeypatch.setattr(to_torch_export, "convert", convert)
+    monkeypatch.setattr(torch_export.TorchExport, "convert", convert)
     with pytest.raises(UserError, match=r"net.pt2 differs from .*expected at least 99.99 %.*it was deleted|deleted"):
         export(run=net, format=FAST, output=file, size="32", quiet=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_file_that_does_not_run_is_deleted(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(model: Any, path: Path) -> tuple[Path, ...]:
+    def write(self: Any, model: Any, path: Path) -> tuple[Path, ...]:
         path.write_bytes(b"no program")
         return (path,)
 
-    monkeypatch.setattr(to_torch_export, "write", write)
+    monkeypatch.setattr(torch_export.TorchExport, "write", write)
     with pytest.raises(UserError, match=r"net.pt2 was made but does not run, so it was deleted: "):
         export(run=net, format=FAST, output=tmp_path / "net.pt2", size="32", quiet=True)
     assert list(tmp_path.iterdir()) == []
@@ -405,11 +405,11 @@ def test_no_space(
         patch.setattr("segdistill.exporting.export.shutil.disk_usage", lambda path: usage)
         fails(capsys, arguments, "cannot write", "net.pt2: it takes 0.0 MB, but 0.0 MB are free")
 
-    def full(model: Any, path: Path) -> tuple[Path, ...]:
+    def full(self: Any, model: Any, path: Path) -> tuple[Path, ...]:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(to_torch_export, "write", full)
+    monkeypatch.setattr(torch_export.TorchExport, "write", full)
     fails(capsys, arguments, "cannot write", "net.pt2: No space left on device")
     assert list(tmp_path.iterdir()) == []
 

@@ -25,8 +25,8 @@ from segdistill.exporting.finetune import finetune, rounding
 from segdistill.exporting.int8 import QuantisationCost, quantisation_cost
 from segdistill.exporting.sample_images import spread_images
 from segdistill.formats.agreement import Form
-from segdistill.formats.to_onnx import OnnxFile
-from segdistill.formats.to_openvino import OpenVinoFile
+from segdistill.formats.onnx import OnnxFile
+from segdistill.formats.openvino import OpenVinoFile
 from segdistill.metrics.scores import scores_from_confusion
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network

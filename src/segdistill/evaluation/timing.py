@@ -126,7 +126,7 @@ def _prepare(job: Job, image: np.ndarray) -> tuple[Callable[[], object], float |
     if job.runtime == "onnxruntime":
         import onnxruntime  # noqa: F401  # its memory is the library's
 
-        from segdistill.formats.to_onnx import OnnxFile
+        from segdistill.formats.onnx import OnnxFile
 
         library = peak_memory_mb()
         onnx_file = OnnxFile(Path(job.path), job.threads)
@@ -134,7 +134,7 @@ def _prepare(job: Job, image: np.ndarray) -> tuple[Callable[[], object], float |
     if job.runtime == "openvino":
         import openvino  # noqa: F401
 
-        from segdistill.formats.to_openvino import OpenVinoFile
+        from segdistill.formats.openvino import OpenVinoFile
 
         library = peak_memory_mb()
         hint = "bf16" if job.precision == "bf16" else "f32"

@@ -265,7 +265,7 @@ def _models(
         if missing:
             skipped.append(f"{runtime} needs the package {missing[0]}: pip install 'segdistill[deploy]'")
             continue
-        path = folder / f"model{kind.module.SUFFIX}"
+        path = folder / f"model{kind.suffix}"
         try:
             with during(f"converting {run} to {_FORMAT_OF[runtime]}", console):
                 export(run=run, format=_FORMAT_OF[runtime], output=path, size=list(size), batch=1, quiet=True)
@@ -279,7 +279,7 @@ def _models(
 
 def _quantised(run: Path, runtime: str, size: tuple[int, int], skipped: list[str]) -> Iterator[_Model]:
     """The run's own int8 file, if it has one that takes the image."""
-    path = run / FOLDER / f"model-int8{FORMATS[_FORMAT_OF[runtime]].module.SUFFIX}"
+    path = run / FOLDER / f"model-int8{FORMATS[_FORMAT_OF[runtime]].suffix}"
     if not path.is_file():
         skipped.append(
             f"{run}: {runtime} int8 has no file; segdistill export {run} --format {_FORMAT_OF[runtime]} --int8 makes it"

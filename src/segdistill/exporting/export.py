@@ -33,7 +33,8 @@ from segdistill.formats.about import About
 from segdistill.formats.agreement import LEAST_EQUAL_LABELS, Agreement, File, Form, compare
 from segdistill.formats.deployable import LAYOUTS, OUTPUTS, Deployable
 from segdistill.formats.extra import require
-from segdistill.formats.formats import FORMATS, Format
+from segdistill.formats.format import Format
+from segdistill.formats.formats import FORMATS
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.prediction.predictor import Predictor, open_predictor
@@ -130,8 +131,9 @@ def export(
                 raise UserError(f"format hub saves the network as it is; leave {option} out")
         return _to_hub(run, output, images, Console(quiet=quiet))
     kind, form = _checked(format, layout, outputs, size, batch)
-    if int8 and format == "torch-export":
-        raise UserError("int8 is made for onnx and openvino, not for torch-export")
+    if int8 and not kind.takes_int8:
+        able = " and ".join(name for name, one in FORMATS.items() if one.takes_int8)
+        raise UserError(f"int8 is made for {able}, not for {format}")
     if calibration < 1:
         raise UserError(f"calibration is {calibration}, expected at least 1")
     if finetune is not None and (finetune < 1 or not int8):
@@ -141,7 +143,7 @@ def export(
     for package in (*kind.needs, *(("nncf",) if int8 else ())):
         require(package, "int8" if package == "nncf" else f"export to {format}")
     predictor, network = _opened(run)
-    path = _output_file(Path(run), output, kind.module.SUFFIX)
+    path = _output_file(Path(run), output, kind.suffix)
     sets, trouble = splits_of(Path(run), ("train", "val") if int8 else ("val",), len(predictor.classes))
     if int8 and trouble is not None:
         raise UserError(f"int8 needs the data of {run}: {trouble}")
@@ -155,11 +157,10 @@ def export(
     def converted(network: Network) -> Any:
         with during(f"converting {run} to {format}", console), _converting(run, format, form):
             example, axes = _example(network, form, samples[0].dtype)
-            with_logits = format != "torch-export"
             deployable = Deployable(
-                network, layout=form.layout, outputs=form.outputs, size=form.size, with_logits=with_logits
+                network, layout=form.layout, outputs=form.outputs, size=form.size, with_logits=kind.with_logits
             )
-            return kind.module.convert(deployable, example, axes, metadata)
+            return kind.convert(deployable, example, axes, metadata)
 
     def fine_tuned() -> Any:
         assert guide is not None
@@ -168,7 +169,7 @@ def export(
 
     with _beside(path) as temporary:
         model = converted(network)
-        files = kind.module.write(model, temporary / path.name)
+        files = kind.write(model, temporary / path.name)
         with during(f"comparing {path.name} with PyTorch on {compared_on}", console), _running(path):
             agreement = compare(network, kind.open(temporary / path.name), form, samples)
         hint = "; a fixed size, such as --size 512x512, may do" if form.size is None else ""
@@ -299,7 +300,7 @@ def _quantised(
             with during(said, console), _converting(path, "int8", form):
                 quantised = eight_bits.quantise(model, images, form, count, correct_bias=correct_bias)
             folder.mkdir(exist_ok=True)
-            files = kind.module.write(quantised, folder / path.name)
+            files = kind.write(quantised, folder / path.name)
             before, after = kind.open(exported.path), kind.open(folder / path.name)
             with _running(path):
                 stride = About.from_metadata(before.metadata(), str(path)).description.stride

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -137,7 +137,3 @@ def compare(network: Network, file: File, form: Form, images: Sequence[Tensor]) 
 def _worse(so_far: float, found: Tensor) -> float:
     # max() would drop a NaN.
     return float(torch.maximum(torch.tensor(so_far), found))
-
-
-Opener = Callable[..., File]
-"""Opens a file that was exported."""

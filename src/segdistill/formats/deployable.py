@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from segdistill.formats.pooling import with_matrix_pooling
 from segdistill.networks.network import Network
 
 Layout = Literal["nchw", "nhwc"]
@@ -46,11 +47,11 @@ class Deployable(nn.Module):
         with_logits: bool = False,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = with_matrix_pooling(network)
         self.layout = layout
         self.outputs = outputs
         self.with_logits = with_logits
-        multiple = network.multiple
+        self.multiple = multiple = network.multiple
         self._pads = multiple > 1 and (size is None or any(side % multiple for side in size))
         self.eval()
 
@@ -85,5 +86,5 @@ class Deployable(nn.Module):
 
     def _padded(self, side: int, images: Tensor) -> Tensor:
         """The index of each row or column after padding: the last one again and again."""
-        multiple = self.network.multiple
+        multiple = self.multiple
         return torch.arange((side + multiple - 1) // multiple * multiple, device=images.device).clamp(max=side - 1)

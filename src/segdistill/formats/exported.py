@@ -11,9 +11,8 @@ from segdistill.errors import UserError
 from segdistill.files import digest
 from segdistill.formats.about import About
 from segdistill.formats.agreement import File, Form
-from segdistill.formats.formats import FORMATS, Format
-
-SUFFIXES = {format.module.SUFFIX: format for format in FORMATS.values()}
+from segdistill.formats.format import Format
+from segdistill.formats.formats import SUFFIXES
 
 
 class ExportedModel:

@@ -1,31 +1,14 @@
-"""The kinds of files that networks are exported to."""
+"""The kinds of files that networks are exported to, by name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from types import ModuleType
+from segdistill.formats.format import Format
+from segdistill.formats.onnx import Onnx
+from segdistill.formats.openvino import OpenVino
+from segdistill.formats.torch_export import TorchExport
 
-from segdistill.formats import to_onnx, to_openvino, to_torch_export
-from segdistill.formats.agreement import Opener
+# A new format is one file and one line here.
+_ALL: tuple[Format, ...] = (Onnx(), OpenVino(), TorchExport())
 
-
-@dataclass(frozen=True)
-class Format:
-    """How one kind of file is made and run.
-
-    Attributes:
-        module: has ``SUFFIX``, ``convert`` and ``write``.
-        open: of the file.
-        needs: packages of the extra ``deploy``.
-    """
-
-    module: ModuleType
-    open: Opener
-    needs: tuple[str, ...]
-
-
-FORMATS = {
-    "onnx": Format(to_onnx, to_onnx.OnnxFile, ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": Format(to_openvino, to_openvino.OpenVinoFile, ("onnx", "onnxscript", "openvino")),
-    "torch-export": Format(to_torch_export, to_torch_export.TorchExportFile, ()),
-}
+FORMATS = {format.name: format for format in _ALL}
+SUFFIXES = {format.suffix: format for format in _ALL}

@@ -12,7 +12,8 @@ from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.files import digest
-from segdistill.formats.exported import SUFFIXES, ExportedModel
+from segdistill.formats.exported import ExportedModel
+from segdistill.formats.formats import SUFFIXES
 from segdistill.networks.description import Description
 from segdistill.networks.loading import files_of, load_run
 

@@ -13,53 +13,73 @@ import numpy as np
 
 from segdistill.errors import UserError
 from segdistill.formats.extra import require
+from segdistill.formats.format import Format
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from segdistill.formats.deployable import Deployable
 
-SUFFIX = ".onnx"
-
 _LARGEST = 2**31 - 1
 """Bytes of one protobuf message."""
 
 
-def convert(deployable: Deployable, example: Tensor, dynamic: Mapping[int, str], metadata: Mapping[str, str]) -> Any:
-    """An ``onnx.ModelProto``; its input is named images, its output as ``deployable.outputs``.
+class Onnx(Format):
+    """ONNX files, run by ONNX Runtime."""
 
-    The class scores keep the name logits inside, so that they can be made an output again.
+    name = "onnx"
+    suffix = ".onnx"
+    needs = ("onnx", "onnxscript", "onnxruntime")
 
-    Args:
-        deployable: what to export, with logits.
-        example: images of the layout, the dtype and the fixed sizes to come.
-        dynamic: names of the axes of the images that may have any length.
-        metadata: goes into the model's ``metadata_props``.
+    def convert(
+        self, deployable: Deployable, example: Tensor, dynamic: Mapping[int, str], metadata: Mapping[str, str]
+    ) -> Any:
+        """An ``onnx.ModelProto``; its input is named images, its output as ``deployable.outputs``.
 
-    Raises:
-        UserError: the model is larger than the 2 GiB of an ONNX file.
-    """
-    import torch
+        The class scores keep the name logits inside, so that they can be made an output again.
 
-    require("onnxscript", "export to onnx")
-    program = torch.onnx.export(
-        deployable,
-        (example,),
-        input_names=["images"],
-        output_names=[deployable.outputs, "logits"],
-        dynamic_shapes={"images": dict(dynamic)} if dynamic else None,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    model = program.model_proto
-    if model.ByteSize() > _LARGEST:
-        raise UserError(f"the network takes {model.ByteSize() / 2**30:.1f} GiB, but an ONNX file holds at most 2")
-    del model.graph.output[1]
-    _forget_origin(model.graph)
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value)
-    return model
+        Args:
+            deployable: what to export, with logits.
+            example: images of the layout, the dtype and the fixed sizes to come.
+            dynamic: names of the axes of the images that may have any length.
+            metadata: goes into the model's ``metadata_props``.
+
+        Raises:
+            UserError: the model is larger than the 2 GiB of an ONNX file.
+        """
+        import torch
+
+        from segdistill.formats.pooling import traced_as_it_runs
+
+        require("onnxscript", "export to onnx")
+        with traced_as_it_runs(deployable):
+            program = torch.onnx.export(
+                deployable,
+                (example,),
+                input_names=["images"],
+                output_names=[deployable.outputs, "logits"],
+                dynamic_shapes={"images": dict(dynamic)} if dynamic else None,
+                dynamo=True,
+                verbose=False,
+            )
+        assert program is not None
+        model = program.model_proto
+        if model.ByteSize() > _LARGEST:
+            raise UserError(f"the network takes {model.ByteSize() / 2**30:.1f} GiB, but an ONNX file holds at most 2")
+        del model.graph.output[1]
+        _forget_origin(model.graph)
+        for key, value in metadata.items():
+            model.metadata_props.add(key=key, value=value)
+        return model
+
+    def write(self, model: Any, path: Path) -> tuple[Path, ...]:
+        """Writes the one file of ``model``."""
+        path.write_bytes(model.SerializeToString())
+        return (path,)
+
+    def open(self, path: Path) -> OnnxFile:
+        """Open an ONNX file."""
+        return OnnxFile(path)
 
 
 def _forget_origin(graph: Any) -> None:
@@ -69,12 +89,6 @@ def _forget_origin(graph: Any) -> None:
         del node.metadata_props[:]
     for value in (*graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del value.metadata_props[:]
-
-
-def write(model: Any, path: Path) -> tuple[Path, ...]:
-    """Writes the one file of ``model``."""
-    path.write_bytes(model.SerializeToString())
-    return (path,)
 
 
 class OnnxFile:

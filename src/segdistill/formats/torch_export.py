@@ -15,32 +15,43 @@ from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
 from segdistill.formats.deployable import Deployable
+from segdistill.formats.format import Format
 
-SUFFIX = ".pt2"
 METADATA_FILE = "segdistill.json"
 """Name of the metadata among the file's ``extra_files``."""
 
 
-def convert(
-    deployable: Deployable, example: Tensor, dynamic: Mapping[int, str], metadata: Mapping[str, str]
-) -> tuple[ExportedProgram, Mapping[str, str]]:
-    """The program and its metadata; arguments as those of `to_onnx.convert`, but without logits."""
-    axes = dict.fromkeys(dynamic, Dim.DYNAMIC)
-    with torch.no_grad():
-        program = torch.export.export(deployable, (example,), dynamic_shapes={"images": axes}, strict=False)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # lines of source code, with the paths of this machine
-    return program, metadata
+class TorchExport(Format):
+    """Programs of torch.export, which PyTorch alone runs."""
 
+    name = "torch-export"
+    suffix = ".pt2"
+    with_logits = False
+    takes_int8 = False
 
-def write(model: tuple[ExportedProgram, Mapping[str, str]], path: Path) -> tuple[Path, ...]:
-    """Writes the one file of ``model``."""
-    program, metadata = model
-    # In memory first: what fails in torch's own writer of files is no OSError.
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(dict(metadata))})
-    path.write_bytes(buffer.getbuffer())
-    return (path,)
+    def convert(
+        self, deployable: Deployable, example: Tensor, dynamic: Mapping[int, str], metadata: Mapping[str, str]
+    ) -> tuple[ExportedProgram, Mapping[str, str]]:
+        """The program and its metadata; arguments as those of `Onnx.convert`, but without logits."""
+        axes = dict.fromkeys(dynamic, Dim.DYNAMIC)
+        with torch.no_grad():
+            program = torch.export.export(deployable, (example,), dynamic_shapes={"images": axes}, strict=False)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # lines of source code, with the paths of this machine
+        return program, metadata
+
+    def write(self, model: tuple[ExportedProgram, Mapping[str, str]], path: Path) -> tuple[Path, ...]:
+        """Writes the one file of ``model``."""
+        program, metadata = model
+        # In memory first: what fails in torch's own writer of files is no OSError.
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer, extra_files={METADATA_FILE: json.dumps(dict(metadata))})
+        path.write_bytes(buffer.getbuffer())
+        return (path,)
+
+    def open(self, path: Path) -> TorchExportFile:
+        """Open a program; one that is not trusted may run code of whoever made it."""
+        return TorchExportFile(path)
 
 
 class TorchExportFile:

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from segdistill.formats import to_onnx
 from segdistill.formats.extra import require
+from segdistill.formats.format import Format
+from segdistill.formats.onnx import Onnx
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from segdistill.formats.deployable import Deployable
-
-SUFFIX = ".xml"
 
 
 @functools.cache
@@ -37,23 +36,35 @@ def core() -> Any:
     return own
 
 
-def convert(deployable: Deployable, example: Tensor, dynamic: Mapping[int, str], metadata: Mapping[str, str]) -> Any:
-    """An ``openvino.Model``, read from the ONNX model of `to_onnx.convert`, whose arguments these are.
+class OpenVino(Format):
+    """OpenVINO's pairs of files: the graph, and the weights beside it."""
 
-    The metadata goes into the model's runtime information, under segdistill.
-    """
-    require("openvino", "export to openvino")
-    model = core().read_model(to_onnx.convert(deployable, example, dynamic, {}).SerializeToString(), b"")
-    for key, value in metadata.items():
-        model.set_rt_info(value, ["segdistill", key])
-    return model
+    name = "openvino"
+    suffix = ".xml"
+    needs = ("onnx", "onnxscript", "openvino")
 
+    def convert(
+        self, deployable: Deployable, example: Tensor, dynamic: Mapping[int, str], metadata: Mapping[str, str]
+    ) -> Any:
+        """An ``openvino.Model``, read from the ONNX model of `Onnx.convert`, whose arguments these are.
 
-def write(model: Any, path: Path) -> tuple[Path, ...]:
-    """Writes the two files of ``model``; the graph, without which nobody looks at the weights, is named last."""
-    # By default it would round the weights to 16 bits.
-    require("openvino", "export to openvino").save_model(model, path, compress_to_fp16=False)
-    return path.with_suffix(".bin"), path
+        The metadata goes into the model's runtime information, under segdistill.
+        """
+        require("openvino", "export to openvino")
+        model = core().read_model(Onnx().convert(deployable, example, dynamic, {}).SerializeToString(), b"")
+        for key, value in metadata.items():
+            model.set_rt_info(value, ["segdistill", key])
+        return model
+
+    def write(self, model: Any, path: Path) -> tuple[Path, ...]:
+        """Writes the two files of ``model``; the graph, without which nobody looks at the weights, is named last."""
+        # By default it would round the weights to 16 bits.
+        require("openvino", "export to openvino").save_model(model, path, compress_to_fp16=False)
+        return path.with_suffix(".bin"), path
+
+    def open(self, path: Path) -> OpenVinoFile:
+        """Open the pair of files whose graph is ``path``."""
+        return OpenVinoFile(path)
 
 
 class OpenVinoFile:
