@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from segdistill.errors import UserError, unknown_name
+from segdistill.errors import UserError, reason, unknown_name
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,26 @@ def test_sentence_survives_a_worker_process() -> None:
     with pytest.raises(UserError) as error:
         next(iter(DataLoader(Broken(), num_workers=1)))
     assert str(error.value) == "x.png cannot be read: it is truncated"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            RuntimeError("Weights only load failed. Two options, \x1b[1mdo those\x1b[0m. \n\t(1) In PyTorch 2.6, we"),
+            "Weights only load failed",
+        ),
+        (RuntimeError("\x1b[31mred\x1b[0m and\n  plain"), "red and plain"),
+        (KeyError("depth"), "depth is missing"),
+        (FileNotFoundError(2, "No such file or directory", "x.pth"), "No such file or directory"),
+        (ValueError(), "ValueError"),
+        (ValueError("a size such as 2.5, e.g. Half of five. Then more."), "a size such as 2.5, e.g. Half of five"),
+        (
+            RuntimeError("Exception from src/core.cpp:12:\nCheck 'x' failed at y\nthe model is cut off"),
+            "the model is cut off",
+        ),
+        (RuntimeError("word " * 100), "word " * 59 + "word ..."),
+    ],
+)
+def test_messages_of_other_libraries_become_one_sentence(error: Exception, expected: str) -> None:
+    assert reason(error) == expected

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segdistill.errors import UserError
+from segdistill.errors import UserError, reason
 from segdistill.files import UNFINISHED, read_yaml, write_json, write_text, write_yaml
 from segdistill.networks.network import Network
 
@@ -146,7 +146,7 @@ class RunFolder:
         try:
             metrics: dict[str, Any] = json.loads(self.metrics_file.read_text())
         except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {self.metrics_file}: {error}") from error
+            raise UserError(f"cannot read {self.metrics_file}: {reason(error)}") from error
         return metrics
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:

@@ -1,4 +1,5 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -105,3 +106,37 @@ def test_wrong_images_are_refused(images: Tensor, message: str) -> None:
 def test_stages_as_one_text() -> None:
     with pytest.raises(UserError, match=r"stages is the text '0', expected a list of taps such as \['0'\]"):
         Network(nn.Sequential(nn.Conv2d(3, 4, 1)), stages="0", embedding="0", logits="0")
+
+
+def identity_network(channels: int, **options: Any) -> Network:
+    """Its scores are the images as the model sees them."""
+    model = nn.Conv2d(channels, channels, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(channels)[:, :, None, None])
+    return Network(
+        nn.Sequential(model, nn.Identity()),
+        stages=["0"],
+        embedding="0",
+        logits="1",
+        in_channels=channels,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_the_model_sees_images_less_the_mean_by_the_deviation(dtype: torch.dtype) -> None:
+    mean, std = (0.5, 0.25, 0.125), (0.5, 0.25, 2.0)
+    network = identity_network(3, mean=mean, std=std)
+    pixels = torch.tensor([0, 51, 255]).view(1, 3, 1, 1).expand(1, 3, 4, 4).to(torch.uint8)
+    images = pixels if dtype == torch.uint8 else pixels.float() / 255
+    # (0 - 0.5) / 0.5, (0.2 - 0.25) / 0.25, (1 - 0.125) / 2
+    expected = torch.tensor([-1.0, -0.2, 0.4375]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    torch.testing.assert_close(network(images).detach(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 4, 0), (7, 4, 3), (2, 2, 1)])
+def test_strides_are_the_nearest_whole_ones(kernel: int, stride: int, padding: int) -> None:
+    """Of 66 pixels a map of 16, 17 or 34 places is left: a ratio of 4.1, 3.9 or 1.9."""
+    body = nn.Conv2d(3, 4, kernel, stride, padding)
+    network = Network(nn.Sequential(body, nn.Identity()), stages=["0"], embedding="0", logits="1", probe_size=66)
+    assert [tap.stride for tap in (*network.info.stages, network.info.embedding, network.info.logits)] == [stride] * 3

@@ -21,7 +21,7 @@ from segdistill.data.resizing import parse_size
 from segdistill.data.tiling import Tiling
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.reading.images import resized
-from segdistill.errors import UserError, unknown_name
+from segdistill.errors import UserError, reason, unknown_name
 from segdistill.exporting import int8 as eight_bits
 from segdistill.exporting.finetune import find_teacher
 from segdistill.exporting.finetune import finetune as tune
@@ -355,9 +355,8 @@ def _converting(what: str | Path, format: str, form: Form) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except Exception as error:  # exporters fail in every way there is
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "; a fixed size, such as --size 512x512, may do" if form.size is None else ""
-        raise UserError(f"{what} cannot be exported to {format}: {reason}{hint}") from error
+        raise UserError(f"{what} cannot be exported to {format}: {reason(error)}{hint}") from error
 
 
 @contextmanager
@@ -368,8 +367,7 @@ def _running(path: Path) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except Exception as error:  # each library has its own errors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path.name} was made but does not run, so it was deleted: {reason}") from error
+        raise UserError(f"{path.name} was made but does not run, so it was deleted: {reason(error)}") from error
 
 
 def _put(files: Sequence[Path], path: Path, report: dict[str, Any]) -> None:

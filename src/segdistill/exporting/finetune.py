@@ -17,7 +17,7 @@ from segdistill.data.loading import EpochSampler, reading, training_loader
 from segdistill.data.statistics import BandStatistics
 from segdistill.datasets.reading.checking import check_dataset
 from segdistill.distiller import Distiller
-from segdistill.errors import UserError
+from segdistill.errors import UserError, reason
 from segdistill.exporting.int8 import quiet_nncf
 from segdistill.methods import KD
 from segdistill.networks.loading import load_run
@@ -138,7 +138,8 @@ def rounding(network: Network, batches: list[torch.Tensor], run: Path) -> Networ
     except UserError:  # it is not installed
         raise
     except Exception as error:  # it fails in many ways
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"the network of {run} cannot be fine-tuned in 8 bits: {reason}; leave finetune out") from error
+        raise UserError(
+            f"the network of {run} cannot be fine-tuned in 8 bits: {reason(error)}; leave finetune out"
+        ) from error
     assert isinstance(found, Network)
     return found.eval()

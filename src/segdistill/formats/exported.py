@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segdistill.errors import UserError
+from segdistill.errors import UserError, reason
 from segdistill.files import digest
 from segdistill.formats.about import About
 from segdistill.formats.agreement import File, Form
@@ -105,7 +105,6 @@ def _opened(path: Path, kind: Format) -> File:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # each library has its own errors
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        # OpenVINO begins with the places in its own source.
-        reason = next((line for line in lines if not line.startswith(("Exception from ", "Check '"))), lines[0])
-        raise UserError(f"model {path} cannot be read, it is damaged or no {path.suffix} model: {reason}") from None
+        raise UserError(
+            f"model {path} cannot be read, it is damaged or no {path.suffix} model: {reason(error)}"
+        ) from None

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from lightning.fabric.loggers.logger import Logger
 
-from segdistill.errors import UserError, unknown_name
+from segdistill.errors import UserError, reason, unknown_name
 from segdistill.run_folder import RunFolder
 from segdistill.training.options import Tracker
 
@@ -41,6 +41,6 @@ def make_tracker(name: Tracker, folder: RunFolder, config: Mapping[str, Any]) ->
         else:
             logger = MLFlowLogger(experiment_name="segdistill", run_name=folder.path.name)
     except ModuleNotFoundError as error:
-        raise UserError(f"tracker {name} is too old ({error}); pip install --upgrade {name}") from error
+        raise UserError(f"tracker {name} is too old ({reason(error)}); pip install --upgrade {name}") from error
     logger.log_hyperparams(dict(config))
     return logger

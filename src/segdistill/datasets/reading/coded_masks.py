@@ -17,7 +17,7 @@ from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.files import FileDataset
 from segdistill.datasets.reading.images import image_size
 from segdistill.datasets.reading.masks import MaskFile, MaskReader, resized_labels
-from segdistill.errors import UserError
+from segdistill.errors import UserError, reason
 
 MATLAB_SUFFIX = ".mat"
 
@@ -123,7 +123,7 @@ def read_matlab(path: Path, variable: Sequence[str]) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist (any more)") from None
     except (*_BROKEN, io.matlab.MatReadError) as error:
-        raise UserError(f"{path} cannot be read, it is truncated or no MATLAB file: {error}") from None
+        raise UserError(f"{path} cannot be read, it is truncated or no MATLAB file: {reason(error)}") from None
     try:
         content = content[variable[0]]
         for field in variable[1:]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from segdistill.datasets.base import IGNORE_INDEX, SegmentationDataset
 from segdistill.datasets.reading.images import SUFFIXES, image_size, is_turned, open_image, resized
 from segdistill.datasets.reading.masks import MaskReader, resized_labels
-from segdistill.errors import UserError
+from segdistill.errors import UserError, reason
 
 Pair = tuple[Path, Path]
 
@@ -141,7 +141,7 @@ def read_lines(path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as a text file: {error}") from None
+        raise UserError(f"{path} cannot be read as a text file: {reason(error)}") from None
     if not lines:
         raise UserError(f"{path} is an empty file, so the split is empty; expected one sample per line")
     return lines

@@ -21,7 +21,7 @@ import numpy as np
 from segdistill.datasets.base import Window
 from segdistill.datasets.reading.orientation import ORIENTATION, PHOTOMETRIC, TURNS, tiff_tags, turned
 from segdistill.datasets.reading.validity import alpha_band, valid_pixels
-from segdistill.errors import UserError
+from segdistill.errors import UserError, reason
 from segdistill.files import UNFINISHED, permissions
 
 TIFF = (".tif", ".tiff")
@@ -272,7 +272,7 @@ class TiledWriter:
         try:
             self._file.write(pixels, window=(rows, columns))
         except self._rasterio.errors.RasterioError as error:
-            raise UserError(f"cannot write {self.path}: {error}") from error
+            raise UserError(f"cannot write {self.path}: {reason(error)}") from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
