@@ -7,9 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from segdistill.losses import attention_mse
+from segdistill.losses import attention_mse, shrink_valid
 from segdistill.methods.alignment import attention_outputs, match_stages, resize, size_of
-from segdistill.methods.balance import CountedPixels
 from segdistill.methods.method import Method, TeacherOutputs, check_choice, check_not_negative, preset_values
 from segdistill.networks.features import Features, NetworkInfo
 
@@ -67,11 +66,10 @@ class AT(Method):
         places = [(student.stages[i], teacher[f"attention.stages.{j}"]) for i, j in self._pairs]
         if self.at != "stages":
             places.append((student.embedding, teacher["attention.embedding"]))
-        counted = CountedPixels(valid)
         distances = []
         for x, energy in places:
             size = size_of(x)
             # The loss squares its features.
             t = resize(energy, size).sqrt()
-            distances.append(attention_mse(student=x, teacher=t, valid=counted.at(size)))
+            distances.append(attention_mse(student=x, teacher=t, valid=shrink_valid(valid, size)))
         return {"attention": self.weight * torch.stack(distances).mean()}

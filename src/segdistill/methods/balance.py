@@ -34,13 +34,10 @@ class CountedPixels:
         self._valid = valid
         self._weights = weights
         self._known: dict[tuple[int, int], Tensor] = {}
-        self._masks: dict[tuple[int, int], Tensor] = {}
 
     def mask(self, size: tuple[int, int]) -> Tensor:
         """Which positions count, bool (B, h, w)."""
-        if size not in self._masks:
-            self._masks[size] = shrink_valid(self._valid, size)
-        return self._masks[size]
+        return shrink_valid(self._valid, size)
 
     def at(self, size: tuple[int, int]) -> Tensor:
         """What to give a loss as ``valid``, (B, h, w): bool, or float32 weights, 0 where a position does not count."""
