@@ -272,3 +272,16 @@ def test_a_process_of_its_own(recipe: Path, tmp_path: Path) -> None:
 
 def test_fast_is_what_the_recipe_says() -> None:
     assert all(getattr(FAST, key) == value for key, value in TRAIN.items() if key != "epochs")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["distill", "--help"], ["compare", "--help"], ["train", "--network", "x", "--sed", "1"]]
+)
+def test_help_and_mistakes_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom segdistill.cli.main import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'numpy', 'lightning', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

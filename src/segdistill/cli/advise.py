@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segdistill.cli.parsing import call
-from segdistill.comparison.advise import advise
+from segdistill.cli.parsing import call, imported_later
+from segdistill.comparison.options import AdviseOptions
+from segdistill.recipe.recipes import DistillRecipe
 
 EXAMPLES = """\
   segdistill advise recipes/idd-lite/distill.yaml --teacher runs/teacher --output runs/advice --dry-run
@@ -16,4 +17,10 @@ EXAMPLES = """\
 
 def run(argv: Sequence[str]) -> None:
     """Recommends a method."""
-    call(advise, argv, name="advise", first="recipe", examples=EXAMPLES)
+    function = imported_later(
+        "segdistill.comparison.advise:advise",
+        "Try methods in short runs, the best of them in longer ones, and recommend one, or the student alone.",
+        DistillRecipe,
+        AdviseOptions,
+    )
+    call(function, argv, name="advise", first="recipe", examples=EXAMPLES)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segdistill.cli.parsing import call
-from segdistill.comparison.compare import compare
+from segdistill.cli.parsing import call, imported_later
+from segdistill.comparison.options import CompareOptions
+from segdistill.recipe.recipes import DistillRecipe
 
 EXAMPLES = """\
   segdistill compare recipes/idd-lite/distill.yaml --teacher runs/teacher --methods none,kd,brd --output runs/compare
@@ -16,4 +17,10 @@ EXAMPLES = """\
 
 def run(argv: Sequence[str]) -> None:
     """Compares methods."""
-    call(compare, argv, name="compare", first="recipe", examples=EXAMPLES)
+    function = imported_later(
+        "segdistill.comparison.compare:compare",
+        "Compare distillation methods with the same student trained alone: same recipe, same seeds, same batches.",
+        DistillRecipe,
+        CompareOptions,
+    )
+    call(function, argv, name="compare", first="recipe", examples=EXAMPLES)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segdistill.cli.parsing import call
-from segdistill.training.distill import distill
+from segdistill.cli.parsing import call, imported_later
+from segdistill.recipe.recipes import DistillRecipe
+from segdistill.training.options import RunOptions
 
 EXAMPLES = """\
   segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --method brd --output runs/brd
@@ -16,4 +17,10 @@ EXAMPLES = """\
 
 def run(argv: Sequence[str]) -> None:
     """Distils one student."""
-    call(distill, argv, name="distill", first="recipe", examples=EXAMPLES)
+    function = imported_later(
+        "segdistill.training.distill:distill",
+        "Distil a trained teacher into a small student.",
+        DistillRecipe,
+        RunOptions,
+    )
+    call(function, argv, name="distill", first="recipe", examples=EXAMPLES)

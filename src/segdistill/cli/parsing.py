@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from argparse import ArgumentError, RawDescriptionHelpFormatter
@@ -15,7 +16,8 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter 
 
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import read_yaml
-from segdistill.recipe.keywords import field_help, output_of, stored_recipe
+from segdistill.recipe.keywords import field_help, from_values, output_of, signature_of, stored_recipe
+from segdistill.recipe.recipes import Recipe
 from segdistill.recipe.values import explain
 
 T = TypeVar("T")
@@ -75,6 +77,31 @@ def call(function: Callable[..., T], argv: Sequence[str], *, name: str, first: s
         raise _friendly(error, parser) from error
     values.pop("recipe", None)
     return function(**_typed(function, values))
+
+
+def imported_later(place: str, summary: str, *kinds: type[Any]) -> Callable[..., Any]:
+    """A function that is imported when it is called, so that help and mistakes do not wait for torch and others.
+
+    Args:
+        place: its module and name, as ``"segdistill.training.train:train"``; it takes ``kinds``, see `takes_fields`.
+        summary: what it does, for the help.
+        kinds: the dataclasses whose fields are its options, recipes first.
+    """
+
+    def call_it(**values: Any) -> Any:
+        made = [
+            from_values(kind, {one.name: values[one.name] for one in fields(kind) if one.name in values})
+            for kind in kinds
+        ]
+        if isinstance(made[0], Recipe):
+            made[0].check()
+        module, _, name = place.partition(":")
+        return getattr(importlib.import_module(module), name)(*made)
+
+    call_it.kinds = kinds  # type: ignore[attr-defined]
+    call_it.__signature__ = signature_of(kinds)  # type: ignore[attr-defined]
+    call_it.__doc__ = summary
+    return call_it
 
 
 def _add_fields(parser: ArgumentParser, kind: type[Any]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segdistill.cli.parsing import call
-from segdistill.training.train import train
+from segdistill.cli.parsing import call, imported_later
+from segdistill.recipe.recipes import TrainRecipe
+from segdistill.training.options import RunOptions
 
 EXAMPLES = """\
   segdistill train recipes/idd-lite/teacher.yaml --data.root data/idd_lite --output runs/teacher
@@ -16,4 +17,10 @@ EXAMPLES = """\
 
 def run(argv: Sequence[str]) -> None:
     """Trains one network."""
-    call(train, argv, name="train", first="recipe", examples=EXAMPLES)
+    function = imported_later(
+        "segdistill.training.train:train",
+        "Train a network from labels alone: a teacher, or the baseline of a student.",
+        TrainRecipe,
+        RunOptions,
+    )
+    call(function, argv, name="train", first="recipe", examples=EXAMPLES)

@@ -175,16 +175,23 @@ def output_of(run: str | Path, output: str | Path | None) -> str | Path:
     return run
 
 
+def signature_of(kinds: tuple[type[Any], ...]) -> inspect.Signature:
+    """The fields of dataclasses as keywords."""
+    return inspect.Signature(
+        [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for kind in kinds
+            for parameter in inspect.signature(kind, eval_str=True).parameters.values()
+        ]
+    )
+
+
 def _signature(function: Callable[..., Any], kinds: tuple[type[Any], ...]) -> inspect.Signature:
     first = [
         inspect.Parameter(parameter.name, inspect.Parameter.POSITIONAL_ONLY, default=None)
         for parameter in inspect.signature(function).parameters.values()
     ]
-    own = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for kind in kinds
-        for parameter in inspect.signature(kind, eval_str=True).parameters.values()
-    ]
+    own = signature_of(kinds).parameters.values()
     return inspect.Signature([*first, *own], return_annotation=get_type_hints(function).get("return"))
 
 

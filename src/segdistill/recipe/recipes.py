@@ -43,6 +43,13 @@ class Recipe:
             if value is not None and value != "auto" and value < 1:
                 raise UserError(f"{name} is {value}, expected at least 1")
 
+    def check(self) -> None:
+        """Check what can be checked before the data are read and any network is made.
+
+        Raises:
+            UserError: an unknown method or hyper-parameter.
+        """
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read a recipe from plain values, such as those of a config.yaml.
@@ -139,6 +146,12 @@ class DistillRecipe(Recipe):
                 f"loss_weights is '{self.loss_weights}', expected fixed, auto, or a factor for each loss term: "
                 "{brd.relation: 2.0}"
             )
+
+    def check(self) -> None:
+        """See `Recipe.check`."""
+        from segdistill.recipe.methods import build_methods
+
+        build_methods(self.method)
 
     def alone(self) -> TrainRecipe:
         """The same student trained in the same way from labels alone: the baseline of this recipe."""

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import math
-import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from segdistill.errors import UserError, unknown_name
+from segdistill.recipe.annotations import LossSpec, NamedParameters, Optimizer, TaskLoss, Tensor
 from segdistill.recipe.losses import build_task_loss, check_task_loss
-
-# Not "from typing import TYPE_CHECKING": the parser of command lines would look for types in here, and import torch.
-if typing.TYPE_CHECKING:  # a recipe can be read, and its mistakes found, without torch
-    import torch
-    from torch import Tensor, nn
-
-    from segdistill.distiller import TaskLoss
-
-    LossSpec = str | Mapping[str, Any] | TaskLoss
-else:
-    LossSpec = str | dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -118,9 +107,7 @@ class TrainConfig:
         """
         return build_task_loss(self.loss, pixels_per_class)
 
-    def build_optimizer(
-        self, parameters: Iterable[tuple[str, nn.Parameter]], backbone: Collection[str] = ()
-    ) -> torch.optim.Optimizer:
+    def build_optimizer(self, parameters: NamedParameters, backbone: Collection[str] = ()) -> Optimizer:
         """The optimizer over named parameters; those of one dimension (biases, norms) get no weight decay.
 
         Args:
