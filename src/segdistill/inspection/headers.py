@@ -68,7 +68,7 @@ def image_remarks(path: Path, bands: Bands, size: tuple[int, int]) -> list[tuple
     remarks = []
     if read_by_rasterio(path):
         header = read_header(path)
-        orientation, mode = header.orientation, "CMYK, YCbCr or L*a*b*" if has_other_colors(header) else ""
+        orientation, mode = header.orientation, "CMYK or YCbCr" if has_other_colors(header) else ""
         other_colors = bool(mode) and bands is None
         tagged = header.colors.index("alpha") + 1 if "alpha" in header.colors else None
         if tagged is not None and tagged not in (bands or ()):
@@ -78,7 +78,7 @@ def image_remarks(path: Path, bands: Bands, size: tuple[int, int]) -> list[tuple
     else:
         picture = picture_header(path)
         orientation, mode = picture.orientation, picture.mode
-        other_colors = mode in ("CMYK", "YCbCr", "LAB", "HSV") and bands is None
+        other_colors = mode in ("CMYK", "YCbCr", "HSV") and bands is None
         if mode in _TRANSPARENT and (bands is None or len(mode) not in bands):
             remarks.append(("alpha", f"{path} is {mode}"))
     if other_colors:

@@ -159,6 +159,11 @@ def kinds() -> dict[str, Kind]:
     holes[:, :7, 0] = np.nan
     found["nan"] = Kind(".tif", lambda path: tiff(path, holes), holes, seen, (1, 2))
     deep, signed = scene(3, "uint16"), scene(2, "int8")
+    huge = scene(2, "float32").astype(np.float64)
+    huge[:, :7, 1] = 1e300
+    found["too large for float32"] = Kind(
+        ".tif", lambda path: tiff(path, huge), np.where(seen[..., None], huge, 0), seen, (1, 2)
+    )
     found["16 bits"] = Kind(".tif", lambda path: tiff(path, deep), deep, bands=(1, 2, 3))
     found["signed bytes"] = Kind(
         ".tif", lambda path: tiff(path, signed - np.int8(60)), signed - np.int8(60), bands=(1, 2)
@@ -305,6 +310,11 @@ def test_a_place_on_the_map_ignores_the_orientation_tag(tmp_path: Path) -> None:
             lambda path: tiff(path, scene(5)),
             ".tif",
             "has 5 bands of uint8, which is no RGB picture; name those to read",
+        ),
+        (
+            lambda path: Image.fromarray(scene()).convert("LAB").save(path),
+            ".tif",
+            r"is in CIE L\*a\*b\* colours; expected",
         ),
         (
             lambda path: Image.fromarray(scene()).save(path, save_all=True, append_images=[Image.fromarray(scene())]),

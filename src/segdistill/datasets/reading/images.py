@@ -30,8 +30,11 @@ SUFFIXES = (*PICTURES, *RASTERS)
 
 RGB = (1, 2, 3)
 
-_BY_PIL = (5, 6, 8)
-"""TIFFs in CMYK, YCbCr and CIE L*a*b*, which PIL converts to RGB."""
+_BY_PIL = (5, 6)
+"""TIFFs in CMYK and YCbCr, which PIL converts to RGB where GDAL does not."""
+
+_LAB = (8, 9, 10)
+_NO_LAB = "{path} is in CIE L*a*b* colours; expected RGB, convert it, or name the bands to read as they are in bands"
 
 
 class ImageFile(ABC):
@@ -90,6 +93,8 @@ def open_image(path: Path, bands: tuple[int, ...] | None = None) -> ImageFile:
     if not read_by_rasterio(path):
         return _Picture(path)
     header = read_header(path)
+    if header.photometric in _LAB:
+        raise UserError(_NO_LAB.format(path=path))
     if has_other_colors(header):
         return _Picture(path)
     return _Rgb(path)
@@ -176,6 +181,8 @@ class _Picture(ImageFile):
     def _decoded(self) -> tuple[Tensor, Tensor | None]:
         image = decoded(self.path)
         refuse_deep(image, self.path)
+        if image.mode == "LAB":
+            raise UserError(_NO_LAB.format(path=self.path))
         valid = None
         if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
             whole = np.asarray(image.convert("RGBA"))
@@ -231,6 +238,9 @@ class _Bands(ImageFile):
     def _read(self, window: Window) -> tuple[Tensor, Tensor | None]:
         found, valid = self.file.read_with_valid(self.bands, window)
         pixels = self._converted(found)
+        if found.dtype == np.float64:  # whose largest numbers are infinite here
+            finite = np.isfinite(pixels).all(0)
+            valid = finite if valid is None else valid & finite
         if valid is not None:
             pixels[:, ~valid] = 0
         return torch.from_numpy(pixels), None if valid is None else torch.from_numpy(valid)
