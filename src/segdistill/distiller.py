@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segdistill.errors import UserError
-from segdistill.losses import cross_entropy
-from segdistill.losses.shrink import shrunk_once
+from segdistill.losses import cross_entropy, shrunk_once
 from segdistill.methods import Method
 from segdistill.methods.method import TeacherOutputs
 from segdistill.networks.features import Features, NetworkInfo

@@ -28,7 +28,7 @@ from segdistill.losses.receptive import mask_overlap, receptive_masks, receptive
 from segdistill.losses.refined import unit_map_mse
 from segdistill.losses.relation import relation_kl, relation_mse
 from segdistill.losses.residual_attention import residual_attention_mse
-from segdistill.losses.shrink import shrink_valid, shrink_weights
+from segdistill.losses.shrink import shrink_valid, shrink_weights, shrunk_once
 from segdistill.losses.shrink_labels import shrink_labels
 from segdistill.losses.standardised_scores import standardised_kl
 from segdistill.losses.task import balanced_weights, cross_entropy, ohem_cross_entropy
@@ -70,6 +70,7 @@ __all__ = [
     "shrink_labels",
     "shrink_valid",
     "shrink_weights",
+    "shrunk_once",
     "standardised_kl",
     "target_kl",
     "unit_map_mse",
