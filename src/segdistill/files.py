@@ -86,6 +86,16 @@ def environment(**defaults: str) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def only_true_and_false(loader: type[Any]) -> None:
+    """Let a YAML loader read yes, no, on and off as texts, as YAML 1.2 does: classes may be called so."""
+    kept = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in loader.yaml_implicit_resolvers.items()
+    }
+    loader.yaml_implicit_resolvers = kept
+    loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:[tT]rue|TRUE|[fF]alse|FALSE)$"), "tTfF")
+
+
 class _OnceEach(yaml.SafeLoader):
     """Refuses a key that stands twice in a mapping; YAML's own way is to forget the first silently."""
 
@@ -95,6 +105,9 @@ class _OnceEach(yaml.SafeLoader):
             if key in keys[:index]:
                 raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+only_true_and_false(_OnceEach)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

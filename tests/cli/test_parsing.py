@@ -89,3 +89,12 @@ def test_an_unknown_option_is_told_of_with_its_nearest() -> None:
         parsed("--teacher-cach", "x")
     with pytest.raises(UserError, match=r"'train.batch_sise': did you mean 'train.batch_size'"):
         parsed("--train.batch-sise", "3")
+
+
+def test_classes_called_yes_and_no(tmp_path: Path) -> None:
+    """As YAML 1.2 has it."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("data: {classes: [no, yes, on, off], flip: false}\n")
+    assert parsed(str(recipe))["data"] == {"classes": ["no", "yes", "on", "off"], "flip": False}
+    assert parsed("--data", "{classes: [no, yes]}")["data"] == {"classes": ["no", "yes"]}
+    assert parsed("--data.classes", "[no, yes]")["data"] == {"classes": ["no", "yes"]}

@@ -18,7 +18,7 @@ from segdistill.errors import UserError, unknown_name
 from segdistill.files import read_yaml
 from segdistill.recipe.keywords import field_help, from_values, output_of, signature_of, stored_recipe
 from segdistill.recipe.recipes import Recipe
-from segdistill.recipe.values import explain
+from segdistill.recipe.values import PARSER_MODE, explain
 
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ def call(function: Callable[..., T], argv: Sequence[str], *, name: str, first: s
     shown = "" if first is None else f" {first.upper()}"
     parser = ArgumentParser(
         exit_on_error=False,
+        parser_mode=PARSER_MODE,
         allow_abbrev=False,  # --overw would overwrite
         prog=f"segdistill {name}",
         usage=f"segdistill {name}{shown} [--option value ...]",

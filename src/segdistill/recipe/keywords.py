@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import read_yaml
 from segdistill.recipe.resolve import is_plain
-from segdistill.recipe.values import explain
+from segdistill.recipe.values import PARSER_MODE, explain
 
 K = TypeVar("K")
 T = TypeVar("T", covariant=True)
@@ -106,7 +106,7 @@ def checked(value: Any, expected: Any, key: str) -> Any:
         choices += get_args(one) if get_origin(one) is Literal and set(get_args(expected)) == {one, NoneType} else ()
     if choices and isinstance(value, str) and value not in choices:
         raise unknown_name(key, value, choices)
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=PARSER_MODE)
     parser.add_argument("--value", type=expected)
     try:
         found = parser.parse_object({"value": str(value) if isinstance(value, Path) else value}).value

@@ -10,12 +10,28 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, set_loader
+from jsonargparse._loaders_dumpers import get_yaml_default_loader
 
 from segdistill.errors import UserError, unknown_name
+from segdistill.files import only_true_and_false
 from segdistill.recipe.resolve import OBJECT, is_plain, recipe_name, written
 
 T = TypeVar("T")
+
+#: Mode of parsers whose YAML knows true and false alone; other users of the parser's library are left alone.
+PARSER_MODE = "segdistill"
+
+
+def load_yaml(text: str) -> Any:
+    """Read a value of a command line or a recipe."""
+    return yaml.load(text, _TrueAndFalse)
+
+
+_TrueAndFalse = type("_TrueAndFalse", (get_yaml_default_loader(),), {})  # type: ignore[no-untyped-call]
+only_true_and_false(_TrueAndFalse)
+set_loader(PARSER_MODE, load_yaml, exceptions=(yaml.YAMLError,))
 
 
 def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> T:
@@ -56,7 +72,7 @@ def checked_arguments(
     for key, parameter in known.items():
         if parameter.default is parameter.empty and values.get(key) is None:
             raise UserError(f"{where}: the key '{key}' is missing")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=PARSER_MODE)
     if isinstance(kind, type):
         parser.add_class_arguments(kind, skip=set(skip), fail_untyped=False)
     else:
