@@ -694,7 +694,7 @@ def test_truncated_after_the_run_began(tmp_path: Path) -> None:
     ],
 )
 def test_beyond_half_precision(tmp_path: Path, factor: float, told: str) -> None:
-    """Too large, too small to have any digits, or broken: refused before anything is written."""
+    """Too large, or too small to have any digits: refused before anything is written."""
     filling = Filling(tmp_path / "cache", [KD()], factor=factor)
     with pytest.raises(UserError, match=told):
         filling.fill()
