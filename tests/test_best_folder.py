@@ -91,3 +91,25 @@ def test_a_run_on_16_bits_knows_their_kind_and_range(tmp_path: Path) -> None:
         assert (predictor.bands, predictor.description.pixels != "uint8") == ((4, 2), True)
         card = json.loads((folder / "network.json").read_text())
         assert (card["pixels"], card["bands"]) == ("uint16", [4, 2])
+
+
+def test_a_run_on_the_first_three_of_four_bands_predicts_such_files_and_pictures(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    root = folder_tree(tmp_path / "data", {"train": 2, "val": 2})
+    generator = np.random.default_rng(0)
+    for file in sorted((root / "images").rglob("*.png")):
+        shape = {"count": 4, "height": 12, "width": 16, "dtype": "uint8", "alpha": "NO"}
+        with rasterio.open(file.with_suffix(".tif"), "w", driver="GTiff", **shape) as opened:
+            opened.write(generator.integers(0, 255, (4, 12, 16), dtype=np.uint8))
+        file.unlink()
+    data = {"dataset": "folder", "root": str(root), "classes": list(CLASSES), "bands": [1, 2, 3], "crop": [16, 16]}
+    run = train_tiny(tmp_path / "run", data=data, epochs=1).path
+    picture = tmp_path / "photo.png"
+    Image.fromarray(generator.integers(0, 255, (12, 16, 3), dtype=np.uint8)).save(picture)
+    four = next((root / "images" / "val").iterdir())
+    made = segdistill.predict(
+        model=run, input=[str(four), str(picture)], output=tmp_path / "maps", device="cpu", quiet=True
+    )
+    assert len(made) == 2
+    (contender,) = open_contenders([str(run)], device="cpu")
+    assert contender.predictor.bands == (1, 2, 3)

@@ -8,8 +8,6 @@ from segdistill.data.statistics import BandStatistics
 from segdistill.datasets.base import SegmentationDataset
 from segdistill.networks.network import Network
 
-_RGB = (1, 2, 3)
-
 
 def describe_network(network: Network, val: SegmentationDataset, statistics: BandStatistics | None = None) -> None:
     """Write into the network's `description` what the data says: classes, colours, kind of pixels, size.
@@ -20,16 +18,13 @@ def describe_network(network: Network, val: SegmentationDataset, statistics: Ban
         statistics: of the training images, where they were taken.
     """
     pixels = val.pixel_type()
-    bands = val.bands
-    if bands == _RGB and pixels == "uint8":
-        bands = None  # what every RGB picture has
     network.description = replace(
         network.description,
         classes=tuple(val.classes),
         palette=tuple(val.palette),
         pixels=pixels,
         value_range=None if statistics is None else _range(statistics, 255 if pixels == "uint8" else 1),
-        bands=bands,
+        bands=val.bands,
         resize=val.resize,
         window=val.evaluation_window,
         ignore_index=val.ignore_index,

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from segdistill.datasets.reading.images import RGB
 from segdistill.errors import UserError
 from segdistill.exporting.sample_images import splits_of, spread_images
 from segdistill.networks.size import count_parameters
@@ -82,7 +83,7 @@ def open_contenders(runs: Sequence[str], device: str = "auto") -> list[Contender
     contenders: list[Contender] = []
     for path in paths:
         predictor = open_predictor(path, device)
-        if predictor.in_channels != 3 or predictor.bands is not None:
+        if predictor.in_channels != 3 or predictor.bands not in (None, RGB):
             bands = "" if predictor.bands is None else f", bands {list(predictor.bands)}"
             raise UserError(
                 f"{path} takes {predictor.in_channels} channels{bands}; the page shows RGB images, so use segdistill "

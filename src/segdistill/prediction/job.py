@@ -15,6 +15,7 @@ from rich.progress import Progress
 from segdistill.data.resizing import parse_size
 from segdistill.data.scoring import ReadableImage, TiledModel
 from segdistill.data.tiling import OVERLAP, Piece
+from segdistill.datasets.reading.images import RGB
 from segdistill.errors import UserError
 from segdistill.prediction.flips import Flips, flipped
 from segdistill.prediction.geotiff import Raster
@@ -86,7 +87,7 @@ class Job:
     def takes_rgb(self) -> bool:
         """Whether the model sees pictures as they are, three bands of colour."""
         described = self.predictor.description
-        return self.bands is None and described.in_channels == 3 and described.pixels in (None, "uint8")
+        return self.bands in (None, RGB) and described.in_channels == 3 and described.pixels in (None, "uint8")
 
     def opened(self, item: Item) -> Raster:
         """An image to be read by windows, in the bands that the model takes."""
