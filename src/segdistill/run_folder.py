@@ -81,7 +81,7 @@ class RunFolder:
                 something else, or if the run to resume was made with another recipe.
         """
         if resume and overwrite:
-            raise UserError("resume and overwrite exclude each other: one goes on with the run, the other replaces it")
+            raise UserError("resume and overwrite exclude each other: one continues the run, the other replaces it")
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output {self.path} is a file, expected a folder")
         if not self.config_file.exists():

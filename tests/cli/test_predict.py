@@ -128,7 +128,7 @@ def test_ctrl_c_tells_how_to_go_on(run: Path, photos: Path, tmp_path: Path) -> N
     )
     assert stopped.returncode == 128 + signal.SIGINT
     assert stopped.stderr.splitlines() == [
-        "what is finished is kept; the same command goes on from there",
+        "what is finished is kept; the same command continues from there",
         "segdistill: interrupted",
     ]
     assert names(tmp_path / "out") == ["a.png", "b.png"]

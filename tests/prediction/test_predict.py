@@ -211,7 +211,7 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path: Path, capsys: 
     stopped, rest = Counted(stop_after=4), Counted()
     with pytest.raises(KeyboardInterrupt):
         predict_files(predictor(stopped), tmp_path / "in", tmp_path / "out", quiet=False)
-    assert "what is finished is kept; the same command goes on from there" in capsys.readouterr().err
+    assert "what is finished is kept; the same command continues from there" in capsys.readouterr().err
     kept = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert kept == ["0.png", "1.png", "2.png", "3.png"]
     predict_files(predictor(rest), tmp_path / "in", tmp_path / "out", quiet=False)

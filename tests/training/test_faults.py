@@ -134,7 +134,7 @@ def test_a_data_loading_process_that_is_killed(tmp_path: Path, whole: str) -> No
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 2, errors
     assert errors.startswith("segdistill: a data-loading process died (")
-    assert errors.endswith("lower train.workers, then go on with --resume\n")
+    assert errors.endswith("lower train.workers, then continue with --resume\n")
     assert errors.count("\n") == 1
     goes_on(tmp_path / "recipe.yaml", tmp_path / "run", whole)
 

@@ -54,9 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"segdistill: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
-        # A run that a signal stopped says where, and how it wants to be told of.
+        # A run that a signal stopped says where it stopped, and which exit code it wants.
         where = f" in {interruption}, all saved" if str(interruption) else ""
-        hint = "; the same command with --resume goes on from there" if where else ""
+        hint = "; the same command with --resume continues from there" if where else ""
         print(f"segdistill: interrupted{where}{hint}", file=sys.stderr)
         return int(getattr(interruption, "exit_code", 130))
     except BrokenPipeError:

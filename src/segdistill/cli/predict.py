@@ -17,7 +17,7 @@ EXAMPLES = """\
   segdistill predict runs/brd drive.mp4 -o drive-labels.mkv --overlay
   segdistill predict runs/aerial maps -o labels --executor ray --cpus-per-image 4
 
-The same command goes on where it was stopped."""
+The same command continues where it stopped."""
 
 
 def run(argv: Sequence[str]) -> None:

@@ -26,7 +26,7 @@ class Standing:
         difference: mIoU minus that of the student alone; None for it itself, and where no run was finished.
         to_best: mIoU minus that of the rung's best method; None for that one and the student alone, and as above.
         seconds: of one training, on average.
-        kept: whether it went on to the next rung, or is the best of the last one; the student alone always goes on.
+        kept: whether it enters the next rung, or is the best of the last one; the student alone always does.
         failed: the sentence with which it failed; None if it did not.
     """
 

@@ -124,7 +124,9 @@ def _check_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
             raise UserError(f"output folder {folder} is not empty and holds no comparison; choose a new folder")
         return
     if not resume:
-        raise UserError(f"output folder {folder} already holds a comparison; go on with --resume, or choose another")
+        raise UserError(
+            f"output folder {folder} already holds a comparison; continue it with --resume, or choose another"
+        )
     if not any(folder.glob(f"cells/*/*/{EVALUATION_FILE}")):
         return
     if old["classes"] != plan["classes"]:

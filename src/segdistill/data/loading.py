@@ -31,7 +31,7 @@ Attach = Callable[[int, int], dict[str, Tensor]]
 class TrainingSamples(Dataset[tuple[Any, ...]]):
     """Augmented views of a data set, indexed by (epoch, index).
 
-    The epoch travels with the index, so that long-lived worker processes need not be told of it. An index beyond
+    The epoch travels with the index, so that long-lived worker processes need no message about it. An index beyond
     the end counts on from the start: ``index % len(dataset)``, a further view of that sample; so do the further crops
     of a data set that has several of each image. Of large images only what a view shows is read.
 

@@ -38,7 +38,7 @@ class Cityscapes(CodedDataset):
     ``*_gtFine_labelTrainIds.png``. The test split's annotations are withheld: its masks hold nothing but ignored
     pixels.
 
-    torchvision's ``Cityscapes`` does not fit: it unpacks archives by itself, tells of a missing mask only when its
+    torchvision's ``Cityscapes`` does not fit: it unpacks archives by itself, reports a missing mask only when its
     turn comes, and knows no train ids.
 
     Args:

@@ -52,7 +52,7 @@ class VOC(CodedDataset):
     An image that VOC itself annotated keeps VOC's mask.
 
     torchvision's ``VOCSegmentation`` and ``SBDataset`` do not fit: the union of the two is neither's, each expects
-    ``root`` at its own level, and a missing file is told of only when its turn comes.
+    ``root`` at its own level, and a missing file is reported only when its turn comes.
 
     Args:
         root: the folder.

@@ -247,7 +247,7 @@ def _models(
     skipped: list[str],
     console: Console,
 ) -> Iterator[_Model]:
-    """Every form of a run's network that can be measured; what cannot is told of in ``skipped``."""
+    """Every form of a run's network that can be measured; what cannot is listed in ``skipped``."""
     metrics = RunFolder(run).read_metrics() or {}
     miou = metrics.get("miou")
     has_bf16 = choose_precision("auto", torch.device("cpu")) == "bf16"

@@ -323,7 +323,7 @@ def _quantised(
 
 
 def _check_space(path: Path, network: Network, int8: bool) -> None:
-    """A full disk is told of before the work, not after."""
+    """Refuse a full disk before the work, not after."""
     there = next(folder for folder in path.absolute().parents if folder.exists())
     # The files, and at their side the ones that they replace.
     needed = 4 * count_parameters(network) * (2 if int8 else 1)
@@ -361,7 +361,7 @@ def _converting(what: str | Path, format: str, form: Form) -> Iterator[None]:
 
 @contextmanager
 def _running(path: Path) -> Iterator[None]:
-    """A file that its own library refuses is told of in one sentence."""
+    """Turn the refusal of a file by its own library into one sentence."""
     try:
         yield
     except (UserError, OSError):

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: enough to run it without the run that it was made from."""
+"""The metadata of an exported file: enough to run it without the run that it was made from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = ("uint8", "float32")
 
 @dataclass(frozen=True)
 class About:
-    """What an exported file says of itself.
+    """The metadata of an exported file.
 
     Attributes:
         form: what goes in and what comes out.

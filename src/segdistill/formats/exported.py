@@ -23,7 +23,7 @@ class ExportedModel:
             made it.
 
     Attributes:
-        about: what the file says of itself.
+        about: the file's own metadata.
         identity: hash of the file, or both of them.
 
     Raises:

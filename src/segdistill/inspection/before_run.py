@@ -28,7 +28,7 @@ def check_before_run(data: Data, console: Console, *, unlabelled: bool = False, 
     """Reads every image and mask of a run once, and says what would spoil it.
 
     The findings are those of `check_data`, but for copies of an image that were compressed or resized again: of images,
-    only files that are equal byte by byte are told of.
+    only files that are equal byte by byte are reported.
 
     Args:
         data: the splits of the run.

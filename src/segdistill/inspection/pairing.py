@@ -43,7 +43,7 @@ def folder_splits(root: Path) -> list[str]:
         try:
             lines = read_lines(listing)
         except UserError:
-            continue  # where train or val needs this file, its pairing tells of it
+            continue  # where train or val needs this file, its pairing reports it
         # Other text files lie there too, a README.txt or the names of the classes.
         look_up = _listing_of(root, listing).look_up
         if any(look_up(line).image or look_up(Path(line).stem).image for line in lines):
@@ -75,7 +75,7 @@ def unused_files(root: Path, splits: Iterable[str]) -> list[Finding]:
             try:
                 lines = read_lines(listing)
             except UserError:
-                continue  # told of by the split's own pairing
+                continue  # reported by the split's own pairing
             listed |= {_listing_of(root, listing).look_up(line).image for line in lines}
     unused = [path for path in loose if path not in listed]
     if not unused:
@@ -235,7 +235,7 @@ def _files(pairing: Pairing, folder: Path, what: str) -> dict[str, Path]:
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             groups.setdefault(path.stem, []).append(path)
         elif path.is_dir():
-            # Where lists make the splits, the sub-folders beside them are told of nowhere else.
+            # Where lists make the splits, the sub-folders beside them are reported nowhere else.
             folders.append(path)
         else:
             others.append(path)

@@ -138,7 +138,7 @@ def _read(dataset: SegmentationDataset, index: int) -> SampleFacts:
 
 
 def _oddity(path: Path) -> str | None:
-    """What ``path`` is, if no file; opening a pipe would wait for ever. A link to nowhere is told of by the reader."""
+    """What ``path`` is, if no file; opening a pipe would wait for ever. A broken link is reported by the reader."""
     if not path.exists() or path.is_file():
         return None
     return f"{path} is {'a folder' if path.is_dir() else 'no regular file'}, expected an image file"

@@ -23,7 +23,7 @@ class DSD(Method):
     16 (2 x 2 positions of a map of stride 8), as a softmax over positions at temperature 4; cosines of every two
     classes' maps; mean squared difference. Attention maps are resized bilinearly to the student's embedding.
 
-    This library's reading: only CIRKD's port was to be had, and the paper is said to scale the class maps to unit
+    This library's reading: only CIRKD's port was available, and the paper is said to scale the class maps to unit
     length, which the port leaves out; we scale, so that the value depends on no crop. The port's 1000 times a mean over
     N positions is 1000 / N here: 0.12 at 64 x 128. Its category term, 10 times a square of products that shrink as
     1/N, is next to nothing; our weights bring both terms to the size of the task loss.

@@ -52,7 +52,7 @@ def load(request: Request) -> Network:
     dilated PSPNet of the papers is ``smp:PSPNet:resnet18?encoder_depth=5&output_stride=8``.
 
     Raises:
-        UserError: architecture, encoder or option unknown, or refused by the library; weights not to be had.
+        UserError: architecture, encoder or option unknown, or refused by the library; weights that cannot be fetched.
     """
     # Here and not above: the library takes seconds to import, and only this source needs it.
     import segmentation_models_pytorch as smp

@@ -28,7 +28,7 @@ def load(request: Request) -> Network:
     The embedding is what the last convolution sees, but before the dropout that FCN ends in.
 
     Raises:
-        UserError: name unknown, an option given, another number of channels than 3, or weights not to be had.
+        UserError: name unknown, an option given, another number of channels than 3, or weights that cannot be fetched.
     """
     from torchvision.models import get_model
 

@@ -272,7 +272,7 @@ class Network(nn.Module):
                 except Exception:
                     if not training:
                         raise
-                    continue  # some models train on labels alone; it is told of when it is trained
+                    continue  # some models train on labels alone; training reports it
             self._places[training] = place_of_logits(output, seen[self._logits])
 
     def _probe(self, size: int) -> NetworkInfo:

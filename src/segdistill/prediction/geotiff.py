@@ -352,6 +352,6 @@ def _category_names(classes: Iterable[str]) -> str:
 @contextmanager
 def _quiet(rasterio: Any) -> Iterator[None]:
     with warnings.catch_warnings():
-        # An image without a place on the map is predicted all the same, and told of once.
+        # An image without a place on the map is predicted all the same, with one note.
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         yield

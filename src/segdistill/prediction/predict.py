@@ -60,7 +60,7 @@ def predict(
     A picture becomes a PNG of class indices with the classes' colours; a GeoTIFF becomes a cloud-optimised GeoTIFF in
     the same place on the map, in bounded memory; a video becomes a video of class indices (.mkv, FFV1, kept exactly).
     Images larger than a window go through the network in overlapping windows whose scores are blended. What is finished
-    is not done again: the same command goes on where it was stopped.
+    is not done again: the same command continues where it stopped.
 
     Args:
         model: a run folder, or an exported file (.onnx, .xml, .pt2).
@@ -161,7 +161,7 @@ def _run(job: Job, items: Sequence[Item], elsewhere: Elsewhere | None = None) ->
             for item in finished:
                 bar.update(files, advance=1, description=item.path.name)
         except KeyboardInterrupt:
-            job.note("what is finished is kept; the same command goes on from there")
+            job.note("what is finished is kept; the same command continues from there")
             raise
     done = len(todo) - len(job.failures)
     if job.failures:

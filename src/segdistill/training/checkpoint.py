@@ -50,7 +50,7 @@ def earlier(path: Path) -> Path:
 def load_checkpoint(path: Path, console: Console) -> dict[str, Any] | None:
     """The newest usable checkpoint at ``path``; None if there is none yet.
 
-    A damaged or foreign one is told of and the one before taken instead.
+    If it is damaged or foreign, a warning names it and the one before is taken instead.
 
     Raises:
         UserError: if there are some and none can be used, or if one is of another version.

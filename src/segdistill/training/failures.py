@@ -58,12 +58,12 @@ def told(fabric: Fabric, config: Mapping[str, Any], data: Data, train: TrainConf
         if "DataLoader worker" in str(error) or not isinstance(error, RuntimeError):
             raise UserError(
                 f"a data-loading process died ({short(error)}); too little memory is the usual cause: lower "
-                "train.workers, then go on with --resume"
+                "train.workers, then continue with --resume"
             ) from error
         if fabric.world_size > 1 and re.search(r"(?i)connection|gloo|nccl|peer|timed? ?out", str(error)):
             raise UserError(
                 f"process {fabric.global_rank} lost the others ({short(error)}); see what the first one to end "
-                "has printed, then go on with --resume"
+                "has printed, then continue with --resume"
             ) from error
         raise
 

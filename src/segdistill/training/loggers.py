@@ -14,7 +14,7 @@ from segdistill.training.options import Tracker
 
 
 def check_tracker(name: Tracker) -> None:
-    """Checks, before anything is written, that a tracker can be had.
+    """Check, before anything is written, that a tracker is installed.
 
     Raises:
         UserError: if it is unknown, or its package is not installed.

@@ -1,4 +1,4 @@
-"""Says once what looks wrong in a run that goes on all the same."""
+"""Warn once of what looks wrong in a run, without stopping it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Watch:
         self._said: set[str] = set()
 
     def terms(self, means: Mapping[str, float]) -> None:
-        """An epoch's mean of every loss term: one far above or below the task loss is told of."""
+        """An epoch's mean of every loss term: warn of one far above or below the task loss."""
         task = means.get("task", 0.0)
         if task <= 0:
             return

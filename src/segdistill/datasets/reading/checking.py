@@ -1,4 +1,4 @@
-"""Look at every image and mask before a long training: a bad file is told of in minute one, not in hour three."""
+"""Look at every image and mask before a long training: a bad file is reported in the first minute, not in the third hour."""
 
 from __future__ import annotations
 

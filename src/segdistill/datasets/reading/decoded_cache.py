@@ -47,7 +47,7 @@ class DecodedCache(SegmentationDataset):
     """Another data set, whose images and labels are decoded once and then kept as they are, before augmentation.
 
     Samples are equal to those of ``dataset`` bit for bit. Everything is read here, at once, unless it lies on disk
-    already. In memory the samples are shared by data-loading processes; each process of a run that goes on several
+    already. In memory the samples are shared by data-loading processes; each process of a run on several
     devices has its own. On disk they lie in one file that is memory-mapped: the system keeps in memory what fits.
 
     The files are a `RecordStore` of one `RecordFile`: ``file.json``, ``file.bin`` and ``file.done``. One whose filling

@@ -42,7 +42,7 @@ _FILTERS = threading.Lock()
 
 @dataclass(frozen=True)
 class RasterHeader:
-    """What a raster file says of itself.
+    """What the header of a raster file says.
 
     Attributes:
         height, width: in pixels, as the file is shown: turned by its orientation tag.
