@@ -125,8 +125,8 @@ def rounding(network: Network, batches: list[torch.Tensor], run: Path) -> Networ
     """
     try:
         with quiet_nncf() as nncf, contextlib.redirect_stdout(io.StringIO()):
-            # It compiles a few lines of C++ the first time: here, where a missing compiler gives one sentence, without the
-            # minute that it allows itself later.
+            # It compiles a few lines of C++ the first time: here, where a missing compiler gives one sentence, and
+            # without the limit of a minute that it sets itself later.
             importlib.import_module("nncf.torch").force_build_cpu_extensions()
             found = nncf.quantize(
                 copy.deepcopy(network).eval(),

@@ -1,4 +1,4 @@
-"""Look at every image and mask before a long training: a bad file is reported in the first minute, not in the third hour."""
+"""Look at every image and mask before a long training: a bad file is reported in the first minute."""
 
 from __future__ import annotations
 
