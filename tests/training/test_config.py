@@ -70,6 +70,9 @@ def test_task_losses() -> None:
     assert TrainConfig(loss="ohem").build_task_loss(counts) is ohem_cross_entropy
     assert TrainConfig(loss="balanced").build_task_loss(counts)(**inputs).item() == pytest.approx(weighted.item())
     assert weighted.item() != pytest.approx(plain.item())
+    both = TrainConfig(loss={"ce": {}, "dice": {}}).build_task_loss(counts)(**inputs)
+    dice = TrainConfig(loss="dice").build_task_loss(counts)(**inputs)
+    assert both.item() == pytest.approx(plain.item() + dice.item())
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,9 @@ def test_out_of_range(key: str, value: float) -> None:
     [
         ({"optimizer": "SGD"}, "unknown train.optimizer 'SGD': did you mean 'sgd'"),
         ({"schedule": "linear"}, "unknown train.schedule 'linear'"),
-        ({"loss": "focal"}, "unknown task loss 'focal'"),
+        ({"loss": "dise"}, "unknown task loss 'dise': did you mean 'dice'"),
+        ({"loss": {"dice": {"smooth": -1.0}}}, "train.loss dice: smooth is -1.0, expected 0 or more"),
+        ({"loss": {"ce": {}, "dice": {"smoth": 1.0}}}, "unknown key in train.loss dice: 'smoth'"),
         ({"precision": 16}, "unknown train.precision '16'"),
         ({"lr": "1e-3"}, "train.lr is '1e-3', expected float"),
         ({"epochs": 2.5}, "train.epochs is 2.5, expected int"),

@@ -31,7 +31,7 @@ from segdistill.losses.residual_attention import residual_attention_mse
 from segdistill.losses.shrink import shrink_valid, shrink_weights, shrunk_once
 from segdistill.losses.shrink_labels import shrink_labels
 from segdistill.losses.standardised_scores import standardised_kl
-from segdistill.losses.task import balanced_weights, cross_entropy, ohem_cross_entropy
+from segdistill.losses.task import balanced_weights, cross_entropy, focal_cross_entropy, ohem_cross_entropy
 
 __all__ = [
     "affinity_mse",
@@ -50,6 +50,7 @@ __all__ = [
     "cross_image_relation_kl",
     "feature_cosine",
     "feature_mse",
+    "focal_cross_entropy",
     "label_edges",
     "latent_distance",
     "mask_overlap",

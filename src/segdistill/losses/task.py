@@ -1,4 +1,4 @@
-"""Task losses: cross-entropy of class scores with labels, plain, on the hardest pixels, and class weights."""
+"""Task losses by name: cross-entropy of class scores with labels, plain, of the hardest pixels, focal, balanced."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segdistill.errors import UserError
-from segdistill.losses import _inputs
 from segdistill.losses._class_weights import enet_weights
+from segdistill.losses._task_inputs import task_inputs, weighted_mean
+from segdistill.losses.overlap import Dice, Jaccard, Lovasz, Tversky
 
 
 def cross_entropy(
@@ -38,9 +39,9 @@ def cross_entropy(
         >>> round(cross_entropy(logits=logits, labels=torch.tensor([[[0, 255]]])).item(), 4)
         0.1269
     """
-    logits, labels, weights = _task_inputs(logits, labels, ignore_index, class_weights)
+    logits, labels, weights = task_inputs(logits, labels, ignore_index, class_weights)
     losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
-    return _weighted_mean(losses, weights)
+    return weighted_mean(losses, weights)
 
 
 def ohem_cross_entropy(
@@ -76,7 +77,7 @@ def ohem_cross_entropy(
         raise UserError(f"threshold is {threshold}, expected a probability above 0 and at most 1")
     if not 0 <= min_kept <= 1:
         raise UserError(f"min_kept is {min_kept}, expected a share between 0 and 1")
-    logits, labels, weights = _task_inputs(logits, labels, ignore_index, class_weights)
+    logits, labels, weights = task_inputs(logits, labels, ignore_index, class_weights)
     losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
     hardness = losses.detach().masked_fill(labels == ignore_index, -1.0)
     easiest_kept = torch.full_like(hardness[0, 0, 0], -math.log(threshold))
@@ -86,7 +87,44 @@ def ohem_cross_entropy(
         kept = torch.ceil(min_kept * (hardness >= 0).sum().double()).long()
         hardest = hardness.flatten().topk(most).values
         easiest_kept = torch.minimum(easiest_kept, hardest.gather(0, (kept - 1).clamp(min=0, max=most - 1).view(1))[0])
-    return _weighted_mean(losses, torch.where(hardness >= easiest_kept, weights, 0.0))
+    return weighted_mean(losses, torch.where(hardness >= easiest_kept, weights, 0.0))
+
+
+def focal_cross_entropy(
+    *,
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = 255,
+    gamma: float = 2.0,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Focal loss: cross-entropy that weighs a pixel by (1 - p)^gamma, p the probability of its true class.
+
+    Lin et al., "Focal Loss for Dense Object Detection", arXiv 1708.02002, for exclusive classes: p is of the softmax,
+    as in every other loss here. (In segmentation_models_pytorch each class has a sigmoid of its own, whose scores are
+    not those that a softmax, and so distillation, reads.) ``gamma=0`` is `cross_entropy`.
+
+    Args:
+        logits: class scores (B, K, H, W), any floating dtype.
+        labels: (B, H, W), any integer dtype, classes 0 .. K - 1 or ``ignore_index``.
+        ignore_index: the label of the pixels that do not count.
+        gamma: 0 or more; the higher, the less easy pixels count.
+        class_weights: (K,), >= 0, for the mean over the pixels that count.
+
+    Returns:
+        Scalar >= 0, float32 (float64 for float64 logits); 0 when no pixel counts.
+
+    Raises:
+        UserError: a shape or dtype does not fit, or ``gamma`` is below 0.
+    """
+    if not 0 <= gamma < math.inf:
+        raise UserError(f"gamma is {gamma}, expected 0 or more")
+    logits, labels, weights = task_inputs(logits, labels, ignore_index, class_weights)
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+    # 1 - p from the loss -ln p. A pixel without doubt has 0, where a power below 1 has no finite slope.
+    doubt = -torch.expm1(-losses)
+    smallest = torch.finfo(losses.dtype).tiny
+    return weighted_mean(losses * doubt.clamp(min=smallest).pow(gamma), weights)
 
 
 def balanced_weights(counts: Tensor | Sequence[float]) -> Tensor:
@@ -129,35 +167,15 @@ class BalancedCrossEntropy:
         return cross_entropy(logits=logits, labels=labels, ignore_index=ignore_index, class_weights=self.class_weights)
 
 
-def _task_inputs(
-    logits: Tensor, labels: Tensor, ignore_index: int, class_weights: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Checked logits in float32 at least, labels as int64, and the weight of each pixel (0 where ignored)."""
-    _inputs.check_features("logits", logits)
-    batch, classes, height, width = logits.shape
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise UserError(f"labels has dtype {labels.dtype}, expected an integer dtype")
-    if labels.shape != (batch, height, width):
-        raise UserError(f"labels has shape {tuple(labels.shape)}, expected {(batch, height, width)}")
-    logits, labels = _inputs.at_least_float32(logits), labels.long()
-    labelled = labels != ignore_index
-    if class_weights is None:
-        return logits, labels, labelled.to(logits.dtype)
-    if class_weights.shape != (classes,):
-        raise UserError(f"class_weights has shape {tuple(class_weights.shape)}, expected ({classes},)")
-    weights = class_weights.to(logits)[labels.masked_fill(~labelled, 0)]
-    return logits, labels, torch.where(labelled, weights, 0.0)
-
-
-def _weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
-    total = weights.sum()
-    return (losses * weights).sum() / torch.where(total > 0, total, 1.0)
-
-
 TASK_LOSSES: dict[str, Callable[..., Tensor] | type] = {
     "ce": cross_entropy,
     "balanced": BalancedCrossEntropy,
     "ohem": ohem_cross_entropy,
+    "focal": focal_cross_entropy,
+    "dice": Dice,
+    "jaccard": Jaccard,
+    "tversky": Tversky,
+    "lovasz": Lovasz,
 }
 """The names that recipes and the command line use. A loss takes ``logits``, ``labels`` and ``ignore_index`` by keyword
 and returns a scalar; a class makes such a function from its arguments, ``pixels_per_class`` among them if it has it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,8 @@ def build_task_loss(spec: Any, pixels_per_class: Any) -> Callable[..., Any]:
     """The loss on labels that a recipe names.
 
     Args:
-        spec: a name (see `resolve`), ``{name: {argument: value}}``, or a loss already made. A loss is a function of
+        spec: a name (see `resolve`), ``{name: {argument: value}}``, several of these in one mapping, which are summed,
+            or a loss already made. A loss is a function of
             ``logits`` (B, K, H, W), ``labels`` (B, H, W) and ``ignore_index``, by keyword, that returns a scalar; or a
             class whose objects are such functions.
         pixels_per_class: training pixels of each class, (K,), for losses that have an argument of this name.
@@ -47,6 +48,9 @@ def _made(spec: Any) -> Callable[[Any], Callable[..., Any]]:
     """What makes the loss, once the pixels are counted."""
     if callable(spec) and not isinstance(spec, type):
         return lambda _: spec
+    if isinstance(spec, Mapping) and len(spec) > 1:
+        makers = [_made({name: values}) for name, values in spec.items()]
+        return lambda pixels_per_class: _Sum([make(pixels_per_class) for make in makers])
     if isinstance(spec, Mapping) and len(spec) == 1:
         name, values = next(iter(spec.items()))
     else:
@@ -58,6 +62,8 @@ def _made(spec: Any) -> Callable[[Any], Callable[..., Any]]:
     skip = {COUNTS} if isinstance(found, type) else {COUNTS, *CALLED_WITH}
     arguments = checked_arguments(found, values or {}, f"train.loss {name}", skip=skip & set(parameters))
     arguments = {key: value for key, value in arguments.items() if key in (values or {})}
+    if isinstance(found, type) and COUNTS not in parameters:
+        found(**arguments)  # values out of range are told before anything is read
 
     def make(pixels_per_class: Any) -> Callable[..., Any]:
         given = arguments | ({COUNTS: pixels_per_class} if COUNTS in parameters else {})
@@ -66,3 +72,13 @@ def _made(spec: Any) -> Callable[[Any], Callable[..., Any]]:
         return partial(found, **given) if given else found
 
     return make
+
+
+class _Sum:
+    """Several task losses, added up."""
+
+    def __init__(self, losses: Sequence[Callable[..., Any]]) -> None:
+        self.losses = losses
+
+    def __call__(self, **arguments: Any) -> Any:
+        return sum(loss(**arguments) for loss in self.losses)

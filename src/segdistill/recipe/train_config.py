@@ -33,7 +33,8 @@ class TrainConfig:
         ema: decay of the moving average of the weights, which is what is validated and kept; 0 for none. The average
             starts short and grows with the run, so that a short run is not held back.
         loss: loss on labels: ce (cross-entropy), balanced (cross-entropy that weighs a class by 1 / ln(1.02 + its share
-            of pixels)), ohem (cross-entropy of the hardest pixels), python:module:Name, or {name: {argument: value}}.
+            of pixels)), ohem (cross-entropy of the hardest pixels), focal, dice, jaccard, tversky, lovasz,
+            python:module:Name, or {name: {argument: value}}; several in one mapping are summed: {ce: {}, dice: {}}.
         precision: bf16 or fp16 autocast, or fp32; auto takes bf16 where the hardware has it, else fp32.
         workers: data-loading processes; chosen by the machine when left out.
         validate_every: epochs between validations; the last epoch is always validated.
