@@ -22,7 +22,7 @@ from segdistill.cli.main import main
 from segdistill.datasets import SegmentationDataset
 from segdistill.files import write_yaml
 from segdistill.recipe.data import Data
-from segdistill.training import train
+from segdistill.training import distill, train
 from segdistill.training.step import Step, Terms
 from tests.datasets.trees import folder_tree
 from tests.training import runs
@@ -186,7 +186,7 @@ def test_nan_in_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method:
         return distill_tiny(tmp_path / name, tmp_path / "teacher", method=method, epochs=3, **options)
 
     monkeypatch.setattr(train, "build_data", build)
-    monkeypatch.setattr(segdistill.training.distill, "build_data", build)
+    monkeypatch.setattr(distill, "build_data", build)
     if method is not None:
         train_tiny(tmp_path / "teacher", runs.TEACHER, epochs=1)
     whole = fingerprint(go("whole"))
@@ -194,8 +194,11 @@ def test_nan_in_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method:
         before_step(patch, 6, lambda _: scenes.broken.add(3))
         with pytest.raises(UserError) as error:
             go("run")
-    assert "the loss became NaN or infinite in epoch " in str(error.value)
-    assert "first in the term task" in str(error.value)
+    if method is None:
+        assert "the loss became NaN or infinite in epoch " in str(error.value)
+        assert "first in the term task" in str(error.value)
+    else:  # on a CPU the teacher's outputs are looked at before the student's loss
+        assert "hold NaN or infinite values" in str(error.value)
     scenes.broken.clear()
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["epoch"] in (1, 2)  # the image may come again in the last epoch only
