@@ -5,7 +5,7 @@ import inspect
 import pkgutil
 
 from segdistill import losses
-from tests.losses.test_pairwise import CASES
+from tests.losses.pairs import CASES
 
 
 def test_every_public_function_is_exported() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, multiprocessing
@@ -11,8 +11,8 @@ from torch import Tensor, distributed, multiprocessing
 from segdistill import Features
 from segdistill.methods.gathering import gather_batch
 from tests.methods.settings import SETTINGS, Setting
-from tests.methods.test_every_method import case_of, changed
 from tests.methods.test_memory import memory_step
+from tests.methods.trial import case_of, changed
 
 # Each process divides by its own sum of weights, and draws its own random numbers.
 EXACT = [setting for setting in SETTINGS if not (setting.options.get("balance") or setting.weighted or setting.random)]
@@ -59,27 +59,38 @@ def everything(own: slice, own_of_two: slice) -> dict[str, list[Tensor]]:
     return found | {str(setting): method_step(setting, own) for setting in EXACT}
 
 
-def process(rank: int, port: int, folder: Path) -> None:
+def found_by(rank: int, port: int) -> dict[str, list[Tensor]]:
+    """What one of two processes finds on its half of the batch; the mean over both, as DistributedDataParallel does."""
+    timeout = timedelta(minutes=5)
+    distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timeout
+    )
+    try:
+        found = everything(slice(2 * rank, 2 * rank + 2), slice(rank, rank + 1))
+        values = [value for several in found.values() for value in several]
+        together = torch.cat([value.flatten() for value in values])
+        distributed.all_reduce(together)
+    finally:
+        distributed.destroy_process_group()
+    for value, mean in zip(values, together.split([value.numel() for value in values]), strict=True):
+        value.copy_(mean.view_as(value) / 2)
+    return found
+
+
+def second_process(_: int, port: int) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    own = slice(2 * rank, 2 * rank + 2)
-    found = everything(own, slice(rank, rank + 1))
-    for values in found.values():
-        for value in values:
-            distributed.all_reduce(value)
-            value.div_(2)  # what DistributedDataParallel does: the mean over processes
-    if rank == 0:
-        torch.save(found, folder / "found.pt")
-    distributed.destroy_process_group()
+    found_by(1, port)
 
 
-def test_two_processes_have_the_losses_and_gradients_of_one(tmp_path: Path) -> None:
+def test_two_processes_have_the_losses_and_gradients_of_one() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.start_processes(process, args=(port, tmp_path), nprocs=2, start_method="spawn")
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
+    # This process is the first of the two: a new one takes seconds for its imports.
+    second = multiprocessing.start_processes(second_process, args=(port,), nprocs=1, join=False, start_method="spawn")
     alone = everything(slice(4), slice(2))
+    found = found_by(0, port)
+    assert second.join(timeout=60)
     assert found.keys() == alone.keys()
     for name, values in alone.items():
         for ours, theirs in zip(found[name], values, strict=True):
