@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     recipe = DistillRecipe.from_dict(read_yaml(options.recipe))
     if options.epochs is not None:
-        recipe = replace(recipe, train=replace(recipe.train, epochs=options.epochs))
+        recipe = replace(recipe, train=replace(recipe.train, epochs=options.epochs, steps=None))
     numbers: list[int | None] = [*options.views, recipe.train.epochs, None]
     found: dict[int | None, list[dict[str, Any]]] = {views: [] for views in numbers}
     for seed in range(options.seeds):

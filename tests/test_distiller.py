@@ -111,17 +111,35 @@ def test_wrong_arguments_are_told_apart() -> None:
         Distiller(teacher, tiny_network(4, classes=3), KD())
     with pytest.raises(UserError, match="teacher takes 3 channels and the student 4"):
         Distiller(teacher, tiny_network(4, in_channels=4), KD())
-    with pytest.raises(UserError, match="expected segdistill methods"):
-        Distiller(teacher, student, ["kd"])  # type: ignore[list-item]
-    with pytest.raises(UserError, match="expected segdistill methods"):
+    with pytest.raises(UserError, match=r"method is <class .*KD'>, expected a method's name"):
         Distiller(teacher, student, KD)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="method is 'kd', expected segdistill methods"):
-        Distiller(teacher, student, "kd")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="unknown method 'kb': did you mean 'kd'"):
+        Distiller(teacher, student, "kb")
     twice = KD()
     with pytest.raises(UserError, match="the same kd stands twice"):
         Distiller(teacher, student, [twice, twice])
     with pytest.raises(UserError, match=r"labels have shape \(1, 16, 16\), expected \(1, 32, 32\)"):
         Distiller(teacher, student, KD())(torch.rand(1, 3, 32, 32), torch.zeros(1, 16, 16, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("method", "weights"),
+    [
+        ("kd", {"kd": 1.0}),
+        ({"kd": {"weight": 2.0}}, {"kd": 2.0}),
+        (["kd", {"kd": {"weight": 3.0}}, KD(weight=4.0)], {"kd": 1.0, "kd_2": 3.0, "kd_3": 4.0}),
+    ],
+)
+def test_methods_as_a_recipe_writes_them(method: Any, weights: dict[str, float]) -> None:
+    teacher, student = pair()
+    distiller = Distiller(teacher, student, method)
+    assert {name: one.weight for name, one in distiller.methods.items()} == weights
+    images = torch.rand(1, 3, 32, 32)
+    plain = Distiller(teacher, student, KD())(images).terms["kd"]
+    terms = distiller(images).terms
+    assert terms.keys() == weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(terms[name], weight * plain)
 
 
 def test_labels_outside_the_classes() -> None:

@@ -15,9 +15,9 @@ import segdistill
 from segdistill import RunFolder, UserError
 from segdistill.cli.main import main
 from segdistill.comparison.reading import load_comparison
+from segdistill.methods.building import build_methods
+from segdistill.naming import known_names, resolve
 from segdistill.recipe.data import Data
-from segdistill.recipe.methods import build_methods
-from segdistill.recipe.resolve import known_names, resolve
 from tests.training.runs import fingerprint
 
 CODE = '''
@@ -254,14 +254,18 @@ def test_what_cannot_be_found_or_used(package: Any, make: Any, told: str) -> Non
     assert "\n" not in str(error.value)
 
 
-def test_an_object_that_no_recipe_can_name(package: Any, teacher: Path, tmp_path: Path) -> None:
+def test_an_object_that_no_recipe_can_name(
+    package: Any, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It runs; config.yaml says so, and whoever tries to run from it is told what to do."""
 
     class Local(package.Pull):  # type: ignore[misc, name-defined]
         pass
 
     given = options(tmp_path / "run", data=DATA, teacher=teacher, method=Local())
-    run = segdistill.distill(**given)
+    run = segdistill.distill(**given | {"quiet": False})
+    told = " ".join(capsys.readouterr().out.split())
+    assert "note: method given as an object that config.yaml cannot write down: only Python, given the same" in told
     with pytest.raises(UserError, match="was given as an object that a recipe cannot name"):
         segdistill.distill(run.path / "config.yaml", output=tmp_path / "again", device="cpu", quiet=True)
 

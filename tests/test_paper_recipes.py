@@ -14,8 +14,8 @@ import yaml
 from segdistill import load_network
 from segdistill.cli.main import main
 from segdistill.datasets import DATASETS, Potsdam, Vaihingen
+from segdistill.methods.building import build_methods
 from segdistill.networks.network import Network
-from segdistill.recipe.methods import build_methods
 from segdistill.recipe.train_config import TrainConfig
 from tests.datasets.official_trees import (
     ade20k_tree,

@@ -7,8 +7,8 @@ import pytest
 
 from segdistill import UserError
 from segdistill.methods import BRD, CWD, KA, KD
+from segdistill.methods.building import build_methods
 from segdistill.recipe.data import LARGEST_DEFAULT_CROP, build_data, build_split
-from segdistill.recipe.methods import build_methods
 from segdistill.recipe.values import plain
 from tests.datasets.trees import folder_tree, index_mask, write_image, write_mask
 
@@ -62,7 +62,7 @@ def test_split_by_name() -> None:
         ({"size": [16, 16]}, "size is [16, 16]; expected [height, width], at least 32 pixels each"),
         ({"crop": "big"}, "data: crop: expected list[int] or null, found big"),
         ({"crop": [32]}, "crop is [32]; expected [height, width] in pixels"),
-        ({"flip": "maybe"}, "data: flip: expected bool, found maybe"),
+        ({"flip": "maybe"}, "data: flip: expected true or false, found maybe"),
         ({"jitter": 3}, "jitter is 3"),
         ({"scale": [2, 1]}, "scale is [2.0, 1.0]; expected [smallest, largest]"),
     ],
@@ -72,6 +72,12 @@ def test_bad_data(change: dict[str, Any], told: str) -> None:
         build_data(SCENES | change)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "flip"), [("yes", True), ("no", False), ("on", True), ("true", True)])
+def test_words_for_true_and_false_where_one_is_expected(text: str, flip: bool) -> None:
+    """YAML's yes and no are texts, so that classes may be called so; a switch still understands them."""
+    assert build_data(SCENES | {"flip": text}).augmentation.flip is flip
 
 
 def test_missing_argument_of_a_data_set() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, overload
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from segdistill.errors import UserError
 from segdistill.losses import cross_entropy, shrunk_once
 from segdistill.methods import Method
+from segdistill.methods.building import build_methods
 from segdistill.methods.method import TeacherOutputs
 from segdistill.networks.features import Features, NetworkInfo
 from segdistill.networks.network import Network
@@ -79,14 +80,15 @@ class Distiller(nn.Module):
         teacher: a trained `Network`; a plain model of smp, torchvision or transformers, which `as_network` wraps and
             which gets the images as they are; or a `TeacherSource` where batches may bring their teacher outputs.
         student: the `Network`, or plain model, to train.
-        method: a method or a list of them; their terms are added up.
+        method: a method, its name as in recipes (``"kd"``), ``{name: {hyper-parameter: value}}``, or a list of these;
+            their terms are added up.
         task_loss: loss on labels; cross-entropy, mean over valid pixels, by default. Not used without labels.
         ignore_index: label of pixels that do not count.
         ignored: ``"skip"`` leaves ignored pixels out of distillation too; ``"distil"`` lets the teacher speak there.
 
     Raises:
-        UserError: where something else than a `Network` is given, teacher and student are the same object, or a
-            method cannot pair the two.
+        UserError: where something else than a `Network` is given, teacher and student are the same object, a method is
+            unknown, or it cannot pair the two.
 
     Example:
         >>> import torch, segdistill
@@ -104,7 +106,7 @@ class Distiller(nn.Module):
         self,
         teacher: nn.Module | TeacherSource,
         student: nn.Module,
-        method: Method | Sequence[Method],
+        method: str | Method | Mapping[str, Any] | list[Any] | tuple[Any, ...],
         *,
         task_loss: TaskLoss = cross_entropy,
         ignore_index: int = 255,
@@ -123,12 +125,10 @@ class Distiller(nn.Module):
             )
         if ignored not in ("skip", "distil"):
             raise UserError(f"ignored is '{ignored}', expected 'skip' or 'distil'")
-        methods: list[Any] = list(method) if isinstance(method, list | tuple) else [method]
         self.student = student
         self.methods = nn.ModuleDict()
-        for one in methods:
-            if not isinstance(one, Method):
-                raise UserError(f"method is {one!r}, expected segdistill methods such as BRD()")
+        # None is an empty list here: the task loss alone. A recipe must name one.
+        for one in [] if isinstance(method, list | tuple) and not method else build_methods(method):
             if any(one is other for other in self.methods.values()):
                 raise UserError(f"the same {one.name} stands twice in method; make two of them")
             one.build(student.info, teacher.info)

@@ -219,7 +219,7 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({"train.precision": "fp8"}, ["train.precision", "found fp8", "fp16"]),
     ({"train": None}, ["train is None, expected a mapping of keys to values"]),
     ({"data": 3}, ["data: expected dict", "found 3"]),
-    ({"resume": "perhaps"}, ["resume: expected bool, found perhaps"]),
+    ({"resume": "perhaps"}, ["resume: expected true or false, found perhaps"]),
 ]
 
 

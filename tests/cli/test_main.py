@@ -20,7 +20,7 @@ from segdistill import RunFolder
 from segdistill.cli import main as entry
 from segdistill.cli.main import COMMANDS, main
 from segdistill.methods import METHODS
-from segdistill.recipe.methods import build_methods
+from segdistill.methods.building import build_methods
 from segdistill.training.step import Step
 from tests.cli.test_bad_input import argv, fails
 from tests.training.runs import FAST, SCENES, STUDENT, contents, distill_tiny, fingerprint, train_tiny

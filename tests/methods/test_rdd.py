@@ -9,7 +9,7 @@ import torch
 
 from segdistill import UserError
 from segdistill.methods import METHODS, RDD
-from segdistill.recipe.methods import build_methods
+from segdistill.methods.building import build_methods
 from tests.methods.scene import built, networks
 
 

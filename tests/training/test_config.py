@@ -117,5 +117,14 @@ def test_of_another_kind(values: dict[str, Any], told: str) -> None:
         TrainConfig(**values)
 
 
+def test_epochs_or_steps() -> None:
+    assert (TrainConfig().epochs, TrainConfig().steps) == (50, None)
+    assert (TrainConfig(steps=7).epochs, TrainConfig(steps=7).total_steps(3)) == (None, 7)
+    assert TrainConfig(steps=7, batch_size=2).in_epochs(images=6) == TrainConfig(epochs=3, batch_size=2)
+    told = "train.epochs is 50 and train.steps is 7, expected only one of them; set the other to null"
+    with pytest.raises(UserError, match=f"^{told}$"):  # the default, given outright
+        TrainConfig(epochs=50, steps=7)
+
+
 def test_whole_numbers_will_do() -> None:
     assert TrainConfig(lr=1, clip=5, ema=0).lr == 1

@@ -14,11 +14,11 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
 
+from segdistill.arguments import PARSER_MODE, explain
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import read_yaml
 from segdistill.recipe.keywords import field_help, from_values, output_of, signature_of, stored_recipe
 from segdistill.recipe.recipes import Recipe
-from segdistill.recipe.values import PARSER_MODE, explain
 
 T = TypeVar("T")
 

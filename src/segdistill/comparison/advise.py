@@ -25,10 +25,10 @@ from segdistill.comparison.verdict import epochs_told
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
 from segdistill.methods import METHODS
+from segdistill.methods.building import build_methods
 from segdistill.progress import duration
 from segdistill.recipe.data import Data, build_data
 from segdistill.recipe.keywords import takes_fields
-from segdistill.recipe.methods import build_methods
 from segdistill.recipe.recipes import DistillRecipe
 
 
@@ -57,7 +57,7 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
     train = recipe.train.in_epochs(len(data.train) * data.train.crops_per_image)
     recipe = shared_recipe(replace(recipe, train=train), data.values, specs)
-    lengths = rung_epochs(recipe.train.epochs, options.rungs, options.eta)
+    lengths = rung_epochs(recipe.train.whole_epochs, options.rungs, options.eta)
     if len(candidates) == 1:
         lengths = lengths[-1:]  # there is nothing to choose between
     ladder = _Ladder(recipe, options, seeds, candidates, EQUAL_TIME in asked)
@@ -72,7 +72,7 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     command = ["segdistill", "advise", str(folder / "recipe.yaml"), "--methods", ",".join(asked)]
     command += ["--seeds", str(list(seeds)), "--rungs", str(options.rungs), "--eta", str(options.eta)]
     command += ["--output", str(folder)] + ([] if options.budget is None else ["--budget", f"{options.budget:g}"])
-    result = advice(folder, found, full=recipe.train.epochs, ended=ended, command=shlex.join(command))
+    result = advice(folder, found, full=recipe.train.whole_epochs, ended=ended, command=shlex.join(command))
     write_json(folder / "advice.json", result.as_dict())
     wide.print(advice_table(result))
     for text in (result.text, *(f"note: {note}" for note in result.notes)):

@@ -197,8 +197,8 @@ def _equal_time_epochs(folder: Path, recipe: DistillRecipe, plan: dict[str, Any]
     epochs = [cell.epochs for cell in _finished(folder, BASELINE, plan) if cell.epochs is not None]
     slowest = max((spent for name, spent in seconds.items() if not is_alone(name)), default=None)
     if slowest is None or not seconds.get(BASELINE):
-        return recipe.train.epochs
-    return max(recipe.train.epochs, round(slowest / seconds[BASELINE] * sum(epochs) / len(epochs)))
+        return recipe.train.whole_epochs
+    return max(recipe.train.whole_epochs, round(slowest / seconds[BASELINE] * sum(epochs) / len(epochs)))
 
 
 def _finished(folder: Path, method: str, plan: dict[str, Any]) -> list[Cell]:
@@ -218,9 +218,9 @@ def _finished_seconds(folder: Path, plan: dict[str, Any]) -> dict[str, float]:
 
 def _cost_table(folder: Path, recipe: DistillRecipe, plan: dict[str, Any], device: str) -> Table:
     """Cells and about how long they will take, without validations."""
-    known = _finished_seconds(folder, plan)
+    known, epochs = _finished_seconds(folder, plan), recipe.train.whole_epochs
     cost = {
-        name: known[name] if name in known else cell_cost(recipe, name, device=device).seconds(recipe.train.epochs)
+        name: known[name] if name in known else cell_cost(recipe, name, device=device).seconds(epochs)
         for name in plan["methods"]
         if name != EQUAL_TIME
     }

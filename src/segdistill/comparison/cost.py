@@ -12,8 +12,8 @@ from segdistill.comparison.methods import cell_recipe
 from segdistill.data.loading import training_loader
 from segdistill.device import choose_device, choose_precision, wait_for
 from segdistill.distiller import Distiller, Supervised
+from segdistill.methods.building import build_methods
 from segdistill.recipe.data import build_data
-from segdistill.recipe.methods import build_methods
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.training.loading import load_student, load_teacher
 from segdistill.training.step import Step

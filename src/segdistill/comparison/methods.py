@@ -10,9 +10,9 @@ from typing import Any
 from segdistill.comparison.results import BASELINE, EQUAL_TIME
 from segdistill.errors import UserError, unknown_name
 from segdistill.methods import Method
-from segdistill.recipe.methods import build_methods
+from segdistill.methods.building import build_methods
+from segdistill.naming import known_names, resolve, written
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
-from segdistill.recipe.resolve import known_names, resolve, written
 
 #: How a recipe writes each method of a comparison, ``{name in recipes: {hyper-parameter: value}}``, by its name.
 Specs = dict[str, dict[str, dict[str, Any]]]

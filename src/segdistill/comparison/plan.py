@@ -18,8 +18,8 @@ from segdistill.comparison.reading import EVALUATION_FILE, cell_folder, read_pla
 from segdistill.device import choose_device, processor
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
+from segdistill.methods.building import build_methods
 from segdistill.recipe.data import Data
-from segdistill.recipe.methods import build_methods
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.training.loading import load_student, load_teacher
 
@@ -184,8 +184,7 @@ def _check_cells(folder: Path, recipe: DistillRecipe, names: tuple[str, ...], se
 
 def _check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> None:
     """Makes every pair of networks once, so that what cannot work is told before the first hour is spent."""
-    if sets.train.classes != sets.val.classes:
-        raise UserError(f"the splits disagree on classes: train {sets.train.classes}, val {sets.val.classes}")
+    sets.check_classes()
     with torch.random.fork_rng(devices=[]):
         check_teacher_finished(recipe)
         big = load_teacher(recipe, sets)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from segdistill.arguments import construct
 from segdistill.data.loading import EpochSampler, reading, training_loader
 from segdistill.data.statistics import BandStatistics
 from segdistill.datasets.reading.checking import check_dataset
@@ -25,7 +26,6 @@ from segdistill.networks.network import Network
 from segdistill.progress import during, tracked
 from segdistill.recipe.data import build_data
 from segdistill.recipe.train_config import TrainConfig
-from segdistill.recipe.values import construct
 from segdistill.run_folder import RunFolder
 from segdistill.training.step import Step
 from segdistill.training.strategies import launch

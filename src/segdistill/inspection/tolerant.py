@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from segdistill.arguments import construct
 from segdistill.colors import parse_color, parse_palette
 from segdistill.datasets import CamVid
 from segdistill.datasets.base import IGNORE_INDEX
@@ -21,7 +22,6 @@ from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.errors import UserError
 from segdistill.inspection.findings import Finding
 from segdistill.inspection.pairing import camvid_pairs, camvid_root, folder_pairs
-from segdistill.recipe.values import construct
 
 
 class TolerantFiles(FileDataset, ABC):

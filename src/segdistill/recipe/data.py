@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
+from segdistill.arguments import construct
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.statistics import BandStatistics
 from segdistill.datasets import SegmentationDataset
@@ -17,9 +18,9 @@ from segdistill.datasets.base import Window
 from segdistill.datasets.reading.decoded_cache import DecodedCache
 from segdistill.datasets.reading.first import FirstSamples
 from segdistill.errors import UserError, unknown_name
+from segdistill.naming import OBJECT, is_plain, known_names, recipe_name, resolve
 from segdistill.plugins import PREFIX, name_of
-from segdistill.recipe.resolve import OBJECT, is_plain, known_names, recipe_name, resolve
-from segdistill.recipe.values import construct, plain
+from segdistill.recipe.values import plain
 
 #: As ``decoded_cache`` in a recipe's data: decoded images stay in memory. Anything else is a folder.
 KEEP_IN_MEMORY = "ram"
@@ -78,6 +79,15 @@ class Data:
             object.__setattr__(self, "augmentation", chosen)
         if not self.values:
             object.__setattr__(self, "values", written_data(self))
+
+    def check_classes(self) -> None:
+        """Refuse splits of different classes.
+
+        Raises:
+            UserError: they disagree.
+        """
+        if self.train.classes != self.val.classes:
+            raise UserError(f"the splits disagree on classes: train {self.train.classes}, val {self.val.classes}")
 
     def in_recipe(self) -> dict[str, Any]:
         """How a recipe writes this data."""

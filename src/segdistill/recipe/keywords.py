@@ -13,10 +13,10 @@ from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_ty
 
 from jsonargparse import ArgumentParser
 
+from segdistill.arguments import PARSER_MODE, explain
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import read_yaml
-from segdistill.recipe.resolve import is_plain
-from segdistill.recipe.values import PARSER_MODE, explain
+from segdistill.naming import is_plain
 
 K = TypeVar("K")
 T = TypeVar("T", covariant=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from segdistill.arguments import checked_arguments
 from segdistill.errors import UserError
-from segdistill.recipe.resolve import resolve
-from segdistill.recipe.values import checked_arguments
+from segdistill.naming import resolve
 
 #: What every task loss is called with, by keyword.
 CALLED_WITH = ("logits", "labels", "ignore_index")

@@ -149,7 +149,7 @@ class DistillRecipe(Recipe):
 
     def check(self) -> None:
         """See `Recipe.check`."""
-        from segdistill.recipe.methods import build_methods
+        from segdistill.methods.building import build_methods
 
         build_methods(self.method)
 

@@ -11,15 +11,18 @@ from segdistill.errors import UserError, unknown_name
 from segdistill.recipe.annotations import LossSpec, NamedParameters, Optimizer, TaskLoss, Tensor
 from segdistill.recipe.losses import build_task_loss, check_task_loss
 
+#: Epochs of a run where neither epochs nor steps are given.
+DEFAULT_EPOCHS = 50
+
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How a network is trained.
 
     Args:
-        epochs: passes over the training images.
-        steps: optimiser steps of the run (iterations, as papers count), instead of epochs; the last epoch may then be
-            cut short. null for epochs.
+        epochs: passes over the training images; 50 unless steps is given.
+        steps: optimiser steps of the run (iterations, as papers count), in place of epochs; the last epoch may then be
+            cut short.
         batch_size: images per optimiser step, over all devices and accumulated batches together.
         accumulate: into how many smaller batches, one after another, each is split to save memory.
         optimizer: AdamW, or SGD with momentum 0.9 (the papers' choice).
@@ -41,7 +44,7 @@ class TrainConfig:
         patience: stop after so many validations without a better mIoU; null to go through all epochs.
     """
 
-    epochs: int = 50
+    epochs: int | None = None
     steps: int | None = None
     batch_size: int = 16
     accumulate: int = 1
@@ -63,7 +66,16 @@ class TrainConfig:
         for name, expected in get_type_hints(TrainConfig).items():
             if name != "loss":
                 _check_kind(name, getattr(self, name), get_args(expected) or (expected,))
-        for name in ("epochs", "batch_size", "accumulate", "validate_every"):
+        if self.epochs is not None and self.steps is not None:
+            raise UserError(
+                f"train.epochs is {self.epochs} and train.steps is {self.steps}, expected only one of them; set the "
+                "other to null"
+            )
+        if self.epochs is None and self.steps is None:
+            object.__setattr__(self, "epochs", DEFAULT_EPOCHS)
+        if self.epochs is not None and self.epochs < 1:
+            raise UserError(f"train.epochs is {self.epochs}, expected at least 1")
+        for name in ("batch_size", "accumulate", "validate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}, expected at least 1")
         if self.loss != "ce":  # the default needs no look at what torch and other packages bring
@@ -89,15 +101,25 @@ class TrainConfig:
 
     def total_steps(self, batches: int) -> int:
         """Optimiser steps of the run, of which each epoch has ``batches``."""
-        return self.epochs * batches if self.steps is None else self.steps
+        return self.whole_epochs * batches if self.steps is None else self.steps
 
     def total_epochs(self, images: int) -> int:
         """Epochs of the run over so many training images, the last of them perhaps cut short."""
         batches = max(1, images // self.batch_size)
         return -(-self.total_steps(batches) // batches)
 
+    @property
+    def whole_epochs(self) -> int:
+        """Epochs of a run that is counted in epochs, see `in_epochs`."""
+        assert self.epochs is not None, "this run is counted in steps"
+        return self.epochs
+
     def in_epochs(self, images: int) -> TrainConfig:
-        """The same run counted in whole epochs, for comparisons, whose budgets are epochs."""
+        """The same run counted in whole epochs, for comparisons, whose budgets are epochs.
+
+        Args:
+            images: training images of an epoch.
+        """
         return replace(self, epochs=self.total_epochs(images), steps=None)
 
     def build_task_loss(self, pixels_per_class: Tensor) -> TaskLoss:

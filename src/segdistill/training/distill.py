@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from segdistill.distiller import Distiller
+from segdistill.methods.building import build_methods
 from segdistill.recipe.data import build_data
 from segdistill.recipe.keywords import takes_fields
-from segdistill.recipe.methods import build_methods
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.run_folder import RunFolder
 from segdistill.training.loading import load_student, load_teacher

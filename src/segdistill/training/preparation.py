@@ -1,10 +1,10 @@
-"""What a learner needs before its first step: band statistics, a filled teacher cache, a pre-stage, compilation."""
+"""What a run needs before its first step: band statistics, a pre-stage, compilation."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,23 @@ from torch.utils.data import DataLoader
 from segdistill.data.statistics import BandStatistics, band_statistics
 from segdistill.datasets.base import Window
 from segdistill.distiller import Distiller, Supervised
+from segdistill.naming import objects_in
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
 from segdistill.recipe.data import Data
 from segdistill.run_folder import RunFolder
 from segdistill.training.failures import short
+
+
+def note_objects(config: Mapping[str, Any], console: Console) -> None:
+    """Say which keys of config.yaml cannot make the run again, since their values were given as objects."""
+    keys = list(dict.fromkeys(objects_in(config)))
+    if keys:
+        console.out(
+            f"note: {', '.join(keys)} given as an object that config.yaml cannot write down: only Python, given the "
+            "same object again, can resume or repeat this run",
+            highlight=False,
+        )
 
 
 def fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -> BandStatistics | None:

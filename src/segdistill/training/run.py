@@ -52,7 +52,13 @@ from segdistill.training.failures import told
 from segdistill.training.loggers import check_tracker, make_tracker
 from segdistill.training.loop import STEPS_BETWEEN_LOOKS, Loop
 from segdistill.training.options import RunOptions
-from segdistill.training.preparation import compile_student, fit_bands, run_pre_stage, synchronise_batch_norm
+from segdistill.training.preparation import (
+    compile_student,
+    fit_bands,
+    note_objects,
+    run_pre_stage,
+    synchronise_batch_norm,
+)
 from segdistill.training.report import run_report
 from segdistill.training.sharding import whole_network
 from segdistill.training.step import Step
@@ -144,7 +150,7 @@ class _Run:
         if options.resume and self.folder.read_metrics() is not None:
             self.console.out(f"{self.folder.path} is finished already", highlight=False)
             return False
-        _check_classes(self.data)
+        self.data.check_classes()
         self.fabric = launch(
             self.device,
             self.precision,
@@ -197,6 +203,7 @@ class _Run:
             return
         if fabric.is_global_zero:
             self.folder.start(self.config, resume=self.state is not None)
+            note_objects(self.config, self.console)
             if self.bands is not None:
                 self.bands.save(bands_file)
         if isinstance(learner, Distiller) and learner.has_pre_stage and self.state is None:
@@ -378,11 +385,6 @@ def _parts(train: TrainConfig, processes: int) -> int:
             f"batches do not divide evenly; choose a multiple of {parts}"
         )
     return parts
-
-
-def _check_classes(data: Data) -> None:
-    if data.train.classes != data.val.classes:
-        raise UserError(f"the splits disagree on classes: train {data.train.classes}, val {data.val.classes}")
 
 
 def _check_sources(config: Mapping[str, Any], output: Path) -> None:

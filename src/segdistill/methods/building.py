@@ -1,18 +1,18 @@
-"""The methods of a recipe: from names and hyper-parameters to objects."""
+"""`build_methods`: methods from their names and hyper-parameters, as recipes and Python give them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from segdistill.arguments import construct
 from segdistill.errors import UserError
-from segdistill.methods import Method
-from segdistill.recipe.resolve import resolve
-from segdistill.recipe.values import construct
+from segdistill.methods.method import Method
+from segdistill.naming import resolve
 
 
 def build_methods(spec: Any) -> list[Method]:
-    """The methods that a recipe's ``method`` names.
+    """Make the methods that a recipe's ``method`` names.
 
     Args:
         spec: ``"brd"``, ``["brd", "cwd"]``, ``[{"brd": {"boundary": 2.0}}, "cwd"]``, ``{"brd": {...}, "cwd": {}}``,

@@ -1,0 +1,101 @@
+"""Plain values (YAML, command line, keywords) checked against the signature of a class or function."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, set_loader
+from jsonargparse._loaders_dumpers import get_yaml_default_loader
+
+from segdistill.errors import UserError, unknown_name
+from segdistill.files import only_true_and_false
+
+T = TypeVar("T")
+
+#: Mode of parsers whose YAML knows true and false alone; other users of the parser's library are left alone.
+PARSER_MODE = "segdistill"
+
+
+def load_yaml(text: str) -> Any:
+    """Read a value of a command line or a recipe."""
+    return yaml.load(text, _TrueAndFalse)
+
+
+_TrueAndFalse = type("_TrueAndFalse", (get_yaml_default_loader(),), {})  # type: ignore[no-untyped-call]
+only_true_and_false(_TrueAndFalse)
+set_loader(PARSER_MODE, load_yaml, exceptions=(yaml.YAMLError,))
+
+
+def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> T:
+    """Call ``kind`` with ``values``, after checking every key and type against its signature.
+
+    Args:
+        kind: a class with an annotated ``__init__``.
+        values: its arguments as plain values; lists become tuples and so on, as annotated.
+        where: what the values are in the recipe, for messages, e.g. ``"data"``.
+
+    Raises:
+        UserError: an unknown, missing or wrong-typed key.
+    """
+    return kind(**checked_arguments(kind, values, where))
+
+
+def checked_arguments(
+    kind: Callable[..., Any], values: Mapping[str, Any], where: str, skip: Collection[str] = ()
+) -> dict[str, Any]:
+    """The arguments of a class or function, each brought to the type that it is annotated with.
+
+    Args:
+        kind: a class or function.
+        values: its arguments as plain values.
+        where: what the values are in the recipe, for messages.
+        skip: arguments that somebody else gives.
+
+    Raises:
+        UserError: an unknown, missing or wrong-typed key.
+    """
+    every = inspect.signature(kind).parameters.values()
+    known = {
+        one.name: one for one in every if one.name not in skip and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    }
+    for key in values:
+        if key not in known:
+            raise unknown_name(f"key in {where}:", key, known)
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and values.get(key) is None:
+            raise UserError(f"{where}: the key '{key}' is missing")
+    parser = ArgumentParser(exit_on_error=False, parser_mode=PARSER_MODE)
+    if isinstance(kind, type):
+        parser.add_class_arguments(kind, skip=set(skip), fail_untyped=False)
+    else:
+        parser.add_function_arguments(kind, skip=set(skip), fail_untyped=False)
+    try:
+        arguments: dict[str, Any] = parser.parse_object(dict(values)).as_dict()
+    except ArgumentError as error:
+        raise UserError(f"{where}: {explain(error)}") from error
+    return arguments
+
+
+def explain(error: Exception) -> str:
+    """Write a parser's message as one sentence.
+
+    Example:
+        >>> explain(ValueError('Parser key "train.lr":\\n  Expected a <class \\'float\\'>. Got value: hello'))
+        'train.lr: expected float, found hello'
+    """
+    text = str(error).replace("<class 'bool'>", "true or false")
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(text.split())).replace("NoneType", "null")
+    text = text.replace("collections.abc.Sequence", "list").replace("pathlib.", "")
+    text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
+    text = re.sub(r'^Parser key "([^"]*)":', r"\1:", text)
+    text = re.sub(
+        r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: .*? Given value: ",
+        lambda match: f"expected {match[1].replace(', null', ' or null')}, found ",
+        text,
+    )
+    return re.sub(r"Expected an? (.*?)\. Got value: ", r"expected \1, found ", text)
