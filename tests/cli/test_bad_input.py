@@ -211,7 +211,7 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({"train.lr": 0}, ["train.lr is 0.0, expected a number above 0"]),
     ({"train.lr": "fast"}, ["train.lr: expected float, found fast"]),
     ({"train.lrr": 1}, ["unknown key 'train.lrr': did you mean 'train.lr'?"]),
-    ({"train.epochs": 1.5}, ["train.epochs: expected int, found 1.5"]),
+    ({"train.epochs": 1.5}, ["train.epochs: expected int or null, found 1.5"]),
     ({"train.epochs": 0}, ["train.epochs is 0, expected at least 1"]),
     ({"train.optimizer": "adam"}, ["train.optimizer", "found adam", "adamw"]),
     ({"train.schedule": "cosin"}, ["train.schedule", "found cosin", "cosine"]),
