@@ -16,6 +16,7 @@ from segdistill.losses import cross_entropy, shrunk_once
 from segdistill.methods import Method
 from segdistill.methods.building import build_methods
 from segdistill.methods.method import TeacherOutputs
+from segdistill.networks.auxiliary import AuxiliaryHead
 from segdistill.networks.features import Features, NetworkInfo
 from segdistill.networks.network import Network
 from segdistill.networks.padding import pad_to_multiple
@@ -85,6 +86,7 @@ class Distiller(nn.Module):
         task_loss: loss on labels; cross-entropy, mean over valid pixels, by default. Not used without labels.
         ignore_index: label of pixels that do not count.
         ignored: ``"skip"`` leaves ignored pixels out of distillation too; ``"distil"`` lets the teacher speak there.
+        auxiliary: weight of the task loss of an `AuxiliaryHead`, which is trained beside the student; 0 for none.
 
     Raises:
         UserError: where something else than a `Network` is given, teacher and student are the same object, a method is
@@ -111,6 +113,7 @@ class Distiller(nn.Module):
         task_loss: TaskLoss = cross_entropy,
         ignore_index: int = 255,
         ignored: Literal["skip", "distil"] = "skip",
+        auxiliary: float = 0.0,
     ) -> None:
         super().__init__()
         is_source = not isinstance(teacher, nn.Module) and hasattr(teacher, "multiple")
@@ -126,6 +129,8 @@ class Distiller(nn.Module):
         if ignored not in ("skip", "distil"):
             raise UserError(f"ignored is '{ignored}', expected 'skip' or 'distil'")
         self.student = student
+        self.auxiliary = AuxiliaryHead(student.info) if auxiliary else None
+        self.auxiliary_weight = auxiliary
         self.methods = nn.ModuleDict()
         # None is an empty list here: the task loss alone. A recipe must name one.
         for one in [] if isinstance(method, list | tuple) and not method else build_methods(method):
@@ -243,7 +248,7 @@ class Distiller(nn.Module):
 
         losses: dict[str, Tensor] = {}
         if labels is not None:
-            losses["task"] = self.task_loss(logits=logits, labels=labels, ignore_index=self.ignore_index)
+            losses = _losses_on_labels(self, logits, student, labels, images.shape[-2:])
         with shrunk_once():
             for name, method in self.methods.items():
                 if labels is None and method.needs_labels:
@@ -271,18 +276,47 @@ class Distiller(nn.Module):
 class Supervised(nn.Module):
     """A student trained from labels alone: the baseline, and how a teacher is made. Called like a `Distiller`."""
 
-    def __init__(self, student: nn.Module, *, task_loss: TaskLoss = cross_entropy, ignore_index: int = 255) -> None:
+    def __init__(
+        self,
+        student: nn.Module,
+        *,
+        task_loss: TaskLoss = cross_entropy,
+        ignore_index: int = 255,
+        auxiliary: float = 0.0,
+    ) -> None:
         super().__init__()
         self.student = as_network(student, "student")
+        self.auxiliary = AuxiliaryHead(self.student.info) if auxiliary else None
+        self.auxiliary_weight = auxiliary
         self.task_loss = task_loss
         self.ignore_index = ignore_index
 
     def forward(self, images: Tensor, labels: Tensor) -> LearnerOutput:
         """The task loss of one batch; see `Distiller.forward`."""
         labels = _checked(images, labels, self.student.num_classes, self.ignore_index)
-        logits = self.student(images)
-        loss = self.task_loss(logits=logits, labels=labels, ignore_index=self.ignore_index)
-        return LearnerOutput(loss=loss, losses={"task": loss}, logits=logits)
+        features = None
+        if self.auxiliary is None:
+            logits = self.student(images)
+        else:
+            height, width = images.shape[-2:]
+            images = pad_to_multiple(images, self.student.multiple)
+            logits, features = self.student.forward_with_features(images)
+            logits = logits[..., :height, :width]
+        losses = _losses_on_labels(self, logits, features, labels, images.shape[-2:])
+        return LearnerOutput(loss=_total(losses, logits), losses=losses, logits=logits)
+
+
+def _losses_on_labels(
+    learner: Distiller | Supervised, logits: Tensor, features: Features | None, labels: Tensor, padded: Sequence[int]
+) -> dict[str, Tensor]:
+    """The task loss, and the auxiliary head's where there is one, which reads features of images of a padded size."""
+    height, width = labels.shape[-2:]
+    losses = {"task": learner.task_loss(logits=logits, labels=labels, ignore_index=learner.ignore_index)}
+    if learner.auxiliary is not None:
+        scores = learner.auxiliary(features, tuple(padded))[..., :height, :width]
+        loss = learner.task_loss(logits=scores, labels=labels, ignore_index=learner.ignore_index)
+        losses["aux"] = learner.auxiliary_weight * loss
+    return losses
 
 
 @overload
@@ -315,4 +349,6 @@ def _check_labels(images: Tensor, labels: Tensor, classes: int, ignore_index: in
 
 def _total(losses: dict[str, Tensor], logits: Tensor) -> Tensor:
     # Without labels and without terms the loss is 0, and still has a graph for backward().
+    if len(losses) == 1:
+        return next(iter(losses.values()))
     return torch.stack(list(losses.values())).sum() if losses else logits.sum() * 0.0

@@ -62,12 +62,13 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
     fabric = launch(where, choose_precision(recipe.train.precision, where))
     student = load_student(replace(recipe, init_weights=None), sets)
     learner: Supervised | Distiller
+    options: dict[str, Any] = {"ignore_index": sets.train.ignore_index, "auxiliary": recipe.train.aux}
     own = cell_recipe(recipe, method, recipe.seed)
     if isinstance(own, TrainRecipe):
-        learner = Supervised(student, ignore_index=sets.train.ignore_index)
+        learner = Supervised(student, **options)
     else:
         methods = build_methods(own.method)
-        learner = Distiller(load_teacher(recipe, sets), student, methods, ignore_index=sets.train.ignore_index)
+        learner = Distiller(load_teacher(recipe, sets), student, methods, **options)
     # Without processes that read ahead: what they have read before the clock starts would not be counted.
     parts = recipe.train.accumulate
     loader = training_loader(sets.train, sets.augmentation, recipe.train.batch_size, seed=0, workers=0, parts=parts)

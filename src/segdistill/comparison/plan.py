@@ -193,4 +193,4 @@ def _check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> N
         for name in names:
             own = cell_recipe(recipe, name, recipe.seed)
             if isinstance(own, DistillRecipe):
-                Distiller(big, small, build_methods(own.method))
+                Distiller(big, small, build_methods(own.method), auxiliary=recipe.train.aux)

@@ -27,8 +27,8 @@ class TrainConfig:
         accumulate: into how many smaller batches, one after another, each is split to save memory.
         optimizer: AdamW, or SGD with momentum 0.9 (the papers' choice).
         lr: peak learning rate.
-        backbone_lr: factor of the learning rate for the network's backbone, 0 or more: a pre-trained encoder wants a
-            lower rate than a new head, often 0.1.
+        backbone_lr: factor of the learning rate for the network's backbone: a pre-trained encoder wants a lower rate
+            than a new head, often 0.1. 0 freezes it: weights and batch statistics stay as they are.
         weight_decay: weight decay; biases and normalisation layers have none.
         schedule: learning rate over the run, step by step: cosine to 0, poly (1 - t)^0.9, or constant.
         warmup: share of the run, 0 to 1, over which the rate rises linearly from 0.
@@ -38,6 +38,8 @@ class TrainConfig:
         loss: loss on labels: ce (cross-entropy), balanced (cross-entropy that weighs a class by 1 / ln(1.02 + its share
             of pixels)), ohem (cross-entropy of the hardest pixels), focal, dice, jaccard, tversky, lovasz,
             python:module:Name, or {name: {argument: value}}; several in one mapping are summed: {ce: {}, dice: {}}.
+        aux: weight of an auxiliary head's loss on labels, often 0.4; 0 for none. The head reads the backbone's last
+            stage but one and is left out of what is saved and scored; all runs of a comparison have it alike.
         precision: bf16 or fp16 autocast, or fp32; auto takes bf16 where the hardware has it, else fp32.
         workers: data-loading processes; chosen by the machine when left out.
         validate_every: epochs between validations; the last epoch is always validated.
@@ -57,6 +59,7 @@ class TrainConfig:
     clip: float | None = 10.0
     ema: float = 0.999
     loss: LossSpec = "ce"
+    aux: float = 0.0
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     workers: int | None = None
     validate_every: int = 1
@@ -86,6 +89,13 @@ class TrainConfig:
             raise UserError(f"train.steps is {self.steps}, expected at least 1, or null")
         if not 0 <= self.backbone_lr < math.inf:
             raise UserError(f"train.backbone_lr is {self.backbone_lr}, expected a factor, 0 or more")
+        if not 0 <= self.aux < math.inf:
+            raise UserError(f"train.aux is {self.aux}, expected a weight, 0 or more")
+        if self.aux and not self.backbone_lr:
+            raise UserError(
+                f"train.aux is {self.aux} with train.backbone_lr 0: its loss teaches the backbone, which is frozen; "
+                "expected one of the two"
+            )
         if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"train.weight_decay is {self.weight_decay}, expected 0 or more")
         if self.workers is not None and self.workers < 0:

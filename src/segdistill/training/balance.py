@@ -66,7 +66,10 @@ class Balance:
         return {name: term * factors[name] if name in factors else term for name, term in terms.items()}
 
     def _measure(self, terms: Mapping[str, Tensor], features: Features) -> None:
-        places = [features.embedding, features.stages[-1]]
+        # A frozen backbone has no gradients to measure.
+        places = [place for place in (features.embedding, features.stages[-1]) if place.requires_grad]
+        if not places:
+            return
         at_places = {
             name: torch.autograd.grad(term, places, retain_graph=True, allow_unused=True)
             for name, term in terms.items()
@@ -75,7 +78,7 @@ class Balance:
         for name, slopes in at_places.items():
             place = next((index for index, slope in enumerate(slopes) if slope is not None), None)
             task = None if place is None or "task" not in at_places else at_places["task"][place]
-            if name == "task" or place is None or task is None:
+            if name in ("task", "aux") or place is None or task is None:
                 continue
             slope = slopes[place]
             assert slope is not None

@@ -37,6 +37,7 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
             methods,
             ignore_index=data.train.ignore_index,
             ignored=recipe.ignored,
+            auxiliary=recipe.train.aux,
         )
 
     complete = replace(recipe, data=data.values, method=methods)

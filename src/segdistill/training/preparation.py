@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.fabric import Fabric
@@ -23,6 +23,8 @@ from segdistill.progress import tracked
 from segdistill.recipe.data import Data
 from segdistill.run_folder import RunFolder
 from segdistill.training.failures import short
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def note_objects(config: Mapping[str, Any], console: Console) -> None:
@@ -74,10 +76,10 @@ def run_pre_stage(
         folder.write_history([{"epoch": 0, "seconds": round(time.perf_counter() - began, 2)}])
 
 
-def synchronise_batch_norm(student: Network, device: torch.device, console: Console) -> Network:
+def synchronise_batch_norm(student: M, device: torch.device, console: Console) -> M:
     """Batch normalisation over all processes, so that a batch means the same however many share it."""
     if device.type == "cuda":
-        converted: Network = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
+        converted: M = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
         return converted
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
         console.out(

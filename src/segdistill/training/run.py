@@ -195,6 +195,8 @@ class _Run:
         learner.to(fabric.device)
         if fabric.world_size > 1:
             learner.student = synchronise_batch_norm(learner.student, fabric.device, self.console)
+            if learner.auxiliary is not None:
+                learner.auxiliary = synchronise_batch_norm(learner.auxiliary, fabric.device, Console(quiet=True))
         self.loaders = self._make_loaders(views)
         resuming = self.options.resume and not self.options.dry_run
         self.state = load_checkpoint(self.folder.checkpoint_file, self.console) if resuming else None

@@ -39,7 +39,8 @@ def shard_objective(objective: nn.Module, mesh: DeviceMesh) -> nn.Module:
     if isinstance(getattr(learner, "teacher", None), Network):
         shard(learner.teacher, mesh)
     # Layer by layer, since a method may be called by other methods than its forward (`teacher_outputs`).
-    for module in list(getattr(learner, "methods", nn.Module()).modules()):
+    beside = [getattr(learner, "methods", None), learner.auxiliary]
+    for module in [part for one in beside if one is not None for part in one.modules()]:
         if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             _fully_shard(module, mesh)
     return objective

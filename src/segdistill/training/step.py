@@ -19,6 +19,7 @@ from segdistill.networks.backbone import backbone_parameters
 from segdistill.networks.network import Network
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.training.balance import Balance
+from segdistill.training.freezing import freeze_backbone
 from segdistill.training.sharding import (
     gathered,
     load_optimizer,
@@ -65,7 +66,8 @@ class Step:
 
     Args:
         learner: what is trained.
-        config: optimiser, learning rate and schedule, accumulation, clipping and averaging of the weights.
+        config: optimiser, learning rate and schedule, accumulation, clipping and averaging of the weights. With a
+            `backbone_lr` of 0 the student's backbone is frozen, and stays so afterwards.
         steps: optimiser steps of the whole run, over which the learning rate's schedule extends.
         fabric: device, precision and processes.
         seed: seed of the random numbers.
@@ -103,6 +105,7 @@ class Step:
         self.balance = Balance({}) if balance is None else balance
         self.number = 0
         mesh = mesh_of(fabric)
+        self._frozen = freeze_backbone(learner.student) if config.backbone_lr == 0 else []
         self._to_save = None if mesh is None else copy.deepcopy(learner.student).cpu()
         self.ema = (
             ModelEmaV3(learner.student, config.ema, use_warmup=True, warmup_power=3 / 4, foreach=mesh is None)
@@ -110,7 +113,7 @@ class Step:
             else None
         )
         # Before the weights are sharded, which a forward on one process would not survive.
-        scaled = config.backbone_lr != 1
+        scaled = config.backbone_lr not in (0, 1)
         backbone = {f"student.{name}" for name in backbone_parameters(learner.student)} if scaled else set()
         self.objective = fabric.setup_module(Objective(learner, self.balance))
         if mesh is not None and self.ema is not None:
@@ -149,6 +152,8 @@ class Step:
         rate = self.rate(self.number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
+        for module in self._frozen:  # each time: ``train()`` on the learner puts them into training mode
+            module.eval()
         parts = [self._backward(next(batches), part) for part in range(self.config.accumulate)]
         if self.config.clip is not None:
             # A gradient that is not finite comes from the loss, whose terms the loop checks.

@@ -28,6 +28,7 @@ def train(recipe: TrainRecipe, options: RunOptions) -> RunFolder:
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
 
     def make(_: TeacherSource | None) -> Supervised:
-        return Supervised(load_student(recipe, data), ignore_index=data.train.ignore_index)
+        student = load_student(recipe, data)
+        return Supervised(student, ignore_index=data.train.ignore_index, auxiliary=recipe.train.aux)
 
     return run(Job(replace(recipe, data=data.values), data, make), options)
