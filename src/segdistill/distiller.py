@@ -307,13 +307,13 @@ class Supervised(nn.Module):
 
 
 def _losses_on_labels(
-    learner: Distiller | Supervised, logits: Tensor, features: Features | None, labels: Tensor, padded: Sequence[int]
+    learner: Distiller | Supervised, logits: Tensor, features: Features | None, labels: Tensor, padded: tuple[int, ...]
 ) -> dict[str, Tensor]:
     """The task loss, and the auxiliary head's where there is one, which reads features of images of a padded size."""
     height, width = labels.shape[-2:]
     losses = {"task": learner.task_loss(logits=logits, labels=labels, ignore_index=learner.ignore_index)}
     if learner.auxiliary is not None:
-        scores = learner.auxiliary(features, tuple(padded))[..., :height, :width]
+        scores = learner.auxiliary(features, padded)[..., :height, :width]
         loss = learner.task_loss(logits=scores, labels=labels, ignore_index=learner.ignore_index)
         losses["aux"] = learner.auxiliary_weight * loss
     return losses
