@@ -30,9 +30,3 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
-
-
-def test_every_method_is_in_the_readme() -> None:
-    from segdistill.methods import METHODS
-
-    assert all(f"| `{name}` |" in README for name in METHODS)

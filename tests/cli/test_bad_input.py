@@ -331,7 +331,8 @@ def test_class_counts_disagree(tmp_path: Path, finished: Path, capfd: pytest.Cap
         (["distill"], ["data, teacher, student, output missing"]),
         (["evaluate"], ["model missing; expected --model\n"]),
         (["evaluate", "runs/nowhere"], ["model folder 'runs/nowhere' does not exist"]),
-        (["methods", "kd"], ["expected options such as --seed 1, found kd"]),
+        (["methods", "kdd"], ["unknown method 'kdd': did you mean 'kd'?"]),
+        (["methods", "kd", "cwd"], ["expected options such as --seed 1, found cwd"]),
         (["demo", "--metod", "kd"], ["unknown key 'metod': did you mean 'method'?"]),
     ],
 )

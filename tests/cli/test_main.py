@@ -87,13 +87,16 @@ def test_recipes_in_examples_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert all((REPOSITORY / name).is_file() for name in named)
 
 
-def test_methods_lists_all(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_are_listed_and_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["methods"]) == 0
     printed = capsys.readouterr().out
     for name in METHODS:
         assert f" {name} " in printed
-    assert "boundary=1.0" in printed
+    assert main(["methods", "brd"]) == 0
+    shown = capsys.readouterr().out
+    assert "Zhang" in shown
+    assert re.search(r"boundary +│ 1 +│ weight of the boundary term", shown)
 
 
 # --------------------------------------------------------------------------------------------------- options

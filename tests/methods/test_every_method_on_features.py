@@ -161,3 +161,13 @@ def test_networks_that_do_not_fit_are_refused(setting: Setting) -> None:
             method.build(bare, equal)
     else:
         method.build(bare, equal)
+
+
+@every_setting
+def test_needs_are_what_the_gradient_reaches(setting: Setting) -> None:
+    case = case_of(setting)
+    student, inputs = leaves(case.student)
+    case.value(student=student).backward()
+    *stages, embedding, logits = (maps.grad is not None and bool(maps.grad.abs().sum() > 0) for maps in inputs)
+    method = case.method
+    assert (any(stages), embedding, logits) == (method.needs_stages, method.needs_embedding, method.needs_logits)

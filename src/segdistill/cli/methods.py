@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from segdistill.cli.parsing import call
-from segdistill.methods import METHODS
 
 
-def methods() -> None:
-    """Lists the distillation methods with their hyper-parameters and defaults."""
-    table = Table(show_lines=True)
-    for column in ("method", "what it carries over", "hyper-parameters"):
-        table.add_column(column)
-    for name, method in METHODS.items():
-        module = inspect.getdoc(inspect.getmodule(method)) or ""
-        parameters = inspect.signature(method).parameters.values()
-        values = ", ".join(f"{parameter.name}={parameter.default!r}" for parameter in parameters)
-        table.add_row(name, module.partition(": ")[2].partition("\n")[0], values)
-    Console().print(table)
+def methods(name: str | None = None) -> None:
+    """List the distillation methods, or show one: formula, hyper-parameters and presets.
+
+    Args:
+        name: the method to show; a table of all without one.
+    """
+    from segdistill.methods.catalogue import page_of_method, table_of_methods
+
+    Console().print(table_of_methods() if name is None else page_of_method(name))
 
 
 def run(argv: Sequence[str]) -> None:
-    """Prints the list."""
-    call(methods, argv, name="methods", first=None, examples="  segdistill methods")
+    """Print the table, or one method's page."""
+    call(methods, argv, name="methods", first="name", examples="  segdistill methods\n  segdistill methods brd")

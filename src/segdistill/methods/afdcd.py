@@ -58,6 +58,12 @@ class AfDCD(Method):
         temperature: temperature of the contrast, above 0.
     """
 
+    paper = "Fan, NeurIPS, arXiv 2312.04168"
+    year = 2023
+    cost = 1.036
+    presets = _PRESETS
+    needs_embedding = True
+
     def __init__(
         self,
         *,

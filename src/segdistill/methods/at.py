@@ -36,6 +36,11 @@ class AT(Method):
         at: ``"stages"``, ``"embedding"`` or ``"both"``.
     """
 
+    paper = "Zagoruyko, ICLR, arXiv 1612.03928"
+    year = 2017
+    cost = 1.017
+    presets = _PRESETS
+
     def __init__(
         self,
         *,
@@ -51,6 +56,7 @@ class AT(Method):
         self.weight: float = values["weight"]
         self.at: str = values["at"]
         self.needs_stages = self.at != "embedding"
+        self.needs_embedding = self.at != "stages"
         self._pairs: list[tuple[int, int]] = []
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:

@@ -31,6 +31,11 @@ class AttnFD(Method):
         stages: also match every backbone stage.
     """
 
+    paper = "Mansourian, arXiv 2403.05451"
+    year = 2024
+    cost = 1.016
+    needs_embedding = True
+
     def __init__(self, *, weight: float = 1.0, stages: bool = False) -> None:
         super().__init__()
         check_not_negative("attnfd", weight=weight)

@@ -30,6 +30,9 @@ class BPKD(Method):
         body_temperature: temperature of the body term, above 0.
     """
 
+    paper = "Liu, WACV, arXiv 2306.08075"
+    year = 2024
+    cost = 1.003
     needs_labels = True
     needs_logits = True
 

@@ -36,6 +36,10 @@ class BRD(Method):
         operator: what takes the boundary from a feature map: ``"pool"``, ``"laplacian"`` or ``"sobel"``.
     """
 
+    paper = "Zhang, arXiv 2401.13174"
+    year = 2024
+    cost = 1.037
+
     def __init__(
         self,
         *,
@@ -60,6 +64,7 @@ class BRD(Method):
         self.operator = operator
         self.needs_logits = kd > 0
         self.needs_stages = boundary > 0
+        self.needs_embedding = relation > 0
         self._pairs: list[tuple[int, int]] = []
         self._strides = (1, 1)
 

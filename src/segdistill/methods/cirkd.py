@@ -59,6 +59,11 @@ class CIRKD(Method):
         region_memory: regions remembered of each class, 1 or more.
     """
 
+    paper = "Yang, CVPR, arXiv 2204.06986"
+    year = 2022
+    cost = 1.034
+    presets = _PRESETS
+
     def __init__(
         self,
         *,
@@ -89,6 +94,7 @@ class CIRKD(Method):
         self.region_memory: int = values["region_memory"]
         self.needs_labels = bool(pixel or region)
         self.needs_logits = bool(kd)
+        self.needs_embedding = bool(minibatch or pixel or region)
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)

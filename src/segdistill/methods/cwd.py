@@ -30,6 +30,10 @@ class CWD(Method):
         temperature: tau, above 0.
     """
 
+    paper = "Shu, ICCV, arXiv 2011.13256"
+    year = 2021
+    cost = 1.000
+
     def __init__(
         self,
         *,
@@ -45,6 +49,7 @@ class CWD(Method):
         check_positive("cwd", temperature=temperature)
         self.temperature = temperature
         self.needs_logits = at == "logits"
+        self.needs_embedding = at == "embedding"
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)

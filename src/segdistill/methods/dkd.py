@@ -46,6 +46,10 @@ class DKD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh pixels by their class; see `PixelWeights`.
     """
 
+    paper = "Zhao, CVPR, arXiv 2203.08679"
+    year = 2022
+    cost = 1.002
+    presets = _PRESETS
     needs_labels = True
     needs_logits = True
 

@@ -33,6 +33,11 @@ class DRD(Method):
         stages: also relate every backbone stage, each with the same weights; terms are averaged over all places.
     """
 
+    paper = "Li, arXiv 2506.20688"
+    year = 2025
+    cost = 1.021
+    needs_embedding = True
+
     def __init__(
         self,
         *,

@@ -34,6 +34,10 @@ class DSD(Method):
         temperature: softmax temperature of the class maps, above 0.
     """
 
+    paper = "Feng, TIP"
+    year = 2021
+    cost = 1.004
+
     def __init__(self, *, pixel: float = 1.0, category: float = 10.0, temperature: float = 4.0) -> None:
         super().__init__()
         check_not_negative("dsd", pixel=pixel, category=category)
@@ -43,6 +47,7 @@ class DSD(Method):
         self.temperature = temperature
         self.needs_logits = category > 0
         self.needs_stages = pixel > 0
+        self.needs_embedding = pixel > 0
         self._stages = (0, 0)
         self._stride = 1
         self._window = 1

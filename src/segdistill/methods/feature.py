@@ -44,6 +44,12 @@ class Feature(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh positions by their class; see `PixelWeights`.
     """
 
+    paper = "Romero (FitNets), ICLR, arXiv 1412.6550, as one setting"
+    year = 2015
+    cost = 1.011
+    presets = _PRESETS
+    needs_embedding = True
+
     def __init__(
         self,
         *,

@@ -38,6 +38,10 @@ class IDD(Method):
         relative: divide distances by the teacher's.
     """
 
+    paper = "Zhang, IJCAI, arXiv 2205.03650"
+    year = 2022
+    cost = 1.003
+
     reading: Tensor
     prepared: Tensor
 
@@ -50,6 +54,7 @@ class IDD(Method):
         self.relative = relative
         self.needs_labels = bool(distance)
         self.needs_logits = bool(kd)
+        self.needs_embedding = bool(distance or position)
         self._ready = False
         self._classes = 1
 

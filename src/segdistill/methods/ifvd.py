@@ -38,6 +38,10 @@ class IFVD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh the pixels of both terms by class; see `PixelWeights`.
     """
 
+    paper = "Wang, ECCV"
+    year = 2020
+    cost = 1.009
+    presets = _PRESETS
     needs_labels = True
 
     def __init__(
@@ -57,6 +61,7 @@ class IFVD(Method):
         self.kd: float = values["kd"]
         self.balance = balance
         self.needs_logits = self.kd > 0
+        self.needs_embedding = self.variation > 0
         self._classes = 1
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:

@@ -23,6 +23,9 @@ class KD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh pixels by their class; see `PixelWeights`.
     """
 
+    paper = "Hinton, arXiv 1503.02531"
+    year = 2015
+    cost = 1.0
     needs_logits = True
 
     def __init__(self, *, weight: float = 1.0, temperature: float = 1.0, balance: Balance = None) -> None:

@@ -34,6 +34,9 @@ class LSKD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh pixels by their class; see `PixelWeights`.
     """
 
+    paper = "Sun, CVPR, arXiv 2403.01427"
+    year = 2024
+    cost = 1.001
     needs_logits = True
 
     def __init__(self, *, weight: float = 9.0, temperature: float = 2.0, balance: Balance = None) -> None:

@@ -43,6 +43,10 @@ class MasKD(Method):
         weight_decay: its weight decay.
     """
 
+    paper = "Huang, ICLR, arXiv 2205.14589"
+    year = 2023
+    cost = 1.0
+
     receptive_tokens: Tensor
     rms: Tensor
     prepared: Tensor
@@ -66,6 +70,7 @@ class MasKD(Method):
         self.lr = lr
         self.weight_decay = weight_decay
         self.needs_logits = preset == "authors"
+        self.needs_embedding = not self.needs_logits
         self._ready = False
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:

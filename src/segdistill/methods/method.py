@@ -6,6 +6,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -75,10 +76,20 @@ class Method(nn.Module, ABC):
     gets just that: it is what a teacher cache keeps. One that does not is given the teacher's whole `Features`.
     """
 
+    #: First author, venue and number of the paper, and the year it was published; see `segdistill.methods.catalogue`.
+    paper: str = ""
+    year: int = 0
+    #: Time of a training step with a live teacher over that of the same step without the method, both without data
+    #: loading; measured by ``benchmarks/methods.py``.
+    cost: float | None = None
+    #: Hyper-parameters by name of a preset: those that stand in for the ones that are not given.
+    presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     #: Whether the method uses the labels of the images. Images without labels are then refused.
     needs_labels: bool = False
     #: Whether the method compares class scores. Student and teacher must then have the same classes.
     needs_logits: bool = False
+    #: Whether the method compares the features before the classifier; every network has them.
+    needs_embedding: bool = False
     #: Whether the method compares backbone stages. Both networks must then have some.
     needs_stages: bool = False
 

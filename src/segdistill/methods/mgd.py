@@ -51,6 +51,11 @@ class MGD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh positions by their class; see `PixelWeights`.
     """
 
+    paper = "Yang, ECCV, arXiv 2205.01529"
+    year = 2022
+    cost = 1.034
+    presets = _PRESETS
+
     def __init__(
         self,
         *,
@@ -76,6 +81,7 @@ class MGD(Method):
         self.masked: float = values["masked"]
         self.balance = balance
         self.needs_stages = self.at == "stage"
+        self.needs_embedding = not self.needs_stages
         self.needs_labels = balance == "labels"
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:

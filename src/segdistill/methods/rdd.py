@@ -44,6 +44,9 @@ class RDD(Method):
         ce: weight of the weighted cross-entropy; 0 leaves it out.
     """
 
+    paper = "Sun, arXiv 2407.03719"
+    year = 2024
+    cost = 1.001
     needs_labels = True
     needs_logits = True
 
@@ -70,6 +73,7 @@ class RDD(Method):
         self.ce = ce
         self.weighed = _made(method, options or {})
         self.needs_stages = self.weighed.needs_stages
+        self.needs_embedding = self.weighed.needs_embedding
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:

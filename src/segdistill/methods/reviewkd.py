@@ -31,6 +31,9 @@ class ReviewKD(Method):
         channels: width of the fusion; the paper's 512 would cost more than a small student.
     """
 
+    paper = "Chen, CVPR, arXiv 2104.09044"
+    year = 2021
+    cost = 1.278
     needs_stages = True
 
     def __init__(self, *, weight: float = 4.0, channels: int = 48) -> None:

@@ -41,6 +41,11 @@ class SKD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh the pixels of ``kd`` by their class; see `PixelWeights`.
     """
 
+    paper = "Liu, CVPR, arXiv 1903.04197"
+    year = 2019
+    cost = 1.006
+    presets = _PRESETS
+
     def __init__(
         self,
         *,
@@ -61,6 +66,7 @@ class SKD(Method):
         self.pool: float = values["pool"]
         self.balance = balance
         self.needs_logits = self.kd > 0
+        self.needs_embedding = self.pairwise > 0
         self.needs_labels = balance == "labels"
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:

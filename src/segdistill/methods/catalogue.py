@@ -1,0 +1,112 @@
+"""What there is to know of the distillation methods: a table of all, and a page of each."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from rich.console import Group
+from rich.markdown import Markdown
+from rich.table import Table
+
+from segdistill.errors import unknown_name
+from segdistill.methods import METHODS, Method
+
+_NEEDS = ("labels", "stages", "embedding", "logits")
+
+
+def needs(method: Method) -> list[str]:
+    """What a method needs with its hyper-parameters, of: labels, stages, embedding, logits.
+
+    Example:
+        >>> from segdistill.methods import BRD
+        >>> needs(BRD())
+        ['stages', 'embedding', 'logits']
+        >>> needs(BRD(boundary=0.0, kd=0.0))
+        ['embedding']
+    """
+    return [name for name in _NEEDS if getattr(method, f"needs_{name}")]
+
+
+def table_of_methods() -> Table:
+    """Make the table of all methods, with default hyper-parameters.
+
+    Columns: name, what the method transfers, paper, year, what it needs, and cost: the time of a training step with a
+    live teacher over that of the same step without the method.
+    """
+    table = Table(show_lines=True)
+    for column in ("method", "what it transfers", "paper", "year", "needs"):
+        table.add_column(column, no_wrap=column in ("method", "year"))
+    table.add_column("cost", justify="right", no_wrap=True)
+    for name, kind in METHODS.items():
+        cost = "" if kind.cost is None else f"{kind.cost:.3f}"
+        table.add_row(name, summary(kind), kind.paper, str(kind.year), ", ".join(needs(kind())), cost)
+    return table
+
+
+def page_of_method(name: str) -> Group:
+    """Make the page of one method: formula, presets and default hyper-parameters.
+
+    Args:
+        name: the method's name, a key of `METHODS`.
+
+    Raises:
+        UserError: for an unknown name.
+    """
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    kind = METHODS[name]
+    method = kind()
+    text, _, arguments = (inspect.getdoc(kind) or "").partition("\nArgs:\n")
+    cost = "" if kind.cost is None else f" A training step takes {kind.cost:.3f} times as long."
+    parts: list[Any] = [
+        Markdown(f"# {name}: {summary(kind)}\n\n{text}\n\nNeeds {', '.join(needs(method))}.{cost}"),
+        _defaults(method, _descriptions(arguments)),
+    ]
+    if kind.presets:
+        parts.append(_presets(kind))
+    return Group(*parts)
+
+
+def summary(kind: type[Method]) -> str:
+    """What a method transfers, in one phrase: the first line of its file."""
+    first = (inspect.getdoc(inspect.getmodule(kind)) or "").partition("\n")[0]
+    return first.partition(": ")[2].rstrip(".")
+
+
+def _descriptions(arguments: str) -> dict[str, str]:
+    """Description of each argument, from the "Args" of a docstring."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in inspect.cleandoc(arguments).splitlines():
+        if line[:1].strip():
+            name, _, rest = line.partition(": ")
+            found[name] = rest.strip()
+        else:
+            found[name] = f"{found[name]} {line.strip()}".strip()
+    return found
+
+
+def _defaults(method: Method, descriptions: dict[str, str]) -> Table:
+    table = Table(title="hyper-parameters", title_justify="left")
+    for column in ("name", "default", "meaning"):
+        table.add_column(column, no_wrap=column == "name")
+    for parameter, value in method.hyper_parameters().items():
+        table.add_row(parameter, _written(value), descriptions[parameter].replace("`", ""))
+    return table
+
+
+def _presets(kind: type[Method]) -> Table:
+    table = Table(title="presets", title_justify="left")
+    table.add_column("preset")
+    names = list(dict.fromkeys(name for values in kind.presets.values() for name in values))
+    for name in names:
+        table.add_column(name, justify="right")
+    for preset, values in kind.presets.items():
+        table.add_row(preset, *(_written(values[name]) for name in names))
+    return table
+
+
+def _written(value: Any) -> str:
+    """As in a recipe."""
+    return "null" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
