@@ -264,6 +264,7 @@ def killed_advice(output: Path, teacher: Path) -> None:
     advise_tiny(output, teacher, eta=2)
 
 
+@pytest.mark.slow
 def test_goes_on_after_a_kill(tmp_path: Path, teacher: Path, finished: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "segdistill.training.run", "torch.utils.tensorboard"])

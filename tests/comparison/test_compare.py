@@ -229,6 +229,7 @@ def killed_comparison(output: Path, teacher: Path) -> None:
     long_comparison(output, teacher)
 
 
+@pytest.mark.slow
 def test_goes_on_after_a_kill(tmp_path: Path, teacher: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "segdistill.training.run", "torch.utils.tensorboard"])
@@ -477,6 +478,7 @@ def test_folders_that_hold_something_else(tmp_path: Path, teacher: Path, copy: P
 # ------------------------------------------------------------------------------------------------ ray
 
 
+@pytest.mark.slow
 def test_on_ray(tmp_path: Path, teacher: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers at once, and the cells are those of one after another."""
     ray = pytest.importorskip("ray")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from segdistill.datasets import DATASETS
 from segdistill.datasets.reading.checking import check_dataset
 from segdistill.datasets.voc import VOC, voc_colors
 from segdistill.errors import UserError
@@ -103,7 +104,7 @@ def test_the_list_of_the_one_and_the_masks_of_the_other_go_together(tmp_path: Pa
 
 def test_a_recipe_trains_on_the_augmented_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     aug_tree(tmp_path)
-    monkeypatch.setattr("segdistill.recipe.data.DATASETS", {"voc": VOC})
+    monkeypatch.setitem(DATASETS, "voc", VOC)
     values = {"dataset": "voc", "root": str(tmp_path)}
     assert len(build_split(values, "train")) == 4
     assert len(build_split(values | {"augmented": False}, "train")) == 2

@@ -84,6 +84,7 @@ def test_int8_file_is_made_and_scored(run: Path, format: str, capsys: pytest.Cap
     assert (predictor.model.scorer(images).argmax(1).numpy() == labels(images.numpy())).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_signals_are_taken_afterwards(run: Path) -> None:
     """Of OpenVINO's plugins, several of which quantisation starts and ends, none leaves a broken stack for handlers."""
     script = f"""
@@ -106,6 +107,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_tiny(tmp_path_factory.mktemp("teacher") / "run", TEACHER, epochs=1, data=data).path
 
 
+@pytest.mark.slow
 def test_fine_tuned_with_rounding_and_a_teacher(
     run: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from segdistill import RunFolder, UserError, load_run
 from segdistill.data.statistics import BandStatistics
 from segdistill.inspection.bands import data_statistics
 from segdistill.recipe.data import build_data
-from segdistill.training import run as fit
+from segdistill.training import preparation
 from tests.inspection.trees import folder_data, sound_tree
 from tests.training.runs import train_tiny
 
@@ -52,7 +52,7 @@ def test_a_run_takes_them_from_the_file(
     measured = data_statistics(data=data, output=tmp_path / "measured.json", quiet=True)
     given = replace(measured, mean=tuple(value / 2 for value in measured.mean))
     given.save(tmp_path / "given.json")
-    monkeypatch.setattr(fit, "band_statistics", never)
+    monkeypatch.setattr(preparation, "band_statistics", never)
     run = train_tiny(tmp_path / "run", data=data | {"statistics": str(tmp_path / "given.json")}, epochs=1)
     assert BandStatistics.load(tmp_path / "run/bands.json") == given
     assert normalised_by(run) == pytest.approx(given.mean)

@@ -443,6 +443,7 @@ def test_a_picture_too_small_for_the_network_stops_no_other(tmp_path: Path, caps
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole.png"]
 
 
+@pytest.mark.slow
 def test_on_ray(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two processes make what one makes; a broken image is told of and stops no other."""
     ray = pytest.importorskip("ray")

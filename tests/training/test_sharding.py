@@ -87,6 +87,7 @@ def process(rank: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_shared_out_networks_learn_as_whole_ones(tmp_path: Path) -> None:
     multiprocessing.spawn(process, args=(str(tmp_path),), nprocs=2)

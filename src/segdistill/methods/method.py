@@ -104,7 +104,7 @@ class Method(nn.Module, ABC):
         Example:
             >>> from segdistill.methods import KD
             >>> KD(weight=2.0).hyper_parameters()
-            {'weight': 2.0, 'temperature': 1.0}
+            {'weight': 2.0, 'temperature': 1.0, 'balance': None}
         """
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 

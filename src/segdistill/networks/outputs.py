@@ -22,6 +22,7 @@ def value_at(output: Any, place: Place) -> Tensor | None:
     """The tensor (B, K, H, W) at ``place`` of a model's output; None where there is none.
 
     Example:
+        >>> import torch
         >>> value_at({"out": torch.zeros(1, 2, 4, 4)}, ("out",)).shape
         torch.Size([1, 2, 4, 4])
     """

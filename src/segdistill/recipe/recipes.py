@@ -22,10 +22,12 @@ if typing.TYPE_CHECKING:
     DataSpec = Mapping[str, Any] | Data
     MethodSpec = str | list[Any] | Mapping[str, Any] | Method
     Source = str | Path | Network
+    LossWeights = Mapping[str, float] | Literal["fixed", "auto"]
 else:  # as the command line and YAML have them
     DataSpec = dict[str, Any]
     MethodSpec = str | list[Any] | dict[str, Any]
     Source = str
+    LossWeights = str | dict[str, Any]  # checked in words of our own
 
 
 class Recipe:
@@ -123,7 +125,7 @@ class DistillRecipe(Recipe):
     method: MethodSpec = "kd"
     teacher_weights: str | Path | None = None
     init_weights: str | Path | dict[str, str] | None = None
-    loss_weights: dict[str, float] | Literal["fixed", "auto"] = "fixed"
+    loss_weights: LossWeights = "fixed"
     ignored: Literal["skip", "distil"] = "skip"
     train: TrainConfig = field(default_factory=TrainConfig)
     views: int | Literal["auto"] | None = None

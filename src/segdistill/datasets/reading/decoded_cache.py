@@ -80,6 +80,7 @@ class DecodedCache(SegmentationDataset):
             classes=dataset.classes, ids=dataset.ids, palette=dataset.palette, in_channels=dataset.in_channels
         )
         self.dataset = dataset
+        self.arguments = dataset.arguments  # its own hold a console, which no other process can be given
         self.ignore_index = dataset.ignore_index
         self.crops_per_image = dataset.crops_per_image
         self.evaluation_window = dataset.evaluation_window
