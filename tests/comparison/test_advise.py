@@ -23,6 +23,7 @@ from segdistill.comparison.cost import CellCost
 from segdistill.comparison.options import CompareOptions
 from segdistill.comparison.reading import load_comparison
 from segdistill.comparison.results import Comparison
+from segdistill.methods import METHODS
 from tests.comparison.planted import plant
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, contents, train_tiny
 
@@ -94,8 +95,8 @@ def planted(
 ) -> tuple[Advice, Planted]:
     stand_in = Planted(rights, seconds or {}, big, monkeypatch)
     monkeypatch.setattr(module, "cell_cost", lambda recipe, name, device: CellCost(0.0, (seconds or {}).get(name, 1.0)))
-    methods = [name for name in rights if name != "none"]
-    return advise_tiny(output, teacher, methods=methods, **options), stand_in
+    options = {"methods": [name for name in rights if name != "none"]} | options
+    return advise_tiny(output, teacher, **options), stand_in
 
 
 FIVE = {"none": 0.70, "kd": 0.70, "ka": 0.69, "brd": 0.76, "drd": 0.72, "cwd": 0.71}
@@ -179,6 +180,64 @@ def test_what_was_found_is_not_given_up_to_a_smaller_budget(
     planted(monkeypatch, tmp_path / "out", teacher, FIVE, minutes)
     found, _ = planted(monkeypatch, tmp_path / "out", teacher, FIVE, minutes, budget=1.0)
     assert len(found.rungs) == 3
+
+
+LOGIT = ("dist", "dkd", "lskd", "rdd")
+
+
+@pytest.mark.parametrize(
+    ("best", "kin"),
+    [
+        ("kd", LOGIT),
+        ("cwd", LOGIT),
+        ("drd", ("ifvd", "dsd", "cirkd", "idd")),
+        ("feature", ("ka", "reviewkd", "mgd", "maskd", "afdcd", "attnfd")),
+        ("brd", ("bpkd",)),
+    ],
+)
+def test_the_best_family_is_looked_at_more_closely(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, best: str, kin: tuple[str, ...]
+) -> None:
+    """No methods named: seven in the first rung, of which 3 stay, then 1, for which those of the family compete."""
+    first = ("kd", "cwd", "feature", "at", "drd", "skd", "brd")
+    rights = dict.fromkeys(("none", *METHODS), 0.70) | {best: 0.73, "kd" if best != "kd" else "cwd": 0.72, "skd": 0.71}
+    rights[kin[-1]] = 0.76
+    monkeypatch.setattr(module, "check_pairs", lambda *_: None)
+    found, stand_in = planted(monkeypatch, tmp_path / "out", teacher, rights, methods=None)
+    (short, *of_first), (middle, *of_second), (whole, *of_last) = ((epochs, *names) for epochs, names in stand_in.calls)
+    assert (short, middle, whole) == (1, 3, 9)
+    assert tuple(of_first) == ("none", *first)
+    assert of_second[:4] == ["none", best, "kd" if best != "kd" else "cwd", "skd"]
+    assert set(of_second[4:]) == set(kin)
+    assert of_last == ["none", kin[-1]]
+    assert found.recommended == kin[-1]
+    assert "--methods" not in found.command
+
+
+def test_methods_that_are_named_are_all_that_is_tried(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rights = {"none": 0.70, "kd": 0.74, "cwd": 0.73}
+    _, stand_in = planted(monkeypatch, tmp_path / "out", teacher, rights)
+    assert {name for _, names in stand_in.calls for name in names} == set(rights)
+    # Two rungs: the second is the last one, whose runs are too long for newcomers.
+    rights = dict.fromkeys(("none", *METHODS), 0.70) | {"brd": 0.75}
+    _, stand_in = planted(monkeypatch, tmp_path / "two", teacher, rights, methods=None, rungs=2)
+    assert [len(names) for _, names in stand_in.calls] == [8, 4]
+
+
+def test_methods_of_the_recipe_are_tried_too(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rights = dict.fromkeys(("none", *METHODS), 0.70) | {"mgd": 0.75}
+    monkeypatch.setattr(module, "check_pairs", lambda *_: None)
+    found, stand_in = planted(monkeypatch, tmp_path / "out", teacher, rights, methods=None, method={"mgd": {}})
+    assert stand_in.calls[0][1][-1] == "mgd"
+    assert found.recommended == "mgd"
+
+
+def test_every_method_has_a_family() -> None:
+    families = {name: method.family for name, method in METHODS.items()}
+    assert set(families.values()) == {"logit", "feature", "relation", "boundary"}
+    assert {families[name] for name in module.REPRESENTATIVES} == set(families.values())
 
 
 def test_one_method_needs_no_short_runs(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:

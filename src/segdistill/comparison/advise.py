@@ -17,7 +17,7 @@ from segdistill.comparison.compare import WIDTH, check_executor, compare
 from segdistill.comparison.cost import CellCost, cell_cost
 from segdistill.comparison.methods import Specs, parse_methods, shared_recipe
 from segdistill.comparison.options import AdviseOptions, CellOptions, CompareOptions
-from segdistill.comparison.plan import checked_plan, choose_seeds
+from segdistill.comparison.plan import check_pairs, checked_plan, choose_seeds
 from segdistill.comparison.reading import load_comparison, read_cell, read_plan
 from segdistill.comparison.results import BASELINE, EQUAL_TIME
 from segdistill.comparison.statistics import Difference
@@ -31,13 +31,18 @@ from segdistill.recipe.data import Data, build_data
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.recipes import DistillRecipe
 
+#: What is tried first where no methods are named: one or two of each family, simple ones that cost little.
+REPRESENTATIVES = ("kd", "cwd", "feature", "at", "drd", "skd", "brd")
+
 
 @takes_fields
 def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     """Try methods in short runs, the best of them in longer ones, and recommend one, or the student alone.
 
     Successive halving: each rung is a comparison in output/rung-N, with the recipe's schedule over fewer epochs; the
-    best 1/eta of its methods by mIoU are kept for runs eta times as long. The student alone is trained in every rung,
+    best 1/eta of its methods by mIoU are kept for runs eta times as long. Where no methods are named, the first rung is
+    of `REPRESENTATIVES` of every family and the methods of the recipe; where a rung follows that is not the last, all
+    others of the best one's family compete there for the same places. The student alone is trained in every rung,
     and the recommendation follows from the interval of the best method's difference to it in the last one. Running the
     command again continues where it was stopped; finished runs are never repeated. Writes advice.json and report.html.
 
@@ -60,7 +65,10 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     lengths = rung_epochs(recipe.train.whole_epochs, options.rungs, options.eta)
     if len(candidates) == 1:
         lengths = lengths[-1:]  # there is nothing to choose between
-    ladder = _Ladder(recipe, options, seeds, candidates, EQUAL_TIME in asked)
+    widening = options.methods is None and len(lengths) > 2
+    ladder = _Ladder(recipe, options, seeds, candidates, EQUAL_TIME in asked, widening)
+    if widening:  # whichever of them the second rung may need
+        check_pairs(recipe, data, (*candidates, *METHODS))
     console = Console(quiet=True) if options.quiet else rich.get_console()
     wide = console if console.is_terminal else Console(quiet=options.quiet, width=WIDTH)
     if options.dry_run:
@@ -69,7 +77,8 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
 
     found, ended = _climb(ladder, lengths, console)
     write_yaml(folder / "recipe.yaml", recipe.as_dict())
-    command = ["segdistill", "advise", str(folder / "recipe.yaml"), "--methods", ",".join(asked)]
+    command = ["segdistill", "advise", str(folder / "recipe.yaml")]
+    command += [] if options.methods is None else ["--methods", ",".join(asked)]
     command += ["--seeds", str(list(seeds)), "--rungs", str(options.rungs), "--eta", str(options.eta)]
     command += ["--output", str(folder)] + ([] if options.budget is None else ["--budget", f"{options.budget:g}"])
     result = advice(folder, found, full=recipe.train.whole_epochs, ended=ended, command=shlex.join(command))
@@ -91,6 +100,7 @@ def _climb(ladder: _Ladder, lengths: Sequence[int], console: Console) -> tuple[l
         What each rung found, and why it ended before the last one, if it did.
     """
     options, candidates = ladder.options, ladder.candidates
+    places = len(candidates)
     found: list[Rung] = []
     for number, epochs in enumerate(lengths, 1):
         last = epochs == lengths[-1]
@@ -103,16 +113,19 @@ def _climb(ladder: _Ladder, lengths: Sequence[int], console: Console) -> tuple[l
         console.rule(f"rung {number} of {len(lengths)}: {', '.join(candidates)}, {epochs_told(epochs)}")
         comparison = compare(ladder.recipe_of(epochs), ladder.compare_options(number, names))
         assert comparison is not None  # it is no dry run
-        found.append(read_rung(comparison, epochs, 1 if last else survivors(len(candidates), options.eta)))
+        places = 1 if last else survivors(places, options.eta)
+        found.append(read_rung(comparison, epochs, places))
         candidates = found[-1].kept
+        if number == 1:
+            candidates += ladder.kin(candidates[0])
     return found, None
 
 
 def _asked(methods: str | list[Any] | None, given: Any) -> tuple[tuple[str, ...], Specs]:
     """The methods to try, without the student alone, which is always there, and how a recipe writes them."""
     if methods is None:
-        outside = [one for one in build_methods(given) if type(one) not in METHODS.values()]
-        entries: list[Any] = [*METHODS, *outside]
+        own = [one for one in build_methods(given) if one.name not in REPRESENTATIVES]
+        entries: list[Any] = [*REPRESENTATIVES, *own]
     else:
         entries = methods.split(",") if isinstance(methods, str) else methods
     entries = [entry for entry in entries if not (isinstance(entry, str) and entry.strip() == BASELINE)]
@@ -146,10 +159,18 @@ class _Ladder:
         seeds: tuple[int, ...],
         candidates: tuple[str, ...],
         timed: bool,
+        widening: bool,
     ) -> None:
         self.folder, self.recipe, self.options, self.seeds = Path(options.output), recipe, options, seeds
-        self.candidates, self.timed = candidates, timed
+        self.candidates, self.timed, self.widening = candidates, timed, widening
         self._estimates: dict[str, CellCost] = {}
+
+    def kin(self, best: str) -> tuple[str, ...]:
+        """The methods of a family that enter the second rung because their representative was the best of the first."""
+        if not self.widening or best not in METHODS:
+            return ()
+        family = METHODS[best].family
+        return tuple(name for name, one in METHODS.items() if one.family == family and name not in self.candidates)
 
     def recipe_of(self, epochs: int) -> DistillRecipe:
         """The recipe over so many epochs."""
@@ -219,7 +240,7 @@ def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
     for heading in ("rung", "epochs", "methods", "runs", "time left"):
         table.add_column(heading, justify="left" if heading == "methods" else "right")
     total, known = 0.0, True
-    count = len(names)
+    count = places = len(names)
     for number, epochs in enumerate(lengths, 1):
         last = epochs == lengths[-1]
         if count == 1 and not last:
@@ -231,17 +252,23 @@ def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
             checked_plan(where, ladder.recipe_of(epochs), every, ladder.seeds, data, device, resume=options.resume)
             cost = ladder.cost(number, epochs, every)
         else:  # which ones they will be is not known; the slowest may be among them
-            slowest = sorted(names, key=lambda name: -ladder.each(number, epochs, name))[:count]
+            pool = {*names, *[kin for name in names for kin in ladder.kin(name)]}
+            slowest = sorted(pool, key=lambda name: -ladder.each(number, epochs, name))[:count]
             cost = ladder.cost(number, epochs, (*alone, *slowest))
         total += cost.left
-        which = ", ".join(names) if known else f"the best {count} of {len(names)}"
+        which = ", ".join(names) if known else f"the best {min(count, places)} of {len(names)}"
+        if not known and count > places:
+            which += f", and up to {count - places} of the best one's family"
         runs = len(ladder.seeds) * (count + len(alone))
         table.add_row(str(number), str(epochs), f"{', '.join(alone)}; {which}", str(runs), duration(cost.left))
-        keep = 1 if last else survivors(count, options.eta)
+        places = 1 if last else survivors(places, options.eta)
         known = known and not cost.left
         if known:
-            names = read_rung(load_comparison(ladder.rung(number)), epochs, keep).kept
-        count = keep
+            names = read_rung(load_comparison(ladder.rung(number)), epochs, places).kept
+            names += ladder.kin(names[0]) if number == 1 else ()
+        count = places
+        if number == 1:
+            count = len(names) if known else places + max(len(ladder.kin(name)) for name in names)
     table.add_section()
     table.add_row("all", "", "", "", duration(total))
     table.caption = (

@@ -67,12 +67,14 @@ class AdviseOptions(CellOptions):
     """What advice is about.
 
     Args:
-        methods: methods to try, separated by commas, + for several at once; all by default. With none@time the last
-            rung also trains the student alone for as many seconds as the slowest method took.
+        methods: methods to try, separated by commas, + for several at once. By default kd, cwd, feature, at, drd, skd,
+            brd and those of the recipe; the second of three or more rungs adds all others of the best one's family
+            (logit, feature, relation or boundary). With none@time the last rung also trains the student alone for as
+            many seconds as the slowest method took.
         seeds: number of seeds, counted from seed, or a list of them; the same in every rung.
         rungs: largest number of rungs; the last one is the whole recipe.
         eta: the runs of each rung are so many times as long as those of the one before, and the best 1/eta of its
-            methods, at least 2, are kept.
+            methods, rounded up, are kept.
         budget: minutes of training in all; a rung that is estimated to exceed it is not begun.
     """
 

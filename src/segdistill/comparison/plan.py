@@ -69,7 +69,7 @@ def checked_plan(
     plan = _plan(folder, recipe, names, seeds, sets, device)
     _check_folder(folder, plan, resume)
     _check_cells(folder, recipe, names, seeds)
-    _check_pairs(recipe, sets, names)
+    check_pairs(recipe, sets, names)
     return plan
 
 
@@ -182,8 +182,17 @@ def _check_cells(folder: Path, recipe: DistillRecipe, names: tuple[str, ...], se
                 )
 
 
-def _check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> None:
-    """Makes every pair of networks once, so that what cannot work is told before the first hour is spent."""
+def check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> None:
+    """Makes every pair of networks once, so that what cannot work is told before the first hour is spent.
+
+    Args:
+        recipe: shared by all cells.
+        sets: the data.
+        names: methods.
+
+    Raises:
+        UserError: a method cannot pair the two networks, or one of these cannot be loaded.
+    """
     sets.check_classes()
     with torch.random.fork_rng(devices=[]):
         check_teacher_finished(recipe)

@@ -58,6 +58,7 @@ class AfDCD(Method):
         temperature: temperature of the contrast, above 0.
     """
 
+    family = "feature"
     paper = "Fan, NeurIPS, arXiv 2312.04168"
     year = 2023
     cost = 1.036

@@ -36,6 +36,7 @@ class AT(Method):
         at: ``"stages"``, ``"embedding"`` or ``"both"``.
     """
 
+    family = "feature"
     paper = "Zagoruyko, ICLR, arXiv 1612.03928"
     year = 2017
     cost = 1.017

@@ -31,6 +31,7 @@ class AttnFD(Method):
         stages: also match every backbone stage.
     """
 
+    family = "feature"
     paper = "Mansourian, arXiv 2403.05451"
     year = 2024
     cost = 1.016

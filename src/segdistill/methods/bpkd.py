@@ -30,6 +30,7 @@ class BPKD(Method):
         body_temperature: temperature of the body term, above 0.
     """
 
+    family = "boundary"
     paper = "Liu, WACV, arXiv 2306.08075"
     year = 2024
     cost = 1.003

@@ -36,6 +36,7 @@ class BRD(Method):
         operator: what takes the boundary from a feature map: ``"pool"``, ``"laplacian"`` or ``"sobel"``.
     """
 
+    family = "boundary"
     paper = "Zhang, arXiv 2401.13174"
     year = 2024
     cost = 1.037

@@ -59,6 +59,7 @@ class CIRKD(Method):
         region_memory: regions remembered of each class, 1 or more.
     """
 
+    family = "relation"
     paper = "Yang, CVPR, arXiv 2204.06986"
     year = 2022
     cost = 1.034

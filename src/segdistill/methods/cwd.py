@@ -30,6 +30,7 @@ class CWD(Method):
         temperature: tau, above 0.
     """
 
+    family = "logit"
     paper = "Shu, ICCV, arXiv 2011.13256"
     year = 2021
     cost = 1.000

@@ -43,6 +43,7 @@ class DIST(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh the pixels of ``classes`` by their class; see `PixelWeights`.
     """
 
+    family = "logit"
     paper = "Huang, NeurIPS, arXiv 2205.10536"
     year = 2022
     cost = 1.001

@@ -46,6 +46,7 @@ class DKD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh pixels by their class; see `PixelWeights`.
     """
 
+    family = "logit"
     paper = "Zhao, CVPR, arXiv 2203.08679"
     year = 2022
     cost = 1.002

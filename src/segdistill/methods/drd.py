@@ -33,6 +33,7 @@ class DRD(Method):
         stages: also relate every backbone stage, each with the same weights; terms are averaged over all places.
     """
 
+    family = "relation"
     paper = "Li, arXiv 2506.20688"
     year = 2025
     cost = 1.021

@@ -34,6 +34,7 @@ class DSD(Method):
         temperature: softmax temperature of the class maps, above 0.
     """
 
+    family = "relation"
     paper = "Feng, TIP"
     year = 2021
     cost = 1.004

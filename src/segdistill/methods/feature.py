@@ -44,6 +44,7 @@ class Feature(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh positions by their class; see `PixelWeights`.
     """
 
+    family = "feature"
     paper = "Romero (FitNets), ICLR, arXiv 1412.6550, as one setting"
     year = 2015
     cost = 1.011

@@ -38,6 +38,7 @@ class IDD(Method):
         relative: divide distances by the teacher's.
     """
 
+    family = "relation"
     paper = "Zhang, IJCAI, arXiv 2205.03650"
     year = 2022
     cost = 1.003

@@ -38,6 +38,7 @@ class IFVD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh the pixels of both terms by class; see `PixelWeights`.
     """
 
+    family = "relation"
     paper = "Wang, ECCV"
     year = 2020
     cost = 1.009

@@ -43,6 +43,7 @@ class KA(Method):
         sparsity: weight of the l1 norm of the latent code.
     """
 
+    family = "feature"
     paper = "He, CVPR, arXiv 1903.04688"
     year = 2019
     cost = 1.021

@@ -23,6 +23,7 @@ class KD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh pixels by their class; see `PixelWeights`.
     """
 
+    family = "logit"
     paper = "Hinton, arXiv 1503.02531"
     year = 2015
     cost = 1.0

@@ -34,6 +34,7 @@ class LSKD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh pixels by their class; see `PixelWeights`.
     """
 
+    family = "logit"
     paper = "Sun, CVPR, arXiv 2403.01427"
     year = 2024
     cost = 1.001

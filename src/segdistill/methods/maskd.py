@@ -43,6 +43,7 @@ class MasKD(Method):
         weight_decay: its weight decay.
     """
 
+    family = "feature"
     paper = "Huang, ICLR, arXiv 2205.14589"
     year = 2023
     cost = 1.0

@@ -6,6 +6,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 from types import MappingProxyType
 from typing import Any
 
@@ -76,6 +77,9 @@ class Method(nn.Module, ABC):
     gets just that: it is what a teacher cache keeps. One that does not is given the teacher's whole `Features`.
     """
 
+    #: What the method mainly compares: class scores one by one, features, relations between positions or classes, or
+    #: boundaries. `segdistill.advise` tries a few methods of each family first. None for a method of no family.
+    family: Literal["logit", "feature", "relation", "boundary"] | None = None
     #: First author, venue and number of the paper, and the year it was published; see `segdistill.methods.catalogue`.
     paper: str = ""
     year: int = 0

@@ -51,6 +51,7 @@ class MGD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh positions by their class; see `PixelWeights`.
     """
 
+    family = "feature"
     paper = "Yang, ECCV, arXiv 2205.01529"
     year = 2022
     cost = 1.034

@@ -44,6 +44,7 @@ class RDD(Method):
         ce: weight of the weighted cross-entropy; 0 leaves it out.
     """
 
+    family = "logit"
     paper = "Sun, arXiv 2407.03719"
     year = 2024
     cost = 1.001

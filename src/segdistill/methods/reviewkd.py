@@ -31,6 +31,7 @@ class ReviewKD(Method):
         channels: width of the fusion; the paper's 512 would cost more than a small student.
     """
 
+    family = "feature"
     paper = "Chen, CVPR, arXiv 2104.09044"
     year = 2021
     cost = 1.278

@@ -41,6 +41,7 @@ class SKD(Method):
         balance: ``"labels"`` or ``"teacher"`` to weigh the pixels of ``kd`` by their class; see `PixelWeights`.
     """
 
+    family = "relation"
     paper = "Liu, CVPR, arXiv 1903.04197"
     year = 2019
     cost = 1.006
