@@ -77,6 +77,7 @@ SETTINGS = [
         "dist", {"across": "batch", "temperature": 2.0}, zero_when_equal=True, several_classes=True, across_batch=True
     ),
     Setting("bpkd", zero_when_equal=True, sparse=True, resized=0.05),
+    Setting("bpkd", {"balance": "labels"}, zero_when_equal=True, sparse=True, resized=0.05),
     Setting("cirkd", across_batch=True, resized=0.05),
     Setting("cirkd", {"pixel": 0.0, "region": 0.0, "preset": "paper"}, zero_when_equal=True, across_batch=True),
     Setting("mgd", neighbours=True, random=True, resized=0.05),

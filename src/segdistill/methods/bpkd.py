@@ -6,6 +6,7 @@ from torch import Tensor
 
 from segdistill.losses import channel_kl, label_edges, pixel_kl, shrink_any, shrink_valid
 from segdistill.methods.alignment import resize, size_of
+from segdistill.methods.balance import Balance, PixelWeights, check_balance
 from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive
 from segdistill.networks.features import Features, NetworkInfo
 
@@ -28,6 +29,7 @@ class BPKD(Method):
         width: half the width of the edge band in pixels of the image, 1 or more.
         edge_temperature: temperature of the edge term, above 0.
         body_temperature: temperature of the body term, above 0.
+        balance: ``"labels"`` or ``"teacher"`` to weigh the pixels of ``edge`` by their class; see `PixelWeights`.
     """
 
     family = "boundary"
@@ -45,20 +47,24 @@ class BPKD(Method):
         width: int = 3,
         edge_temperature: float = 1.0,
         body_temperature: float = 4.0,
+        balance: Balance = None,
     ) -> None:
         super().__init__()
         check_not_negative("bpkd", edge=edge, body=body)
         check_positive("bpkd", width=width, edge_temperature=edge_temperature, body_temperature=body_temperature)
+        check_balance("bpkd", balance)
         self.edge = edge
         self.body = body
         self.width = width
         self.edge_temperature = edge_temperature
         self.body_temperature = body_temperature
+        self.balance = balance
         self._classes = 1
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
         self._classes = student.num_classes
+        self.pixels = PixelWeights(self.balance, student, teacher)
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
         return {"logits": teacher.logits}
@@ -71,12 +77,12 @@ class BPKD(Method):
         size = size_of(x)
         t = resize(teacher["logits"], size)
         edges = shrink_any(label_edges(labels, width=self.width, num_classes=self._classes), size)
-        inside = shrink_valid(valid, size)
+        counted = self.pixels(valid=valid, labels=labels, teacher=teacher).at(size)
         terms: dict[str, Tensor] = {}
         if self.edge:
-            loss = pixel_kl(student=x, teacher=t, temperature=self.edge_temperature, valid=inside & edges)
+            loss = pixel_kl(student=x, teacher=t, temperature=self.edge_temperature, valid=counted * edges)
             terms["edge"] = self.edge * loss
         if self.body:
-            loss = channel_kl(student=x, teacher=t, temperature=self.body_temperature, valid=inside & ~edges)
+            loss = channel_kl(student=x, teacher=t, temperature=self.body_temperature, valid=shrink_valid(valid, size) & ~edges)
             terms["body"] = self.body * loss
         return terms
