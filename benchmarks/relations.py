@@ -86,8 +86,14 @@ def resident_peak() -> int:
 def seconds(
     losses: list[Callable[[Tensor, Tensor], Tensor]], size: int, batch: int, repeats: int, device: str
 ) -> list[float]:
+    """Median time of each loss."""
+    return seconds_of(losses, *inputs(size, batch, device), repeats)
+
+
+def seconds_of(
+    losses: list[Callable[[Tensor, Tensor], Tensor]], student: Tensor, teacher: Tensor, repeats: int
+) -> list[float]:
     """Median time of each loss; repeats take turns, so that a busy moment of the machine hits all alike."""
-    student, teacher = inputs(size, batch, device)
     taken: list[list[float]] = [[] for _ in losses]
     for repeat in range(repeats + 1):
         for loss, times in zip(losses, taken, strict=True):
