@@ -83,6 +83,8 @@ class BPKD(Method):
             loss = pixel_kl(student=x, teacher=t, temperature=self.edge_temperature, valid=counted * edges)
             terms["edge"] = self.edge * loss
         if self.body:
-            loss = channel_kl(student=x, teacher=t, temperature=self.body_temperature, valid=shrink_valid(valid, size) & ~edges)
+            loss = channel_kl(
+                student=x, teacher=t, temperature=self.body_temperature, valid=shrink_valid(valid, size) & ~edges
+            )
             terms["body"] = self.body * loss
         return terms

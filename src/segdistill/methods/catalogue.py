@@ -59,8 +59,9 @@ def page_of_method(name: str) -> Group:
     method = kind()
     text, _, arguments = (inspect.getdoc(kind) or "").partition("\nArgs:\n")
     cost = "" if kind.cost is None else f" A training step takes {kind.cost:.3f} times as long."
+    family = f" Family: {kind.family}." if kind.family else ""
     parts: list[Any] = [
-        Markdown(f"# {name}: {summary(kind)}\n\n{text}\n\nNeeds {', '.join(needs(method))}.{cost}"),
+        Markdown(f"# {name}: {summary(kind)}\n\n{text}\n\nNeeds {', '.join(needs(method))}.{family}{cost}"),
         _defaults(method, _descriptions(arguments)),
     ]
     if kind.presets:
