@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from segdistill import RunFolder, UserError, load_run
-from segdistill import demonstration as module
 from segdistill.comparison.reading import load_comparison
-from segdistill.demonstration import demo
+from segdistill.demonstration import demo as module
+from segdistill.demonstration.demo import demo
 from segdistill.evaluation.evaluate import measure
 from segdistill.recipe.data import build_split
 from tests.training.runs import SCENES, STUDENT, TEACHER, contents

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from segdistill.comparison.compare import compare
     from segdistill.comparison.reading import load_comparison
     from segdistill.comparison.results import Comparison
-    from segdistill.demonstration import demo
+    from segdistill.demonstration.demo import demo
     from segdistill.distiller import Distiller, LearnerOutput, Supervised
     from segdistill.errors import UserError
     from segdistill.evaluation.evaluate import evaluate
@@ -48,7 +48,7 @@ _HOMES = {
     "compare": "segdistill.comparison.compare",
     "Comparison": "segdistill.comparison.results",
     "load_comparison": "segdistill.comparison.reading",
-    "demo": "segdistill.demonstration",
+    "demo": "segdistill.demonstration.demo",
     "evaluate": "segdistill.evaluation.evaluate",
     "benchmark": "segdistill.exporting.benchmark",
     "export": "segdistill.exporting.export",

@@ -5,10 +5,22 @@ from __future__ import annotations
 import platform
 import re
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from segdistill.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_device(device: str) -> None:
+    """Check how a device is written, without torch; `choose_device` also checks that it is there.
+
+    Raises:
+        UserError: it is none of auto, cpu, cuda, cuda:N and mps.
+    """
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device) is None:
+        raise _no_such(device)
 
 
 def choose_device(device: str) -> torch.device:
@@ -17,6 +29,9 @@ def choose_device(device: str) -> torch.device:
     Raises:
         UserError: if there is no such device here.
     """
+    import torch
+
+    check_device(device)
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
@@ -26,13 +41,13 @@ def choose_device(device: str) -> torch.device:
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise _no_such(device) from error
-    if chosen.type not in ("cpu", "cuda", "mps"):
-        raise _no_such(device)
     return chosen
 
 
 def wait_for(device: torch.device) -> None:
     """Returns once a device has done all that it was given, so that a clock tells the truth."""
+    import torch
+
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -75,6 +90,8 @@ def choose_precision(precision: str, device: torch.device) -> str:
     A CPU without bf16 instructions emulates them some fifty times slower than fp32 (measured on an AVX2 machine), and
     no CPU trains in fp16; fp32 is returned there whatever was asked for, so that one recipe serves every machine.
     """
+    import torch
+
     if precision == "fp16" and device.type == "cpu":
         return "fp32"
     if precision not in ("auto", "bf16"):

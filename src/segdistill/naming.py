@@ -78,6 +78,35 @@ def resolve(kind: Kind, name: Any) -> Any:
     raise unknown_name(about.what, name, known_names(kind))
 
 
+def check_name(kind: Kind, name: str) -> None:
+    """Check that a name is a known one, without importing what it names; `resolve` looks closer.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    about = _KINDS[kind]
+    check_nameable(name, about.what)
+    if name not in _built_in(kind) and not name.startswith(PREFIX) and name not in known_names(kind):
+        raise unknown_name(about.what, name, known_names(kind))
+
+
+def check_dataset_names(data: Any) -> None:
+    """Check the names of the data sets in a recipe's ``data``, see `check_name`; anything else is left to others."""
+    for values in (data, *(data.get(split) for split in ("train", "val", "test"))) if isinstance(data, Mapping) else ():
+        name = values.get("dataset") if isinstance(values, Mapping) else None
+        if isinstance(name, str):
+            check_name("dataset", name)
+
+
+def check_method_names(method: Any) -> None:
+    """Check the names of the methods in a recipe's ``method``, see `check_name`; anything else is left to others."""
+    if isinstance(method, str):
+        check_name("method", method)
+    elif isinstance(method, Mapping | list | tuple):
+        for one in method:
+            check_method_names(one)
+
+
 def known_names(kind: Kind) -> list[str]:
     """All names of a kind: the built-in ones, and those that installed packages add."""
     return sorted({*_built_in(kind), *entry_point_names(GROUPS[kind])})

@@ -330,7 +330,7 @@ def test_class_counts_disagree(tmp_path: Path, finished: Path, capfd: pytest.Cap
         (["train"], ["data, network, output missing; expected --data, --network, --output, or in the recipe"]),
         (["distill"], ["data, teacher, student, output missing"]),
         (["evaluate"], ["model missing; expected --model\n"]),
-        (["evaluate", "runs/nowhere"], ["model folder 'runs/nowhere' does not exist"]),
+        (["evaluate", "runs/nowhere"], ["model 'runs/nowhere' does not exist; expected a run folder"]),
         (["methods", "kdd"], ["unknown method 'kdd': did you mean 'kd'?"]),
         (["methods", "kd", "cwd"], ["expected options such as --seed 1, found cwd"]),
         (["demo", "--metod", "kd"], ["unknown key 'metod': did you mean 'method'?"]),

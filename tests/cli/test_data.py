@@ -40,7 +40,7 @@ def test_overview(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("command", "option"), [("check", "--json"), ("preview", "--augmented"), ("stats", "--output")]
+    ("command", "option"), [("check", "--output"), ("preview", "--augmented"), ("stats", "--output")]
 )
 def test_help(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -60,7 +60,7 @@ def test_check_of_sound_data(root: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_check_of_spoilt_data(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "masks/val/val0.png").unlink()
     report = tmp_path / "report.json"
-    assert main(["data", "check", *KEYWORDS, f"--root={root}", "--json", str(report), "--quiet"]) == 1
+    assert main(["data", "check", *KEYWORDS, f"--root={root}", "-o", str(report), "--quiet"]) == 1
     assert capsys.readouterr() == ("", "")
     (finding,) = json.loads(report.read_text())["findings"]
     assert (finding["kind"], finding["files"]) == ("missing-mask", [f"{root}/images/val/val0.png"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,8 @@ class Settings:
     kind: str = "plain"
 
 
-def command(
-    *,
-    teacher_cache: str | None = None,
-    train: Settings = Settings(),
-    dry_run: bool = False,
-    data: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Options:
     """Something with options.
 
     Args:
@@ -39,12 +34,40 @@ def command(
         train: nested.
         dry_run: a switch.
         data: a mapping.
+        threads: a list.
+        output: a file.
     """
-    return {"teacher_cache": teacher_cache, "train": train, "dry_run": dry_run, "data": data}
+
+    teacher_cache: str | None = None
+    train: Settings = field(default_factory=Settings)
+    dry_run: bool = False
+    data: dict[str, Any] | None = None
+    threads: list[int] | None = None
+    output: str | None = None
 
 
-def parsed(*argv: str, first: str | None = "recipe") -> dict[str, Any]:
-    return call(command, argv, name="command", first=first, examples="  none")
+@dataclass(frozen=True)
+class Leading:
+    """Something whose first arguments need no names.
+
+    Args:
+        model: one.
+        input: several.
+        output: a file.
+    """
+
+    model: str
+    input: list[str | Path] | str
+    _: KW_ONLY
+    output: str = "out"
+
+
+def given(options: Any) -> Any:
+    return options
+
+
+def parsed(*argv: str, kind: type[Any] = Options) -> Any:
+    return call(f"{__name__}:given", argv, kinds=(kind,), name="command", summary="Do it.", examples="  none")
 
 
 @pytest.mark.parametrize(
@@ -57,29 +80,49 @@ def parsed(*argv: str, first: str | None = "recipe") -> dict[str, Any]:
     ],
 )
 def test_a_dash_is_an_underscore_in_names_and_stays_in_values(argv: tuple[str, ...]) -> None:
-    assert parsed(*argv)["teacher_cache"] == "my-folder/some_views"
+    assert parsed(*argv).teacher_cache == "my-folder/some_views"
 
 
-def test_nested_names(tmp_path: Path) -> None:
-    recipe = tmp_path / "my-recipe.yaml"
-    recipe.write_text("train: {batch_size: 2, kind: a-b}\n")
-    values = parsed(str(recipe), "--train.batch-size", "8", "--data.crops-per-image=3", "--data.dataset", "loveda-x")
-    assert values["train"] == Settings(batch_size=8, kind="a-b")
-    assert values["data"] == {"crops_per_image": 3, "dataset": "loveda-x"}
+def test_nested_names() -> None:
+    values = parsed("--train.batch-size", "8", "--data.crops-per-image=3", "--data.dataset", "loveda-x")
+    assert values.train == Settings(batch_size=8)
+    assert values.data == {"crops_per_image": 3, "dataset": "loveda-x"}
+
+
+@pytest.mark.parametrize("argv", [("-o", "a-b"), ("-o=a-b",), ("--output", "a-b"), ("--output=a-b",)])
+@pytest.mark.parametrize("kind", [Options, Leading])
+def test_output_is_written_alike_everywhere(argv: tuple[str, ...], kind: type[Any]) -> None:
+    leading = ("m", "i") if kind is Leading else ()
+    assert parsed(*leading, *argv, kind=kind).output == "a-b"
+
+
+@pytest.mark.parametrize("argv", [("--threads", "1,2"), ("--threads=1,2",), ("--threads", "[1, 2]")])
+def test_lists_need_no_brackets(argv: tuple[str, ...]) -> None:
+    assert parsed(*argv, "--dry-run") == Options(threads=[1, 2], dry_run=True)
+    assert parsed("--threads", "1").threads == [1]
+
+
+def test_what_comes_first_needs_no_name() -> None:
+    assert parsed("m", "a", "b c", "-o", "x", kind=Leading) == Leading("m", ["a", "b c"], output="x")
+    assert parsed("m", "--input", "a*", kind=Leading) == Leading("m", "a*")
+    with pytest.raises(UserError, match="input missing; expected --input"):
+        parsed("m", kind=Leading)
+    with pytest.raises(UserError, match="expected options such as --seed 1, found m"):
+        parsed("m")
 
 
 def test_switches() -> None:
-    assert parsed("--dry-run")["dry_run"] is True
-    assert parsed("--dry_run")["dry_run"] is True
-    assert parsed("--dry-run", "--teacher-cache", "a")["teacher_cache"] == "a"
-    assert parsed("--dry-run", "false")["dry_run"] is False
-    assert parsed("--dry-run=false")["dry_run"] is False
-    assert parsed()["dry_run"] is False
+    assert parsed("--dry-run").dry_run is True
+    assert parsed("--dry_run").dry_run is True
+    assert parsed("--dry-run", "--teacher-cache", "a").teacher_cache == "a"
+    assert parsed("--dry-run", "false").dry_run is False
+    assert parsed("--dry-run=false").dry_run is False
+    assert parsed().dry_run is False
 
 
 def test_negative_numbers_and_texts_with_dashes_are_values() -> None:
-    assert parsed("--train.batch-size", "-3")["train"].batch_size == -3
-    assert parsed("--train.kind", "a--b-c")["train"].kind == "a--b-c"
+    assert parsed("--train.batch-size", "-3").train.batch_size == -3
+    assert parsed("--train.kind", "a--b-c").train.kind == "a--b-c"
 
 
 def test_an_unknown_option_is_told_of_with_its_nearest() -> None:

@@ -73,7 +73,7 @@ def test_quiet_says_nothing(run: Path, photos: Path, tmp_path: Path, capfd: pyte
         (["RUN"], "input, output missing"),
         (["RUN", "PHOTOS"], "output missing"),
         (["RUN", "PHOTOS", "-o", ""], "output is empty; expected a file or a folder"),
-        (["nowhere", "PHOTOS", "-o", "OUT"], "network folder nowhere does not exist"),
+        (["nowhere", "PHOTOS", "-o", "OUT"], "model 'nowhere' does not exist; expected a run folder"),
         (["PHOTOS", "PHOTOS", "-o", "OUT"], "holds no saved network: network.json is missing"),
         (["PHOTOS/a.png", "PHOTOS", "-o", "OUT"], "a.png is a file that ends in '.png'; expected the folder of a run"),
         (["RUN", "nowhere.png", "-o", "OUT"], "nowhere.png does not exist"),

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segdistill.data.resizing import parse_size, scores_at_size
+from segdistill.data.resizing import scores_at_size
 from segdistill.datasets import Folder
 from segdistill.datasets.reading.images import resized
 from segdistill.errors import UserError
+from segdistill.recipe.sizes import parse_size
 from tests.datasets.trees import folder_tree
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from segdistill.cli import benchmark as command
 from segdistill.cli.main import main
 from segdistill.evaluation import timing
 from segdistill.exporting import benchmark as module
@@ -34,7 +33,7 @@ def test_table_and_json(
     monkeypatch.setenv("COLUMNS", "300")
     file = tmp_path / "speed.json"
     options = ["--input", "32x48", "--threads", "1", "--runtimes", "pytorch,onnxruntime", "--seconds", "0.1"]
-    assert main(["benchmark", str(run), *options, "--json", str(file)]) == 0
+    assert main(["benchmark", str(run), *options, "-o", str(file)]) == 0
     printed = capsys.readouterr().out
     found = json.loads(file.read_text())
     assert found["input"] == [32, 48]
@@ -143,20 +142,6 @@ def test_int8_where_there_is_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     report.unlink()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["a", "b", "--threads", "1,2"], ["--runs", '["a", "b"]', "--threads", "[1,2]"]),
-        (["--threads=1,2", "--quiet"], ["--threads=[1,2]", "--quiet"]),
-        (["a", "--runtimes", "pytorch", "--json", "x"], ["--runs", '["a"]', "--runtimes", "[pytorch]", "--json", "x"]),
-        (["--threads", "[1]"], ["--threads", "[1]"]),
-        (["--threads"], ["--threads"]),
-    ],
-)
-def test_lists_on_the_command_line(arguments: list[str], expected: list[str]) -> None:
-    assert command._options(arguments) == expected
-
-
 def test_passes_are_timed_one_by_one() -> None:
     calls = []
     times = timing.time_passes(lambda: calls.append(time.sleep(0.002)), seconds=0.0)
@@ -169,7 +154,7 @@ def test_passes_are_timed_one_by_one() -> None:
     ("arguments", "message"),
     [
         ([], "runs missing; expected --runs"),
-        (["nowhere"], "network folder nowhere does not exist"),
+        (["nowhere"], "run 'nowhere' does not exist; expected a run folder"),
         (["RUN", "--runtimes", "tensorrt"], "unknown runtime 'tensorrt'"),
         (["RUN", "--input", "big"], "input is 'big', expected height and width"),
         (["RUN", "--threads", "0"], "threads is [0], expected numbers of at least 1"),

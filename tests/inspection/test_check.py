@@ -15,7 +15,7 @@ from tests.inspection.trees import areas, folder_data, picture, save, sound_camv
 def test_shares_are_of_all_pixels(tmp_path: Path) -> None:
     root = sound_tree(tmp_path / "data")
     save(np.full((48, 64), 255, np.uint8), root / "masks/train/train0.png")
-    report = check_data(data=folder_data(root), json=tmp_path / "report.json", quiet=True)
+    report = check_data(data=folder_data(root), output=tmp_path / "report.json", quiet=True)
     masks = np.stack([np.asarray(Image.open(path)) for path in sorted((root / "masks/train").iterdir())])
     train = json.loads((tmp_path / "report.json").read_text())["splits"]["train"]
     for label, name in enumerate(("road", "roof", "tree")):
@@ -48,7 +48,7 @@ def test_as_many_names_as_asked_for(tmp_path: Path, capsys: pytest.CaptureFixtur
     root = sound_tree(tmp_path / "data", train=8)
     for path in root.glob("masks/train/*"):
         path.write_bytes(b"")
-    report = check_data(data=folder_data(root), names=3, json=tmp_path / "report.json")
+    report = check_data(data=folder_data(root), names=3, output=tmp_path / "report.json")
     lines = capsys.readouterr().out.splitlines()
     assert sum("masks/train/train" in line for line in lines) == 3
     assert "    ... and 5 more" in lines

@@ -431,7 +431,7 @@ def test_check_tells_of_it_alone(damage: Damage, tmp_path: Path, capfd: pytest.C
     """One damage is no reason for a second error, but where one follows from the other."""
     root = sound_tree(tmp_path / "data")
     damage.do(root)
-    report = check_data(data=folder_data(root, **damage.data), names=50, json=tmp_path / "report.json")
+    report = check_data(data=folder_data(root, **damage.data), names=50, output=tmp_path / "report.json")
     told = [finding for finding in report.findings if finding.kind == damage.kind]
     assert told
     assert {finding.severity for finding in told} == {damage.severity}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segdistill.cli.parsing import call, imported_later
-from segdistill.comparison.options import AdviseOptions
+from segdistill.cli.parsing import call
+from segdistill.comparison.options import AdviseOptions, check_comparison
 from segdistill.recipe.recipes import DistillRecipe
 
 EXAMPLES = """\
@@ -16,11 +16,13 @@ EXAMPLES = """\
 
 
 def run(argv: Sequence[str]) -> None:
-    """Recommends a method."""
-    function = imported_later(
+    """Recommend a method."""
+    call(
         "segdistill.comparison.advise:advise",
-        "Try methods in short runs, the best of them in longer ones, and recommend one, or the student alone.",
-        DistillRecipe,
-        AdviseOptions,
+        argv,
+        kinds=(DistillRecipe, AdviseOptions),
+        name="advise",
+        summary="Try methods in short runs, the best of them in longer ones, and recommend one, or the student alone.",
+        examples=EXAMPLES,
+        check=check_comparison,
     )
-    call(function, argv, name="advise", first="recipe", examples=EXAMPLES)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segdistill.cli.parsing import call, imported_later
-from segdistill.comparison.options import CompareOptions
+from segdistill.cli.parsing import call
+from segdistill.comparison.options import CompareOptions, check_comparison
 from segdistill.recipe.recipes import DistillRecipe
 
 EXAMPLES = """\
@@ -16,11 +16,13 @@ EXAMPLES = """\
 
 
 def run(argv: Sequence[str]) -> None:
-    """Compares methods."""
-    function = imported_later(
+    """Compare methods."""
+    call(
         "segdistill.comparison.compare:compare",
-        "Compare distillation methods with the same student trained alone: same recipe, same seeds, same batches.",
-        DistillRecipe,
-        CompareOptions,
+        argv,
+        kinds=(DistillRecipe, CompareOptions),
+        name="compare",
+        summary="Compare distillation methods with the same student trained alone: same recipe, seeds and batches.",
+        examples=EXAMPLES,
+        check=check_comparison,
     )
-    call(function, argv, name="compare", first="recipe", examples=EXAMPLES)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from segdistill.cli.parsing import call
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import read_yaml
-from segdistill.inspection.bands import data_statistics
-from segdistill.inspection.check import check_data
-from segdistill.inspection.preview import preview_data
+from segdistill.inspection.options import CheckOptions, PreviewOptions, StatisticsOptions
 
 COMMANDS = {
     "check": "find what would spoil a run: broken files, wrong labels, images in two splits",
@@ -23,7 +20,7 @@ COMMANDS = {
 
 CHECK_EXAMPLES = """\
   segdistill data check --dataset folder --root my/data --classes '[road, roof, tree]'
-  segdistill data check recipes/idd-lite/teacher.yaml --data.root data/idd_lite --json report.json
+  segdistill data check recipes/idd-lite/teacher.yaml --data.root data/idd_lite -o report.json
 
 The data set's own keywords are options, too. The exit code is 1 if something would spoil a run."""
 
@@ -42,39 +39,62 @@ The data set's own keywords are options, too. A recipe names the file under data
 
 
 def run(argv: Sequence[str]) -> int:
-    """Checks, shows or measures a data set; returns 1 if the check found an error."""
+    """Check, show or measure a data set; return 1 if the check found an error."""
     if not argv or (argv[0] not in COMMANDS and {"-h", "--help"} & set(argv)):
         print(_overview())
         raise SystemExit(0)
-    if argv[0] not in COMMANDS:
-        raise unknown_name("command", f"data {argv[0]}", [f"data {name}" for name in COMMANDS])
-    name, options = f"data {argv[0]} [RECIPE]", list(argv[1:])
-    if argv[0] == "check":
-        options = _data_options(check_data, options)
-        report = call(check_data, options, name=name, first=None, examples=CHECK_EXAMPLES)
+    command, *arguments = argv
+    if command == "check":
+        report = _call(
+            "segdistill.inspection.check:check_data",
+            arguments,
+            CheckOptions,
+            name="data check",
+            summary="Look at every file of a data set, and tell all that would spoil a run and what to do about it.",
+            examples=CHECK_EXAMPLES,
+        )
         return 0 if report.ok else 1
-    if argv[0] == "preview":
-        call(preview_data, _data_options(preview_data, options), name=name, first=None, examples=PREVIEW_EXAMPLES)
+    if command == "preview":
+        _call(
+            "segdistill.inspection.preview:preview_data",
+            arguments,
+            PreviewOptions,
+            name="data preview",
+            summary="Draw images of a data set beside themselves under their labels, with a legend, as a PNG file.",
+            examples=PREVIEW_EXAMPLES,
+        )
+    elif command == "stats":
+        _call(
+            "segdistill.inspection.bands:data_statistics",
+            arguments,
+            StatisticsOptions,
+            name="data stats",
+            summary="Compute mean, deviation and range of every band of the training images, and save them as JSON "
+            "for runs.",
+            examples=STATS_EXAMPLES,
+        )
     else:
-        call(data_statistics, _data_options(data_statistics, options), name=name, first=None, examples=STATS_EXAMPLES)
+        raise unknown_name("command", f"data {command}", [f"data {name}" for name in COMMANDS])
     return 0
 
 
-def _data_options(function: Callable[..., Any], argv: list[str]) -> list[str]:
-    """The options with ``--data`` from a recipe that leads them, and the data set's keywords as ``--data.KEY``."""
-    own = {*inspect.signature(function).parameters, "help", "data"}
+def _call(place: str, argv: list[str], kind: type[Any], *, name: str, summary: str, examples: str) -> Any:
+    """Call a function of data; the data set's keywords, too, are options: ``--root`` means ``--data.root``."""
+    own = {*(field.name for field in fields(kind)), "help"}
     options = []
-    if argv and not argv[0].startswith("-"):
-        data = read_yaml(Path(argv[0])).get("data")
-        if not isinstance(data, dict):
-            raise UserError(f"{argv[0]} has no mapping under the key 'data', expected the data of a recipe")
-        options = ["--data", json.dumps(data)]
-        argv = argv[1:]
     for argument in argv:
         key = argument.removeprefix("--").partition("=")[0].partition(".")[0]
         is_keyword = argument.startswith("--") and key not in own
         options.append(f"--data.{argument.removeprefix('--')}" if is_keyword else argument)
-    return options
+    return call(place, options, kinds=(kind,), name=name, summary=summary, examples=examples, read=_data_of)
+
+
+def _data_of(recipe: str) -> dict[str, Any]:
+    """The data of a recipe's file."""
+    data = read_yaml(Path(recipe)).get("data")
+    if not isinstance(data, dict):
+        raise UserError(f"{recipe} has no mapping under the key 'data', expected the data of a recipe")
+    return data
 
 
 def _overview() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segdistill.cli.parsing import call
-from segdistill.demonstration import demo
+from segdistill.demonstration.options import DemoOptions
 
 EXAMPLES = """\
   segdistill demo
@@ -13,5 +13,12 @@ EXAMPLES = """\
 
 
 def run(argv: Sequence[str]) -> None:
-    """Runs the demo."""
-    call(demo, argv, name="demo", first=None, examples=EXAMPLES)
+    """Run the demo."""
+    call(
+        "segdistill.demonstration.demo:demo",
+        argv,
+        kinds=(DemoOptions,),
+        name="demo",
+        summary="Train a teacher, then compare the student distilled from it with the same student trained alone.",
+        examples=EXAMPLES,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segdistill.cli.parsing import call, imported_later
+from segdistill.cli.parsing import call
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.training.options import RunOptions
 
@@ -16,11 +16,12 @@ EXAMPLES = """\
 
 
 def run(argv: Sequence[str]) -> None:
-    """Distils one student."""
-    function = imported_later(
+    """Distil one student."""
+    call(
         "segdistill.training.distill:distill",
-        "Distil a trained teacher into a small student.",
-        DistillRecipe,
-        RunOptions,
+        argv,
+        kinds=(DistillRecipe, RunOptions),
+        name="distill",
+        summary="Distil a trained teacher into a small student.",
+        examples=EXAMPLES,
     )
-    call(function, argv, name="distill", first="recipe", examples=EXAMPLES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segdistill.cli.parsing import call
-from segdistill.evaluation.evaluate import evaluate
+from segdistill.evaluation.options import EvaluateOptions
 
 EXAMPLES = """\
   segdistill evaluate runs/brd
@@ -14,5 +14,12 @@ EXAMPLES = """\
 
 
 def run(argv: Sequence[str]) -> None:
-    """Scores one network."""
-    call(evaluate, argv, name="evaluate", first="model", examples=EXAMPLES)
+    """Score one network."""
+    call(
+        "segdistill.evaluation.evaluate:evaluate",
+        argv,
+        kinds=(EvaluateOptions,),
+        name="evaluate",
+        summary="Score a network on a split: IoU and F1 of each class, pixel accuracy, boundaries, connectivity.",
+        examples=EXAMPLES,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segdistill.cli.parsing import call
-from segdistill.exporting.export import export
+from segdistill.exporting.options import ExportOptions
 
 EXAMPLES = """\
   segdistill export runs/brd
@@ -17,5 +17,12 @@ EXAMPLES = """\
 
 
 def run(argv: Sequence[str]) -> None:
-    """Exports one network."""
-    call(export, argv, name="export", first="run", examples=EXAMPLES)
+    """Export one network."""
+    call(
+        "segdistill.exporting.export:export",
+        argv,
+        kinds=(ExportOptions,),
+        name="export",
+        summary="Export a run's network to a file that runs without segdistill, and compare the file with PyTorch.",
+        examples=EXAMPLES,
+    )

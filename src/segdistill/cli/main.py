@@ -8,18 +8,19 @@ import sys
 from collections.abc import Sequence
 
 from segdistill.errors import UserError, unknown_name
+from segdistill.version import __version__
 
 COMMANDS = {
     "train": "train a network from labels alone: a teacher, or a baseline",
     "distill": "distil a trained teacher into a small student",
     "evaluate": "score a network on a split",
-    "predict": "label maps of images, GeoTIFFs of any size and videos",
-    "play": "try runs on images of your own, in a page on this machine",
-    "export": "a run as an ONNX, OpenVINO or torch.export file, compared with PyTorch; int8",
-    "benchmark": "latency, memory, size and mIoU of runs, runtime by runtime",
-    "compare": "hold methods against the student alone: same recipe, several seeds, intervals",
-    "advise": "which method to train with? short runs of all, longer ones of the best, one recommended",
-    "data": "look at a data set before a run: check it, draw its labels, measure its bands",
+    "predict": "predict label maps of images, GeoTIFFs of any size and videos",
+    "play": "try networks on your own images, in a page on this machine",
+    "export": "export a run to an ONNX, OpenVINO or torch.export file, compared with PyTorch; int8",
+    "benchmark": "measure latency, memory, size and mIoU of runs in several runtimes",
+    "compare": "compare methods with the student alone: same recipe, several seeds, intervals",
+    "advise": "find the best method by short runs of all and longer runs of the best",
+    "data": "check a data set before a run, draw its labels, measure its bands",
     "methods": "list the distillation methods",
     "demo": "see it all on built-in synthetic aerial scenes, in minutes",
 }
@@ -33,7 +34,7 @@ EXAMPLES = """\
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code.
+    """Run one command and return its exit code.
 
     Returns:
         0; 1 where a command's finding is no error of its own, such as data that would spoil a run; 2 for an error that
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"segdistill {__version__}")
         return 0
     command = arguments[0]
     try:
@@ -83,7 +87,7 @@ def _overview() -> str:
             "examples:",
             EXAMPLES,
             "",
-            "segdistill COMMAND --help shows a command's options and more examples.",
+            "segdistill COMMAND --help shows a command's options and more examples; segdistill --version, the version.",
         ]
     )
 

@@ -2,107 +2,138 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import json
 import re
 from argparse import ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
 
 from segdistill.arguments import PARSER_MODE, explain
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import read_yaml
-from segdistill.recipe.keywords import field_help, from_values, output_of, signature_of, stored_recipe
+from segdistill.lazy import load
+from segdistill.recipe.keywords import field_help, from_values, leading_fields, output_of, stored_recipe
 from segdistill.recipe.recipes import Recipe
-
-T = TypeVar("T")
 
 
 class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Help with defaults, and with the examples' line breaks kept."""
 
 
-def call(function: Callable[..., T], argv: Sequence[str], *, name: str, first: str | None, examples: str) -> T:
-    """Calls ``function`` with what ``argv`` says; every keyword of it is an option, nested ones with dots.
+def call(
+    place: str,
+    argv: Sequence[str],
+    *,
+    kinds: Sequence[type[Any]] = (),
+    name: str,
+    summary: str,
+    examples: str,
+    check: Callable[..., None] | None = None,
+    read: Callable[[str], Any] = str,
+) -> Any:
+    """Call a function with what a command line says; it is imported only when every argument is checked.
 
     Args:
-        function: annotated, with a Google-style docstring, from which the help is made.
+        place: its module and name, as ``"segdistill.training.train:train"``; it takes ``kinds``, see `takes_fields`.
         argv: the arguments after the command's name.
+        kinds: the dataclasses whose fields are its options, with dots where they are dataclasses in turn. Arguments
+            without a dash that come first are the values of the fields that are not keyword-only, or a recipe's file.
         name: the command's name.
-        first: what a leading argument without a dash is: ``"recipe"`` for a YAML file with any of the keywords, or the
-            name of a keyword.
+        summary: the first line of the function's docstring.
         examples: shown below the help.
+        check: further checks, called with the dataclasses; by default `Recipe.check` where the first one is a recipe.
+        read: what makes a value of each leading argument.
 
     Raises:
-        UserError: for an unknown, missing or wrong-typed option.
+        UserError: an unknown, missing or wrong-typed option.
     """
-    shown = "" if first is None else f" {first.upper()}"
+    parser = _parser(kinds, name, summary, examples)
+    takes_recipe = bool(kinds) and issubclass(kinds[0], Recipe)
+    arguments = _with_leading(kinds, _with_bare_switches(kinds, _spelled(argv)), read)
+    if takes_recipe:
+        arguments = _resumed(kinds, arguments)
+    if any(argument in ("-h", "--help") for argument in arguments):
+        arguments = ["--help"]  # before anything else on the line is found wrong
+    for argument, following in pairwise([*arguments, ""]):
+        option, equals, value = argument.partition("=")
+        if takes_recipe and option == "--recipe":
+            read_yaml(Path(value if equals else following))  # the parser's own words for a bad file do not name it
+    try:
+        values = parser.parse_args(arguments).as_dict()
+    except ArgumentError as error:
+        raise _friendly(error, parser) from error
+    made = [
+        from_values(kind, {one.name: values[one.name] for one in fields(kind) if one.name in values}) for kind in kinds
+    ]
+    if check is not None:
+        check(*made)
+    elif takes_recipe:
+        made[0].check()
+    return load(place)(*made)
+
+
+def _parser(kinds: Sequence[type[Any]], name: str, summary: str, examples: str) -> ArgumentParser:
+    shown = "".join(f" {word}" for word in _leading_words(kinds))
     parser = ArgumentParser(
         exit_on_error=False,
         parser_mode=PARSER_MODE,
         allow_abbrev=False,  # --overw would overwrite
         prog=f"segdistill {name}",
         usage=f"segdistill {name}{shown} [--option value ...]",
-        description=(inspect.getdoc(function) or "").partition("\n")[0],
+        description=summary,
         epilog=f"examples:\n{examples}",
         formatter_class=_Formatter,
     )
-    if first == "recipe":
+    if kinds and issubclass(kinds[0], Recipe):
         parser.add_argument(
             "--recipe",
             action=ActionConfigFile,
             help="YAML file with any of the options below; later ones win",
         )
-    kinds: tuple[type[Any], ...] = getattr(function, "kinds", ())
     for kind in kinds:
         _add_fields(parser, kind)
-    if not kinds:
-        parser.add_function_arguments(function, as_group=False)
-    arguments = _resumed(kinds, _with_bare_switches(function, _underscored(argv)))
-    if first is not None and arguments and not arguments[0].startswith("-"):
-        arguments[0:1] = [f"--{first}", arguments[0]]
-    if any(argument in ("-h", "--help") for argument in arguments):
-        arguments = ["--help"]  # before anything else on the line is found wrong
-    for argument, following in pairwise([*arguments, ""]):
-        option, equals, value = argument.partition("=")
-        if first == "recipe" and option == "--recipe":
-            read_yaml(Path(value if equals else following))  # the parser's own words for a bad file do not name it
-    try:
-        values = parser.parse_args(arguments).as_dict()
-    except ArgumentError as error:
-        raise _friendly(error, parser) from error
-    values.pop("recipe", None)
-    return function(**_typed(function, values))
+    return parser
 
 
-def imported_later(place: str, summary: str, *kinds: type[Any]) -> Callable[..., Any]:
-    """A function that is imported when it is called, so that help and mistakes do not wait for torch and others.
+def _leading_words(kinds: Sequence[type[Any]]) -> list[str]:
+    """How the usage shows the arguments that come first."""
+    if kinds and issubclass(kinds[0], Recipe):
+        return ["RECIPE"]
+    words = {"data": "RECIPE", "runs": "RUN"}
+    return [
+        f"{words.get(name, name.upper())}{'...' if _is_list(kinds[0], name) else ''}"
+        for kind in kinds[:1]
+        for name in leading_fields(kind)
+    ]
 
-    Args:
-        place: its module and name, as ``"segdistill.training.train:train"``; it takes ``kinds``, see `takes_fields`.
-        summary: what it does, for the help.
-        kinds: the dataclasses whose fields are its options, recipes first.
+
+def _is_list(kind: type[Any], name: str) -> bool:
+    """Whether a field may hold a list."""
+    hint = get_type_hints(kind)[name]
+    return any(get_origin(one) is list for one in (hint, *get_args(hint)))
+
+
+def _with_leading(kinds: Sequence[type[Any]], argv: list[str], read: Callable[[str], Any]) -> list[str]:
+    """Arguments without a dash that come first, with the options that they are; the last field may take several.
+
+    What is left over stays in its place, where the parser refuses it.
     """
-
-    def call_it(**values: Any) -> Any:
-        made = [
-            from_values(kind, {one.name: values[one.name] for one in fields(kind) if one.name in values})
-            for kind in kinds
-        ]
-        if isinstance(made[0], Recipe):
-            made[0].check()
-        module, _, name = place.partition(":")
-        return getattr(importlib.import_module(module), name)(*made)
-
-    call_it.kinds = kinds  # type: ignore[attr-defined]
-    call_it.__signature__ = signature_of(kinds)  # type: ignore[attr-defined]
-    call_it.__doc__ = summary
-    return call_it
+    given = list(takewhile(lambda argument: not argument.startswith("-"), argv))
+    names = ["recipe"] if kinds and issubclass(kinds[0], Recipe) else leading_fields(kinds[0]) if kinds else []
+    options, left = [], given
+    for name in names:
+        if not left:
+            break
+        taken, left = (left, []) if name != "recipe" and _is_list(kinds[0], name) else (left[:1], left[1:])
+        value = [read(one) for one in taken] if name != "recipe" and _is_list(kinds[0], name) else read(taken[0])
+        options += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+    return [*options, *left, *argv[len(given) :]]
 
 
 def _add_fields(parser: ArgumentParser, kind: type[Any]) -> None:
@@ -112,42 +143,61 @@ def _add_fields(parser: ArgumentParser, kind: type[Any]) -> None:
         required = field.default is MISSING and field.default_factory is MISSING
         default = None if field.default is MISSING else field.default
         more = {"required": True} if required else {} if is_dataclass(hints[field.name]) else {"default": default}
-        parser.add_argument(f"--{field.name}", type=hints[field.name], help=texts[field.name], **more)
+        short = ["-o"] if field.name == "output" else []
+        parser.add_argument(*short, f"--{field.name}", type=hints[field.name], help=texts[field.name], **more)
 
 
-def _underscored(argv: Sequence[str]) -> list[str]:
-    """``--teacher-cache`` means ``--teacher_cache``; values, and names in front of a dot, are left as they are.
+def _spelled(argv: Sequence[str]) -> list[str]:
+    """``-o`` means ``--output``, and ``--teacher-cache`` ``--teacher_cache``; values are left as they are.
 
     Example:
-        >>> _underscored(["--teacher-cache", "a-b", "--train.batch-size=8", "--data.root=a-b", "-h"])
-        ['--teacher_cache', 'a-b', '--train.batch_size=8', '--data.root=a-b', '-h']
+        >>> _spelled(["--teacher-cache", "a-b", "--train.batch-size=8", "--data.root=a-b", "-o=x", "-h"])
+        ['--teacher_cache', 'a-b', '--train.batch_size=8', '--data.root=a-b', '--output=x', '-h']
     """
     options = []
     for argument in argv:
         name, equals, value = argument.partition("=")
+        if name == "-o":
+            name = "--output"
         is_option = re.fullmatch(r"--[a-z][\w.-]*", name) is not None
         options.append(f"--{name[2:].replace('-', '_')}{equals}{value}" if is_option else argument)
     return options
 
 
-def _with_bare_switches(function: Callable[..., Any], argv: Sequence[str]) -> list[str]:
-    """``--resume`` alone means ``--resume true``, as everywhere else on a command line."""
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    kinds = {f"--{parameter.name}": parameter.annotation for parameter in parameters}
+def _with_bare_switches(kinds: Sequence[type[Any]], argv: Sequence[str]) -> list[str]:
+    """``--resume`` alone means ``--resume true``, as everywhere else; ``--threads 1,2`` means ``[1, 2]``."""
+    hints = {f"--{name}": hint for kind in kinds for name, hint in get_type_hints(kind).items()}
 
     def is_bare(argument: str, after: str) -> bool:
-        if kinds.get(argument) is bool:
+        if hints.get(argument) is bool:
             return after not in ("true", "false")
-        return bool in get_args(kinds.get(argument)) and (not after or after.startswith("-"))
+        return bool in get_args(hints.get(argument)) and (not after or after.startswith("-"))
 
-    return [f"{argument}=true" if is_bare(argument, after) else argument for argument, after in pairwise([*argv, ""])]
+    def is_list(option: str) -> bool:
+        kinds_of_list = [one for one in get_args(hints.get(option)) if one is not NoneType]
+        return bool(kinds_of_list) and all(get_origin(one) is list for one in kinds_of_list)
+
+    options = []
+    for before, argument, after in zip(["", *argv], argv, [*argv[1:], ""], strict=False):
+        option, equals, value = argument.partition("=")
+        if is_bare(argument, after):
+            options.append(f"{argument}=true")
+        elif is_list(before) and not argument.startswith("-"):
+            options.append(_as_list(argument))
+        else:
+            options.append(f"{option}={_as_list(value)}" if equals and is_list(option) else argument)
+    return options
 
 
-def _resumed(kinds: tuple[type[Any], ...], argv: list[str]) -> list[str]:
+def _as_list(text: str) -> str:
+    return text if text.startswith("[") else f"[{text}]"
+
+
+def _resumed(kinds: Sequence[type[Any]], argv: list[str]) -> list[str]:
     """``--resume RUN`` stands for the run's own recipe and output folder."""
     options = dict(pairwise([*argv, ""])) | dict(argument.split("=", 1) for argument in argv if "=" in argument)
     run = options.get("--resume")
-    if not kinds or run is None or run in ("true", "false"):
+    if run is None or run in ("true", "false"):
         return argv
     stored_recipe(kinds[0], run)
     output = output_of(run, options.get("--output"))
@@ -156,21 +206,7 @@ def _resumed(kinds: tuple[type[Any], ...], argv: list[str]) -> list[str]:
         for before, argument in pairwise(["", *argv])
         if not argument.startswith(("--resume", "--output")) and before not in ("--resume", "--output")
     ]
-    at = 1 if kept and not kept[0].startswith("-") else 0
-    own = ["--recipe", str(Path(run) / "config.yaml"), "--output", str(output), "--resume=true"]
-    given = ["--recipe", kept[0]] if at else []
-    return [*own[:2], *given, *kept[at:], *own[2:]]
-
-
-def _typed(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Dataclass parameters arrive as mappings of checked values; their classes make them whole."""
-    made = dict(values)
-    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        if hasattr(parameter.annotation, "__dataclass_fields__"):
-            if not isinstance(values[name], Mapping):
-                raise UserError(f"{name} is {values[name]!r}, expected a mapping of keys to values")
-            made[name] = parameter.annotation(**values[name])
-    return made
+    return ["--recipe", str(Path(run) / "config.yaml"), *kept, "--output", str(output), "--resume=true"]
 
 
 def _friendly(error: ArgumentError, parser: ArgumentParser) -> UserError:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from itertools import takewhile
 
 from segdistill.cli.parsing import call
-from segdistill.playground.play import play
+from segdistill.playground.options import PlayOptions
 
 EXAMPLES = """\
   segdistill play runs/teacher runs/alone runs/brd
@@ -15,11 +13,12 @@ EXAMPLES = """\
 
 
 def run(argv: Sequence[str]) -> None:
-    """Shows the page."""
-    call(play, _options(argv), name="play RUN...", first=None, examples=EXAMPLES)
-
-
-def _options(argv: Sequence[str]) -> list[str]:
-    """The runs that lead, as an option."""
-    leading = list(takewhile(lambda argument: not argument.startswith("-"), argv))
-    return [*(["--runs", json.dumps(leading)] if leading else []), *argv[len(leading) :]]
+    """Show the page."""
+    call(
+        "segdistill.playground.play:play",
+        argv,
+        kinds=(PlayOptions,),
+        name="play",
+        summary="Show a page on which you drop an image and compare what networks predict of it, until Ctrl-C.",
+        examples=EXAMPLES,
+    )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from itertools import takewhile
 
 from segdistill.cli.parsing import call
-from segdistill.prediction.predict import predict
+from segdistill.prediction.options import PredictOptions
 
 EXAMPLES = """\
   segdistill predict runs/brd photo.jpg -o photo-labels.png
@@ -21,17 +19,12 @@ The same command continues where it stopped."""
 
 
 def run(argv: Sequence[str]) -> None:
-    """Predicts label maps."""
-    call(predict, _options(argv), name="predict MODEL INPUT... -o OUTPUT", first=None, examples=EXAMPLES)
-
-
-def _options(argv: Sequence[str]) -> list[str]:
-    """The model and the images that lead, however many a shell made of a pattern, as options."""
-    leading = list(takewhile(lambda argument: not argument.startswith("-"), argv))
-    options = ["--output" if argument == "-o" else argument for argument in argv[len(leading) :]]
-    options = [f"--output={option[3:]}" if option.startswith("-o=") else option for option in options]
-    if leading[1:]:
-        options = ["--input", json.dumps(leading[1:]), *options]
-    if leading:
-        options = ["--model", leading[0], *options]
-    return options
+    """Predict label maps."""
+    call(
+        "segdistill.prediction.predict:predict",
+        argv,
+        kinds=(PredictOptions,),
+        name="predict",
+        summary="Predict label maps of images, folders of images, GeoTIFFs of any size and videos.",
+        examples=EXAMPLES,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from segdistill.cli.parsing import call, imported_later
+from segdistill.cli.parsing import call
 from segdistill.recipe.recipes import TrainRecipe
 from segdistill.training.options import RunOptions
 
@@ -16,11 +16,12 @@ EXAMPLES = """\
 
 
 def run(argv: Sequence[str]) -> None:
-    """Trains one network."""
-    function = imported_later(
+    """Train one network."""
+    call(
         "segdistill.training.train:train",
-        "Train a network from labels alone: a teacher, or the baseline of a student.",
-        TrainRecipe,
-        RunOptions,
+        argv,
+        kinds=(TrainRecipe, RunOptions),
+        name="train",
+        summary="Train a network from labels alone: a teacher, or the baseline of a student.",
+        examples=EXAMPLES,
     )
-    call(function, argv, name="train", first="recipe", examples=EXAMPLES)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from segdistill.comparison.advice import Advice, Rung
 from segdistill.comparison.in_short import EXPLANATION
-from segdistill.comparison.results import BASELINE
+from segdistill.comparison.options import BASELINE
 from segdistill.comparison.verdict import as_cell, epochs_told
 from segdistill.files import write_text
 from segdistill.reporting import charts

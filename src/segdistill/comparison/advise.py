@@ -16,10 +16,9 @@ from segdistill.comparison.advice import Advice, Rung, advice, read_rung, rung_e
 from segdistill.comparison.compare import WIDTH, check_executor, compare
 from segdistill.comparison.cost import CellCost, cell_cost
 from segdistill.comparison.methods import Specs, parse_methods, shared_recipe
-from segdistill.comparison.options import AdviseOptions, CellOptions, CompareOptions
+from segdistill.comparison.options import BASELINE, EQUAL_TIME, AdviseOptions, CellOptions, CompareOptions
 from segdistill.comparison.plan import check_pairs, checked_plan, choose_seeds
 from segdistill.comparison.reading import load_comparison, read_cell, read_plan
-from segdistill.comparison.results import BASELINE, EQUAL_TIME
 from segdistill.comparison.statistics import Difference
 from segdistill.comparison.verdict import epochs_told
 from segdistill.errors import UserError

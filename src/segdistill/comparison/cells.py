@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save
 
 from segdistill.comparison.methods import cell_recipe
+from segdistill.comparison.options import EQUAL_TIME
 from segdistill.comparison.reading import CONFUSION_FILE, EVALUATION_FILE, cell_folder, error_file
-from segdistill.comparison.results import EQUAL_TIME
 from segdistill.data.tiling import Tiling
 from segdistill.device import choose_device
 from segdistill.errors import UserError

@@ -16,10 +16,10 @@ from segdistill.comparison.cells import equal_time_recipe, measure_teacher, run_
 from segdistill.comparison.cost import cell_cost
 from segdistill.comparison.methods import is_alone, parse_methods, shared_recipe
 from segdistill.comparison.on_ray import run_on_ray
-from segdistill.comparison.options import CellOptions, CompareOptions
+from segdistill.comparison.options import BASELINE, EQUAL_TIME, CellOptions, CompareOptions
 from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_teacher
 from segdistill.comparison.reading import cell_folder, load_comparison, read_cell
-from segdistill.comparison.results import BASELINE, EQUAL_TIME, Cell, Comparison, Row, Summary
+from segdistill.comparison.results import Cell, Comparison, Row, Summary
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
@@ -36,7 +36,7 @@ WIDTH = 140
 
 @takes_fields
 def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None:
-    """Compare distillation methods with the same student trained alone: same recipe, same seeds, same batches.
+    """Compare distillation methods with the same student trained alone: same recipe, seeds and batches.
 
     Every method is trained with every seed into output/cells/METHOD/seed-N and measured on the validation split; its
     difference in mIoU to the student alone is given with a confidence interval over images and seeds. Running the

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from segdistill.comparison.results import BASELINE, EQUAL_TIME, Cell, Comparison, Row
+from segdistill.comparison.options import BASELINE, EQUAL_TIME
+from segdistill.comparison.results import Cell, Comparison, Row
 
 #: What the words of a comparison mean, for those who read such a page for the first time.
 EXPLANATION = (

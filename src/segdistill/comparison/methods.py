@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segdistill.comparison.results import BASELINE, EQUAL_TIME
+from segdistill.comparison.options import BASELINE, EQUAL_TIME
 from segdistill.errors import UserError, unknown_name
 from segdistill.methods import Method
 from segdistill.methods.building import build_methods

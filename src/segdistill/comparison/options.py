@@ -6,12 +6,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from segdistill.errors import UserError
+from segdistill.device import check_device
+from segdistill.errors import UserError, unknown_name
+from segdistill.naming import known_names
+from segdistill.recipe.recipes import DistillRecipe
 
 if TYPE_CHECKING:
     MethodList = str | list[Any]
 else:  # as the command line and YAML have it
     MethodList = str | list[str]
+
+
+#: The student trained alone, among the methods of a comparison; and trained for as long as the slowest method.
+BASELINE, EQUAL_TIME = "none", "none@time"
+
+
+def check_comparison(recipe: DistillRecipe, options: CompareOptions | AdviseOptions) -> None:
+    """Check the names of methods without importing any; `parse_methods` looks closer.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if isinstance(recipe.method, str) and recipe.method in known_names("method"):  # others may be called otherwise
+        check_compared(options.methods)
+    recipe.check()
+
+
+def check_compared(methods: Any) -> None:
+    """Check the names in a text such as ``"none,kd,kd+brd"``, or in a list of such texts; what is no text is left.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    for entry in methods.split(",") if isinstance(methods, str) else methods or ():
+        for part in entry.strip().split("+") if isinstance(entry, str) else ():
+            if part not in (BASELINE, EQUAL_TIME) and ":" not in part and part not in known_names("method"):
+                raise unknown_name("method", part, [BASELINE, EQUAL_TIME, *known_names("method")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +70,7 @@ class CellOptions:
     quiet: bool = False
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         if self.cpus_per_cell < 1:
             raise UserError(f"cpus_per_cell is {self.cpus_per_cell}, expected at least 1")
         if self.gpus_per_cell is not None and self.gpus_per_cell < 0:

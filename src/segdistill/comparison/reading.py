@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segdistill.comparison import verdict
-from segdistill.comparison.results import BASELINE, EQUAL_TIME, Cell, Comparison, Row, summary_of
+from segdistill.comparison.options import BASELINE, EQUAL_TIME
+from segdistill.comparison.results import Cell, Comparison, Row, summary_of
 from segdistill.comparison.statistics import Difference, Overlaps, compare_miou, gap_closure
 from segdistill.errors import UserError
 from segdistill.run_folder import RunFolder

@@ -9,9 +9,10 @@ import yaml
 
 from segdistill.comparison import report_scores as scores
 from segdistill.comparison.in_short import EXPLANATION, Advised, advised, lead
+from segdistill.comparison.options import BASELINE, EQUAL_TIME
 from segdistill.comparison.report_networks import Seen, look
 from segdistill.comparison.report_scores import DASH, mean_and_range
-from segdistill.comparison.results import BASELINE, EQUAL_TIME, Comparison, Row
+from segdistill.comparison.results import Comparison, Row
 from segdistill.comparison.verdict import as_cell, closure
 from segdistill.files import write_text
 from segdistill.metrics.scores import percent

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from segdistill.comparison.options import BASELINE
 from segdistill.comparison.report_networks import Seen
-from segdistill.comparison.results import BASELINE, Comparison, Row, Summary
+from segdistill.comparison.results import Comparison, Row, Summary
 from segdistill.reporting import charts
 from segdistill.reporting.charts import Curve, Point, Style
 from segdistill.reporting.page import Block, Figure, Figures, Fold, Paragraph, Table

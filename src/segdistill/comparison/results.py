@@ -11,13 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from segdistill.colors import Color
+from segdistill.comparison.options import BASELINE
 from segdistill.comparison.statistics import Difference, GapClosure
-
-#: The student alone, by the recipe of all the others.
-BASELINE = "none"
-
-#: The student alone, trained for as many seconds as the slowest method took.
-EQUAL_TIME = "none@time"
 
 
 @dataclass(frozen=True)

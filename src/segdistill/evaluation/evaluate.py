@@ -20,52 +20,48 @@ from segdistill.datasets.base import Window
 from segdistill.datasets.reading.checking import check_dataset
 from segdistill.device import choose_device
 from segdistill.errors import UserError, unknown_name
-from segdistill.files import check_json_file, write_json
+from segdistill.evaluation.options import EvaluateOptions
+from segdistill.files import write_json
 from segdistill.metrics.boundary import BoundaryCounts, BoundaryScores
 from segdistill.metrics.connectivity import ConnectivityCounts, ConnectivityScores
 from segdistill.metrics.scores import Scores, percent, scores_from_confusion
 from segdistill.networks.loading import check_trained, load_trained, network_folder
 from segdistill.networks.network import Network
-from segdistill.prediction.job import parse_resize
 from segdistill.prediction.predictor import open_predictor
 from segdistill.progress import tracked
 from segdistill.recipe.data import build_split
+from segdistill.recipe.keywords import takes_fields
+from segdistill.recipe.sizes import parse_resize
 from segdistill.recipe.values import plain
 from segdistill.run_folder import RunFolder
 
 
-def evaluate(
-    *,
-    model: str | Path,
-    data: dict[str, Any] | None = None,
-    split: str = "val",
-    weights: str | None = None,
-    resize: str | list[int] = "auto",
-    output: str | Path | None = None,
-    batch_size: int = 8,
-    device: str = "auto",
-    lines: list[str] | None = None,
-    quiet: bool = False,
-) -> Evaluation:
-    """Scores a network on a split: IoU and F1 of each class, means, pixel accuracy, boundaries, connectivity.
+@dataclass(frozen=True, eq=False)
+class Evaluation(Scores):
+    """All that is measured of a network on a split: its `Scores` and more.
+
+    Attributes:
+        boundary: scores near object boundaries.
+        connectivity: objects found whole, broken, bridged, missed, invented.
+        confusion: int64 (N, K, K), confusion counts of each image, in order; row = true class, column =
+            predicted class.
+    """
+
+    boundary: BoundaryScores
+    connectivity: ConnectivityScores
+    confusion: Tensor
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, ready for JSON; without the counts of each image."""
+        return {name: value for name, value in asdict(self).items() if name != "confusion"}
+
+
+@takes_fields
+def evaluate(options: EvaluateOptions) -> Evaluation:
+    """Score a network on a split: IoU and F1 of each class, pixel accuracy, boundaries, connectivity.
 
     The labels that are scored are those that `predict` writes, each image's at its own size. Counts are summed over the
     whole split before any ratio is taken; pixels with the ignore label are left out first.
-
-    Args:
-        model: a run folder, an exported file (.onnx, .xml, .pt2), or a network spec with --weights.
-        data: the data set; by default the one that the run was trained on, with what is given here changed in it unless
-            that names a dataset: {root: elsewhere}.
-        split: the split to score.
-        weights: a .safetensors or .pth file with the weights of a network that is given as a spec.
-        resize: size that images are resized to before they go through the network, as in `predict`. auto: that of the
-            run, or for a network spec that of the data; none: the size that an image has; or HEIGHTxWIDTH.
-        output: JSON file for the scores; by default evaluation-SPLIT.json in the run folder.
-        batch_size: images per batch, at most; images of different size are never in one batch.
-        device: auto, cpu, cuda, cuda:N or mps.
-        lines: names of classes that are lines, such as [road], whose broken length is measured too (needs
-            segdistill[lines]).
-        quiet: print nothing.
 
     Returns:
         The scores; `Evaluation` lists them.
@@ -73,31 +69,34 @@ def evaluate(
     Raises:
         UserError: for a model or data that cannot be read, or that disagree.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}, expected at least 1")
-    if output is not None:
-        check_json_file(output, "output")
-    if not Path(model).is_file():
-        check_trained(model, weights)
-    size = parse_resize(resize)
-    dataset, named = _data_of(model, data, split)
-    console = Console(quiet=quiet)
-    tiled = _opened(model, weights, dataset, device, console)
+    if not Path(options.model).is_file():
+        check_trained(options.model, options.weights)
+    size = parse_resize(options.resize)
+    dataset, named = _data_of(options.model, options.data, options.split)
+    console = Console(quiet=options.quiet)
+    tiled = _opened(options.model, options.weights, dataset, options.device, console)
     if size != "auto":
         tiled = replace(tiled, resize=size)
     elif tiled.resize != dataset.resize:
         at = "are not resized" if tiled.resize is None else f"are resized to {tiled.resize[0]} x {tiled.resize[1]}"
         told = "as the run was validated, whatever data.resize says; --resize asks for another size"
         console.out(f"note: images {at}, {told}", highlight=False)
-    check_dataset(dataset, progress=not quiet, is_train=split == "train")
-    found = measure(tiled, dataset, batch_size=batch_size, quiet=quiet, lines=lines or ())
-    if output is None and Path(model).is_dir():
-        output = Path(model) / f"evaluation-{split}.json"
-    if output is not None:
-        scored = {"model": str(model), "weights": weights, "data": plain(named, "data"), "split": split}
-        write_json(Path(output), scored | {"resize": tiled.resize} | found.as_dict())
-    console.print(evaluation_table(found, f"{model} on {split}, {len(dataset)} images"))
+    check_dataset(dataset, progress=not options.quiet, is_train=options.split == "train")
+    found = measure(tiled, dataset, batch_size=options.batch_size, quiet=options.quiet, lines=options.lines or ())
+    _save(found, options, {"data": plain(named, "data"), "resize": tiled.resize})
+    console.print(evaluation_table(found, f"{options.model} on {options.split}, {len(dataset)} images"))
     return found
+
+
+def _save(found: Evaluation, options: EvaluateOptions, scored: Mapping[str, Any]) -> None:
+    """Write the scores, and what they are of, to the file that was asked for, or to the run folder."""
+    output = None if options.output is None else Path(options.output)
+    if output is None and Path(options.model).is_dir():
+        output = Path(options.model) / f"evaluation-{options.split}.json"
+    if output is not None:
+        weights = None if options.weights is None else str(options.weights)
+        given: dict[str, Any] = {"model": str(options.model), "weights": weights, "split": options.split}
+        write_json(output, {**given, **scored, **found.as_dict()})
 
 
 def _data_of(
@@ -114,7 +113,7 @@ def _data_of(
 
 
 def _opened(
-    model: str | Path, weights: str | None, dataset: SegmentationDataset, device: str, console: Console
+    model: str | Path, weights: str | Path | None, dataset: SegmentationDataset, device: str, console: Console
 ) -> TiledModel:
     """The model as it predicts, of the classes of the data."""
     if Path(model).is_file():
@@ -140,26 +139,6 @@ def _opened(
 def tiled_on(network: Network, dataset: SegmentationDataset) -> TiledModel:
     """A network on its own device, run as the data asks for: with its evaluation window and its resize."""
     return TiledModel.of(network, window=dataset.evaluation_window, resize=dataset.resize)
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation(Scores):
-    """All that is measured of a network on a split: its `Scores` and more.
-
-    Attributes:
-        boundary: scores near object boundaries.
-        connectivity: objects found whole, broken, bridged, missed, invented.
-        confusion: int64 (N, K, K), confusion counts of each image, in order; row = true class, column =
-            predicted class.
-    """
-
-    boundary: BoundaryScores
-    connectivity: ConnectivityScores
-    confusion: Tensor
-
-    def as_dict(self) -> dict[str, object]:
-        """Plain values, ready for JSON; without the counts of each image."""
-        return {name: value for name, value in asdict(self).items() if name != "confusion"}
 
 
 def measure(

@@ -22,17 +22,19 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from segdistill.data.resizing import parse_size
 from segdistill.device import choose_precision, processor
-from segdistill.errors import UserError, unknown_name
+from segdistill.errors import UserError
 from segdistill.evaluation.timing import RUNTIMES, Job, Timing, job_line, timing_in
 from segdistill.exporting.export import FOLDER, export
-from segdistill.files import check_json_file, write_json
+from segdistill.exporting.options import BenchmarkOptions
+from segdistill.files import write_json
 from segdistill.formats.formats import FORMATS
 from segdistill.networks.loading import load_run
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.networks.weights import WEIGHTS_FILE
 from segdistill.progress import during
+from segdistill.recipe.keywords import takes_fields
+from segdistill.recipe.sizes import parse_size
 from segdistill.run_folder import RunFolder
 
 _FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
@@ -105,29 +107,12 @@ class _Model:
     miou: float | None
 
 
-def benchmark(
-    *,
-    runs: list[str],
-    input: str | list[int] = "512x512",
-    threads: list[int] | None = None,
-    runtimes: list[str] | None = None,
-    seconds: float = 5.0,
-    json: str | Path | None = None,
-    quiet: bool = False,
-) -> Benchmark:
-    """Measures latency, rate, memory, size and mIoU of networks on the CPU, in every runtime and precision there is.
+@takes_fields
+def benchmark(options: BenchmarkOptions) -> Benchmark:
+    """Measure latency, memory, size and mIoU of networks on the CPU, in every runtime and precision.
 
     Each measurement is a process of its own that sees one image at a time, from raw pixels to class ids. Files of
     fp32 are made for the purpose; those of int8 are the runs' own, made by `segdistill export --int8`.
-
-    Args:
-        runs: run folders, such as a teacher's and its students'.
-        input: height and width of the image, such as 512x512.
-        threads: numbers of threads to measure with, such as [1, 2]; by default 1.
-        runtimes: some of pytorch, torch.compile, onnxruntime, openvino; by default all.
-        seconds: for which each is measured, after a third of that for warming up; ten passes at least.
-        json: file for everything measured.
-        quiet: print nothing.
 
     Returns:
         The rows; `Benchmark` says what else.
@@ -135,34 +120,24 @@ def benchmark(
     Raises:
         UserError: for a folder that holds no network, an unknown runtime, or a JSON file that cannot be written.
     """
-    size = parse_size(input, "input")
-    if json is not None:
-        check_json_file(json, "json")
-    if not runs:
-        raise UserError("runs names no run; expected run folders, such as runs/teacher runs/brd")
-    threads = [1] if threads is None else threads
-    runtimes = list(RUNTIMES) if runtimes is None else runtimes
-    if not threads or min(threads) < 1:
-        raise UserError(f"threads is {threads}, expected numbers of at least 1, such as 1,2")
-    for runtime in runtimes:
-        if runtime not in RUNTIMES:
-            raise unknown_name("runtime", runtime, RUNTIMES)
-    for run in runs:
+    size = parse_size(options.input, "input")
+    threads, runtimes = options.threads or [1], options.runtimes or list(RUNTIMES)
+    for run in options.folders:
         load_run(run)  # whatever is wrong with the last one is told before the first one is measured
-    console = Console(quiet=quiet)
+    console = Console(quiet=options.quiet)
     rows: list[Measurement] = []
     skipped: list[str] = []
     with tempfile.TemporaryDirectory(prefix="segdistill-benchmark-") as temporary:
-        for number, run in enumerate(runs):
+        for number, run in enumerate(options.folders):
             folder = Path(temporary) / str(number)
-            _measure(Path(run), size, runtimes, threads, seconds, folder, rows, skipped, console)
+            _measure(Path(run), size, runtimes, threads, options.seconds, folder, rows, skipped, console)
     reference = rows[0].name if rows else None
     found = Benchmark(size, _machine(), reference, tuple(rows), tuple(dict.fromkeys(skipped)))
     console.print(benchmark_tables(found))
     for line in found.skipped:
         console.print(f"left out: {line}", highlight=False, soft_wrap=True)
-    if json is not None:
-        write_json(Path(json), asdict(found))
+    if options.output is not None:
+        write_json(Path(options.output), asdict(found))
     return found
 
 

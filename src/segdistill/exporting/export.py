@@ -11,27 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from segdistill.data.resizing import parse_size
 from segdistill.data.tiling import Tiling
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.reading.images import resized
-from segdistill.errors import UserError, reason, unknown_name
+from segdistill.errors import UserError, reason
 from segdistill.exporting import int8 as eight_bits
 from segdistill.exporting.finetune import find_teacher
 from segdistill.exporting.finetune import finetune as tune
 from segdistill.exporting.hub import HubModel, write_folder
-from segdistill.exporting.int8 import CALIBRATION_IMAGES, QuantisationCost
+from segdistill.exporting.int8 import QuantisationCost
+from segdistill.exporting.options import ExportOptions
 from segdistill.exporting.sample_images import comparison_images, splits_of, spread_images
 from segdistill.files import permissions, write_json
 from segdistill.formats.about import About
 from segdistill.formats.agreement import LEAST_EQUAL_LABELS, Agreement, File, Form, compare
-from segdistill.formats.deployable import LAYOUTS, OUTPUTS, Deployable
+from segdistill.formats.deployable import Deployable
 from segdistill.formats.extra import require
 from segdistill.formats.format import Format
 from segdistill.formats.formats import FORMATS
@@ -39,6 +39,8 @@ from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.prediction.predictor import Predictor, open_predictor
 from segdistill.progress import during
+from segdistill.recipe.keywords import takes_fields
+from segdistill.recipe.sizes import parse_size
 
 FOLDER = "exports"
 """Where in a run its files go by default."""
@@ -71,45 +73,13 @@ class Exported:
     cost: QuantisationCost | None = None
 
 
-def export(
-    *,
-    run: str | Path,
-    format: str = "onnx",
-    output: str | Path | None = None,
-    layout: str = "nchw",
-    outputs: str = "labels",
-    size: str | list[int] | None = None,
-    batch: int | None = None,
-    images: str | Path | None = None,
-    int8: bool = False,
-    calibration: int = CALIBRATION_IMAGES,
-    finetune: int | None = None,
-    teacher: str | Path | None = None,
-    quiet: bool = False,
-) -> Exported:
-    """Exports a run's network to a file that runs without segdistill, and compares the file with PyTorch.
+@takes_fields
+def export(options: ExportOptions) -> Exported:
+    """Export a run's network to a file that runs without segdistill, and compare the file with PyTorch.
 
     Preprocessing is inside: raw images go in, class ids or probabilities come out. Classes, palette, mean, standard
     deviation and segdistill's version are in the file. The comparison is saved beside the file as JSON; a file that
     fails it is deleted.
-
-    Args:
-        run: a run folder, or any folder that `Network.save` made.
-        format: onnx, openvino, torch-export, or hub: a folder that smp or transformers alone load, with a model card.
-        output: the file, ending in .onnx, .xml or .pt2; by default exports/model in the run folder. Of hub the
-            folder, by default exports/hub.
-        layout: of the images, nchw (B, C, H, W) or nhwc (B, H, W, C).
-        outputs: labels, class ids as uint8 (B, H, W); or probabilities, float32, with the classes where the images
-            have their channels.
-        size: height and width of the images, such as 512x512; by default any, where the network allows it.
-        batch: number of images at once; by default any.
-        images: an image or a folder of images to compare on; by default validation images of the run's data.
-        int8: also make a file of 8 bits, calibrated on training images, and score both on the validation images.
-        calibration: number of training images for that.
-        finetune: for int8, epochs of training with rounding to 8 bits and the teacher's guidance, at a tenth of the
-            run's learning rate; on the CPU.
-        teacher: a run folder, for finetune; by default the run's own teacher.
-        quiet: print nothing.
 
     Returns:
         The file and what was measured.
@@ -118,41 +88,26 @@ def export(
         UserError: for a folder that holds no network, a network that the format cannot express, a file that differs
             from its network, or one that cannot be written.
     """
+    run, format, int8, finetune = options.run, options.format, options.int8, options.finetune
+    console = Console(quiet=options.quiet)
     if format == HUB:
-        changed = {
-            "layout": layout != "nchw",
-            "outputs": outputs != "labels",
-            "size": size,
-            "batch": batch,
-            "int8": int8,
-        }
-        for option, given in changed.items():
-            if given:
-                raise UserError(f"format hub saves the network as it is; leave {option} out")
-        return _to_hub(run, output, images, Console(quiet=quiet))
-    kind, form = _checked(format, layout, outputs, size, batch)
+        return _to_hub(run, options.output, options.images, console)
+    kind, form = FORMATS[format], _form(options)
     if int8 and not kind.takes_int8:
         able = " and ".join(name for name, one in FORMATS.items() if one.takes_int8)
         raise UserError(f"int8 is made for {able}, not for {format}")
-    if calibration < 1:
-        raise UserError(f"calibration is {calibration}, expected at least 1")
-    if finetune is not None and (finetune < 1 or not int8):
-        raise UserError(f"finetune is {finetune}, expected at least 1 epoch" if int8 else "finetune needs int8")
-    if teacher is not None and finetune is None:
-        raise UserError("teacher is for finetune, the number of epochs to learn from it")
     for package in (*kind.needs, *(("nncf",) if int8 else ())):
         require(package, "int8" if package == "nncf" else f"export to {format}")
     predictor, network = _opened(run)
-    path = _output_file(Path(run), output, kind.suffix)
+    path = _output_file(Path(run), options.output, kind.suffix)
     sets, trouble = splits_of(Path(run), ("train", "val") if int8 else ("val",), len(predictor.classes))
     if int8 and trouble is not None:
         raise UserError(f"int8 needs the data of {run}: {trouble}")
-    guide = None if finetune is None else find_teacher(Path(run), teacher, network)
-    samples, compared_on = comparison_images(network, sets.get("val"), trouble, images, form)
+    guide = None if finetune is None else find_teacher(Path(run), options.teacher, network)
+    samples, compared_on = comparison_images(network, sets.get("val"), trouble, options.images, form)
     about = About(form, str(samples[0].dtype).removeprefix("torch."), network.description)
     metadata = about.as_metadata()
     _check_space(path, network, int8)
-    console = Console(quiet=quiet)
 
     def converted(network: Network) -> Any:
         with during(f"converting {run} to {format}", console), _converting(run, format, form):
@@ -182,12 +137,11 @@ def export(
         return exported
     if guide is not None:
         report["finetune"] = {"epochs": finetune, "teacher": guide[0]}
-    return _quantised(exported, kind, model, None if guide is None else fine_tuned, sets, calibration, report, console)
+    tuned = None if guide is None else fine_tuned
+    return _quantised(exported, kind, model, tuned, sets, options.calibration, report, console)
 
 
 def _opened(run: str | Path) -> tuple[Predictor, Network]:
-    if Path(run).is_file():
-        raise UserError(f"run {run} is a file; expected the folder of a run")
     predictor = open_predictor(run, "cpu")
     network = predictor.model.scorer
     assert isinstance(network, Network)
@@ -221,27 +175,9 @@ def _require_close(agreement: Agreement, path: Path, run: str | Path, compared_o
         )
 
 
-MOST_PIXELS = 2**26
-"""Of one batch that a file may be made for; it is run to be compared, and takes memory in proportion."""
-
-
-def _checked(
-    format: str, layout: str, outputs: str, size: str | list[int] | None, batch: int | None
-) -> tuple[Format, Form]:
-    if format not in FORMATS:
-        raise unknown_name("format", format, [*FORMATS, HUB])
-    for name, value, known in (("layout", layout, LAYOUTS), ("outputs", outputs, OUTPUTS)):
-        if value not in known:
-            raise unknown_name(name, value, known)
-    if batch is not None and batch < 1:
-        raise UserError(f"batch is {batch}, expected at least 1")
-    shape = None if size is None else parse_size(size, "size")
-    if shape is not None and (pixels := shape[0] * shape[1] * (batch or 1)) > MOST_PIXELS:
-        raise UserError(
-            f"size is {shape[0]} x {shape[1]}, {pixels / 1e6:.0f} million pixels at once; expected at most "
-            f"{MOST_PIXELS / 1e6:.0f} million; without size the file takes any"
-        )
-    return FORMATS[format], Form(cast(Any, layout), cast(Any, outputs), shape, batch)
+def _form(options: ExportOptions) -> Form:
+    size = None if options.size is None else parse_size(options.size, "size")
+    return Form(options.layout, options.outputs, size, options.batch)
 
 
 def _output_file(run: Path, output: str | Path | None, suffix: str) -> Path:

@@ -25,9 +25,6 @@ from segdistill.formats.extra import require
 from segdistill.metrics.scores import Scores, percent, scores_from_confusion
 from segdistill.progress import tracked
 
-CALIBRATION_IMAGES = 128
-"""Images of the train split from which the ranges of all activations are taken."""
-
 LARGEST_LOSS = 1.0
 """Points of mIoU beyond which the user is warned."""
 

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from segdistill import __version__
-from segdistill.comparison.results import BASELINE
+from segdistill.comparison.options import BASELINE
 from segdistill.errors import UserError
 from segdistill.metrics.scores import percent
 from segdistill.networks.folder import read_description

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 
 from segdistill.data.statistics import BandStatistics, band_statistics
-from segdistill.files import check_json_file
 from segdistill.inspection.findings import percent
+from segdistill.inspection.options import StatisticsOptions
 from segdistill.recipe.data import build_split, check_keys
+from segdistill.recipe.keywords import takes_fields
 
 
-def data_statistics(*, data: dict[str, Any], output: str | Path = "bands.json", quiet: bool = False) -> BandStatistics:
-    """Computes mean, deviation and range of every band of the training images, and saves them as JSON for runs.
-
-    Args:
-        data: the data set and its keywords, e.g. {dataset: folder, root: my/data, classes: [road, roof, tree]}.
-        output: the JSON file; a recipe names it as data.statistics.
-        quiet: print nothing.
+@takes_fields
+def data_statistics(options: StatisticsOptions) -> BandStatistics:
+    """Compute mean, deviation and range of every band of the training images, and save them as JSON for runs.
 
     Returns:
         What was saved, in the unit in which a network sees it: images of 8 bits in 0 to 1, others as they are.
@@ -28,12 +22,12 @@ def data_statistics(*, data: dict[str, Any], output: str | Path = "bands.json", 
     Raises:
         UserError: for data that cannot be read, which `segdistill data check` tells more about.
     """
-    check_json_file(output, "output")
+    data, output = options.data, options.output
     check_keys(data)
-    console = Console(quiet=quiet)
+    console = Console(quiet=options.quiet)
     # Converted files would hold the same pixels.
     dataset = build_split({key: value for key, value in data.items() if key != "tiled_copy"}, "train")
-    statistics = band_statistics(dataset, progress=not quiet)
+    statistics = band_statistics(dataset, progress=not options.quiet)
     statistics.save(output)
     console.print(_table(statistics))
     ignored, missing = percent(statistics.ignored), percent(statistics.missing)

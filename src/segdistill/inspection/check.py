@@ -12,32 +12,23 @@ from rich.console import Console
 
 from segdistill.datasets import SegmentationDataset
 from segdistill.errors import UserError
-from segdistill.files import check_json_file, write_json
+from segdistill.files import write_json
 from segdistill.inspection.diagnosis import in_order, label_findings, pixel_findings, sample_findings, summary
 from segdistill.inspection.duplicates import same_images
 from segdistill.inspection.findings import DataReport, Finding, Severity
 from segdistill.inspection.mask_values import diagnose
+from segdistill.inspection.options import CheckOptions
 from segdistill.inspection.pairing import camvid_splits, folder_splits, unused_files
 from segdistill.inspection.samples import SampleFacts, read_samples
 from segdistill.inspection.tolerant import TOLERANT, TolerantFiles, TolerantFolder, open_tolerantly
 from segdistill.recipe.data import build_split, check_keys
+from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.values import plain
 
 
-def check_data(
-    *,
-    data: dict[str, Any],
-    json: str | Path | None = None,
-    names: int = 5,
-    quiet: bool = False,
-) -> DataReport:
-    """Looks at every file of a data set, and tells all that would spoil a run and what to do about it.
-
-    Args:
-        data: the data set and its keywords, e.g. {dataset: folder, root: my/data, classes: [road, roof, tree]}.
-        json: JSON file for the report, with the names of all files.
-        names: most files to print for each finding.
-        quiet: print nothing.
+@takes_fields
+def check_data(options: CheckOptions) -> DataReport:
+    """Look at every file of a data set, and tell all that would spoil a run and what to do about it.
 
     Returns:
         Splits with their class shares, and findings; ``ok`` unless one of them is an error.
@@ -46,16 +37,13 @@ def check_data(
         UserError: for an unknown data set, an unknown or wrong-typed keyword, or a root that does not exist; what is
             wrong inside of it is a finding.
     """
-    if names < 1:
-        raise UserError(f"names is {names}, expected at least 1")
-    if json is not None:
-        check_json_file(json, "json")
+    data = options.data
     check_keys(data)
-    console = Console(quiet=quiet)
+    console = Console(quiet=options.quiet)
     datasets, findings = _open(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's, of damaged files: each becomes a finding
-        samples = {split: read_samples(dataset, progress=not quiet) for split, dataset in datasets.items()}
+        samples = {split: read_samples(dataset, progress=not options.quiet) for split, dataset in datasets.items()}
     seen = _seen(samples, datasets)
     for split, dataset in datasets.items():
         findings += sample_findings(split, samples[split])
@@ -73,9 +61,9 @@ def check_data(
         }
     )
     report = DataReport(plain(data, "data"), classes, summaries, in_order(findings))
-    report.show(console, names)
-    if json is not None:
-        write_json(Path(json), report.as_dict())
+    report.show(console, options.names)
+    if options.output is not None:
+        write_json(Path(options.output), report.as_dict())
     return report
 
 

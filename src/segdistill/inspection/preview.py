@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +15,12 @@ from segdistill.data.loading import TrainingSamples
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Sample, Window
 from segdistill.datasets.reading.checking import pieces
-from segdistill.errors import UserError, printable
+from segdistill.errors import printable
 from segdistill.files import write_atomically
 from segdistill.inspection.findings import percent
+from segdistill.inspection.options import PreviewOptions
 from segdistill.recipe.data import build_data, build_split, check_keys
+from segdistill.recipe.keywords import takes_fields
 from segdistill.reporting.picture import GAP, INK, PAPER, colourise, photograph
 
 CELL = 240
@@ -37,26 +38,9 @@ IGNORED = (0, 0, 0)
 """The colour of ignored pixels: none of a label map's own, see `colourise`."""
 
 
-def preview_data(
-    *,
-    data: dict[str, Any],
-    output: str | Path = "preview.png",
-    split: str = "train",
-    count: int = 12,
-    augmented: bool = False,
-    seed: int = 0,
-    quiet: bool = False,
-) -> Path:
-    """Draws images of a data set beside themselves under their labels, with a legend, as a PNG file.
-
-    Args:
-        data: the data set and its keywords, e.g. {dataset: folder, root: my/data, classes: [road, roof, tree]}.
-        output: the PNG file.
-        split: the split to show.
-        count: number of images, spread evenly over the split.
-        augmented: show them as the first epoch of a training sees them.
-        seed: seed of the augmentation.
-        quiet: print nothing.
+@takes_fields
+def preview_data(options: PreviewOptions) -> Path:
+    """Draw images of a data set beside themselves under their labels, with a legend, as a PNG file.
 
     Returns:
         The file.
@@ -64,23 +48,19 @@ def preview_data(
     Raises:
         UserError: for data that cannot be read, which `segdistill data check` tells more about.
     """
-    if count < 1:
-        raise UserError(f"count is {count}, expected at least 1")
-    file = Path(output)
-    if file.suffix.lower() != ".png" or file.is_dir():
-        raise UserError(f"output is {output}, expected the name of a file that ends in .png")
-    check_keys(data)
-    dataset = build_split(data, split)
-    count = min(count, len(dataset))
+    check_keys(options.data)
+    dataset = build_split(options.data, options.split)
+    count = min(options.count, len(dataset))
     indices = [number * len(dataset) // count for number in range(count)]
-    if augmented:
-        views = TrainingSamples(dataset, build_data(data).augmentation, seed)
+    if options.augmented:
+        views = TrainingSamples(dataset, build_data(options.data).augmentation, options.seed)
         samples = [views[0, index] for index in indices]
     else:
         samples = [_small(dataset.open(index)) for index in indices]
+    file = Path(options.output)
     sheet = contact_sheet(dataset, samples, [dataset.ids[index] for index in indices])
     write_atomically(file, lambda handle: sheet.save(handle, "PNG"))
-    Console(quiet=quiet).out(f"{file}  {count} of {len(dataset)} {split} images", highlight=False)
+    Console(quiet=options.quiet).out(f"{file}  {count} of {len(dataset)} {options.split} images", highlight=False)
     return file
 
 

@@ -15,31 +15,18 @@ from types import FrameType
 
 from segdistill.errors import UserError
 from segdistill.playground.contenders import example_images, open_contenders
+from segdistill.playground.options import PlayOptions
+from segdistill.recipe.keywords import takes_fields
 
 
-def play(
-    *,
-    runs: list[str],
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    max_megabytes: float = 20.0,
-    device: str = "auto",
-    quiet: bool = False,
-) -> None:
-    """Shows a page on which you drop an image and compare what networks predict of it, until Ctrl-C.
+@takes_fields
+def play(options: PlayOptions) -> None:
+    """Show a page on which you drop an image and compare what networks predict of it, until Ctrl-C.
 
     The page shows the image and each network's labels, any two of them with a slider between, the share of each class,
     each network's time and parameters, and some validation images to begin with. It is for one's
     own machine: nothing is loaded from elsewhere, no file outside the page's temporary folder can be read through it,
     and the folder is removed at the end.
-
-    Args:
-        runs: run folders or exported files (.onnx, .xml, .pt2) of the same classes, such as a teacher and its students.
-        host: the address to listen on; 0.0.0.0 opens the page to everybody who can reach this machine.
-        port: the port, or the next one that is free.
-        max_megabytes: the largest file that may be dropped, in units of 2^20 bytes.
-        device: auto, cpu, cuda, cuda:N or mps; exported files run on the CPU.
-        quiet: print nothing but the address and warnings.
 
     Raises:
         UserError: Gradio is not installed, a network cannot be read or has other classes than the first one or takes
@@ -47,9 +34,7 @@ def play(
     """
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs Gradio: pip install 'segdistill[play]'")
-    if not max_megabytes > 0:
-        raise UserError(f"max_megabytes is {max_megabytes}, expected a number above 0")
-    contenders = open_contenders(runs, device)
+    contenders = open_contenders(options.models, options.device)
     with contextlib.ExitStack() as at_end:
         at_end.enter_context(_sigterm_raises())
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="segdistill-play-"))).resolve()
@@ -63,11 +48,12 @@ def play(
         from segdistill.playground import page as play_page
         from segdistill.playground import server as play_server
 
-        listening = at_end.enter_context(play_server.listen(host, port))
+        listening = at_end.enter_context(play_server.listen(options.host, options.port))
         examples, trouble = example_images(contenders, folder / "examples")
-        if trouble and not quiet:
+        if trouble and not options.quiet:
             print(f"no example images: {trouble}")
-        page = play_page.Page(contenders, examples, max_bytes=int(max_megabytes * 2**20))
+        page = play_page.Page(contenders, examples, max_bytes=int(options.max_megabytes * 2**20))
+        host = options.host
         is_local = play_server.is_loopback(host)
         if not is_local:
             note = f"warning: whoever can reach {host} can use this page; it asks nobody who they are"

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
 from segdistill.data.tiling import Scorer
-
-Flips = Literal["none", "horizontal", "both"]
-"""Mirror images whose scores are averaged with the image's own; "both" also mirrors top and bottom."""
+from segdistill.prediction.options import Flips
 
 _AXES: dict[str, tuple[tuple[int, ...], ...]] = {
     "none": ((),),

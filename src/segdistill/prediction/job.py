@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from segdistill.data.resizing import parse_size
 from segdistill.data.scoring import ReadableImage, TiledModel
 from segdistill.data.tiling import OVERLAP, Piece
 from segdistill.datasets.reading.images import RGB
 from segdistill.errors import UserError
-from segdistill.prediction.flips import Flips, flipped
+from segdistill.prediction.flips import flipped
 from segdistill.prediction.geotiff import Raster
 from segdistill.prediction.images_in import Item
+from segdistill.prediction.options import Flips
 from segdistill.prediction.prediction import Prediction
 from segdistill.prediction.predictor import Predictor
-
-Resize = tuple[int, int] | Literal["auto"] | None
-"""(height, width) that images are resized to, None for the size that they have, "auto" for what the model asks for."""
+from segdistill.recipe.sizes import Resize
 
 
 @dataclass(frozen=True)
@@ -135,24 +132,6 @@ class Job:
         """Tells the user."""
         if not self.quiet:
             self.console.out(text, highlight=False)
-
-
-def parse_resize(resize: str | Sequence[int]) -> Resize:
-    """Parse ``"auto"``, ``"none"``, or a size such as ``"512x1024"`` or ``[512, 1024]``.
-
-    Raises:
-        UserError: for anything else.
-    """
-    if resize == "auto":
-        return "auto"
-    if resize == "none":
-        return None
-    try:
-        return parse_size(resize, "resize")
-    except UserError:
-        raise UserError(
-            f"resize is {resize!r}, expected auto, none, or height and width in pixels, such as 512x1024"
-        ) from None
 
 
 def _notes_of(own: tuple[int, int] | None, asked: tuple[int, int] | None) -> tuple[str, ...]:

@@ -10,22 +10,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
 from rich.progress import Progress
 
 from segdistill.cluster import spread
-from segdistill.data.tiling import OVERLAP
 from segdistill.errors import UserError
 from segdistill.prediction import pictures as predict_pictures
 from segdistill.prediction import rasters as predict_rasters
 from segdistill.prediction import videos as predict_videos
-from segdistill.prediction.flips import Flips
 from segdistill.prediction.images_in import Item, Kind, find_items
-from segdistill.prediction.job import Job, Options, Wanted, parse_resize
+from segdistill.prediction.job import Job, Options, Wanted
+from segdistill.prediction.options import PredictOptions
 from segdistill.prediction.polygons import require_pyogrio
 from segdistill.prediction.predictor import Predictor, open_predictor
 from segdistill.progress import Tasks
+from segdistill.recipe.keywords import takes_fields
+from segdistill.recipe.sizes import parse_resize
 
 KINDS: dict[Kind, ModuleType] = {"picture": predict_pictures, "raster": predict_rasters, "video": predict_videos}
 """Each with ``predict_all``, ``companions`` (the files beside a label map) and ``made_from`` (what one was made of)."""
@@ -34,59 +34,14 @@ Elsewhere = Callable[[Sequence[Item]], Iterator[tuple[Item, int | str | RuntimeE
 """Predicts images in other processes: each with the number of its pixels, or with what went wrong."""
 
 
-def predict(
-    *,
-    model: str | Path,
-    input: list[str] | str | Path,
-    output: str | Path,
-    window: int | None = None,
-    overlap: float = OVERLAP,
-    resize: str | list[int] = "auto",
-    batch_size: int | None = None,
-    flips: Flips = "none",
-    bands: list[int] | None = None,
-    overlay: bool = False,
-    probabilities: bool = False,
-    vector: bool = False,
-    overwrite: bool = False,
-    device: str = "auto",
-    executor: Literal["local", "ray"] = "local",
-    cpus_per_image: int = 1,
-    gpus_per_image: float | None = None,
-    quiet: bool = False,
-) -> list[Path]:
-    """Predicts label maps of images, folders of images, GeoTIFFs of any size and videos.
+@takes_fields
+def predict(options: PredictOptions) -> list[Path]:
+    """Predict label maps of images, folders of images, GeoTIFFs of any size and videos.
 
     A picture becomes a PNG of class indices with the classes' colours; a GeoTIFF becomes a cloud-optimised GeoTIFF in
     the same place on the map, in bounded memory; a video becomes a video of class indices (.mkv, FFV1, kept exactly).
     Images larger than a window go through the network in overlapping windows whose scores are blended. What is finished
     is not done again: the same command continues where it stopped.
-
-    Args:
-        model: a run folder, or an exported file (.onnx, .xml, .pt2).
-        input: an image, a video, a folder of images, a pattern such as 'photos/*.jpg', or a list of these.
-        output: a file for one image, else a folder.
-        window: longest side of what goes through the network at once, in pixels; by default the run's
-            data.evaluation_window; without one, images of up to 2048 pixels a side go through whole and larger ones in
-            windows of 1024.
-        overlap: share of a window's side that it has in common with its neighbour, at most 1/3.
-        resize: size that images are resized to before they go through the network; their labels have the image's own
-            size all the same. auto: as the run was validated (its data.resize); none: the size that an image has; or
-            HEIGHTxWIDTH.
-        batch_size: windows per batch; by default 1 on a CPU, else 8.
-        flips: average over mirror images, none, horizontal or both (also top to bottom, for images from above): better
-            labels in 2 or 4 times the time.
-        bands: numbers of the bands to read, the first being 1; by default those that the run was trained on.
-        overlay: beside each label map of a picture or a video, NAME-overlay.png or .mp4: it under its labels' colours.
-        probabilities: beside each GeoTIFF, NAME-probabilities.tif: a band per class.
-        vector: beside each GeoTIFF, NAME.gpkg: its areas as polygons; holds all polygons of a map in memory.
-        overwrite: replace label maps that were made otherwise.
-        device: auto, cpu, cuda, cuda:N or mps.
-        executor: local; or ray, which spreads the images over a Ray cluster: the one that RAY_ADDRESS names, else one
-            started on this machine.
-        cpus_per_image: cores that an image takes on a Ray cluster.
-        gpus_per_image: GPUs that it takes there; by default 1 where the device is a GPU, else none.
-        quiet: print nothing but errors.
 
     Returns:
         The label maps, in the order of the images.
@@ -95,22 +50,24 @@ def predict(
         UserError: for a model or an image that cannot be read, or that disagree. With several images the others are
             done first.
     """
-    if not str(output):
-        raise UserError("output is empty; expected a file or a folder")
-    predictor = open_predictor(model, device)
-    if cpus_per_image < 1:
-        raise UserError(f"cpus_per_image is {cpus_per_image}, expected at least 1")
-    if gpus_per_image is not None and gpus_per_image < 0:
-        raise UserError(f"gpus_per_image is {gpus_per_image}, expected 0 or more")
-    options = Options(window, overlap, parse_resize(resize), batch_size, flips, None if bands is None else tuple(bands))
-    wanted = Wanted(overlay, probabilities, vector, overwrite)
-    job = Job(predictor, options, wanted, quiet)
-    items = find_items(input, Path(output))
-    if executor == "local":
+    items = find_items(options.input, Path(options.output))
+    predictor = open_predictor(options.model, options.device)
+    scoring = Options(
+        options.window,
+        options.overlap,
+        parse_resize(options.resize),
+        options.batch_size,
+        options.flips,
+        None if options.bands is None else tuple(options.bands),
+    )
+    wanted = Wanted(options.overlay, options.probabilities, options.vector, options.overwrite)
+    job = Job(predictor, scoring, wanted, options.quiet)
+    if options.executor == "local":
         return _run(job, items)
-    gpus = float(predictor.model.device.type == "cuda") if gpus_per_image is None else gpus_per_image
-    one = functools.partial(_predict_there, str(model), device, options, wanted)
-    return _run(job, items, lambda todo: spread(one, todo, what="image", cpus=cpus_per_image, gpus=gpus))
+    gpus = options.gpus_per_image
+    gpus = float(predictor.model.device.type == "cuda") if gpus is None else gpus
+    one = functools.partial(_predict_there, str(options.model), options.device, scoring, wanted)
+    return _run(job, items, lambda todo: spread(one, todo, what="image", cpus=options.cpus_per_image, gpus=gpus))
 
 
 def predict_files(

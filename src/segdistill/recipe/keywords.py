@@ -33,11 +33,12 @@ class Keywords(Protocol[T]):
 
 
 def takes_fields(function: Callable[..., T]) -> Keywords[T]:
-    """Let ``function(recipe, options)`` also be called with the fields of both dataclasses as keywords.
+    """Let ``function(recipe, options)`` also be called with the fields of its dataclasses as keywords.
 
-    The first argument may also be a YAML file or a mapping, and a keyword replaces what it says:
-    ``distill("recipe.yaml", method="brd", output="runs/brd")``. Signature and docstring are made from the dataclasses,
-    whose docstrings describe each field once.
+    A recipe may also be a YAML file or a mapping, and a keyword replaces what it says:
+    ``distill("recipe.yaml", method="brd", output="runs/brd")``. Where the first dataclass has positional fields, they
+    come first: ``predict("runs/brd", "photos", output="labels")``. Signature and docstring are made from the
+    dataclasses, whose docstrings describe each field once.
 
     Args:
         function: its parameters are annotated with dataclasses that share no field's name.
@@ -92,7 +93,7 @@ def check_required(known: Iterable[Field[Any]], values: Mapping[str, Any], prefi
         if field.default is MISSING and field.default_factory is MISSING and values.get(field.name) is None
     ]
     if missing:
-        raise UserError(f"{', '.join(missing)} missing; every run needs {'them' if missing[1:] else 'it'}")
+        raise UserError(f"{', '.join(missing)} missing; expected a value for {'each' if missing[1:] else 'it'}")
 
 
 def checked(value: Any, expected: Any, key: str) -> Any:
@@ -117,8 +118,7 @@ def checked(value: Any, expected: Any, key: str) -> Any:
 
 def _objects(kinds: tuple[type[Any], ...], given: tuple[Any, ...], keywords: Mapping[str, Any]) -> list[Any]:
     """One object of each kind, from those that were given and the fields among the keywords."""
-    if len(given) > len(kinds):
-        raise UserError(f"{len(given)} arguments, expected {' and '.join(kind.__name__ for kind in kinds)}")
+    given, keywords = _named(kinds, given, keywords)
     known = [field.name for kind in kinds for field in fields(kind)]
     for key in keywords:
         if key not in known:
@@ -141,6 +141,29 @@ def _objects(kinds: tuple[type[Any], ...], given: tuple[Any, ...], keywords: Map
         base = stored if kind is kinds[0] else {}
         made.append(from_values(kind, {**base, **(values or {}), **own}))
     return made
+
+
+def leading_fields(kind: type[Any]) -> list[str]:
+    """The fields of a dataclass that may be given without their names, in order."""
+    return [field.name for field in fields(kind) if not field.kw_only]
+
+
+def _named(
+    kinds: tuple[type[Any], ...], given: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The objects among positional arguments, and the others as keywords of the leading fields."""
+    leading = leading_fields(kinds[0])
+    if leading and given and not isinstance(given[0], kinds[0]):
+        if len(given) > len(leading):
+            raise UserError(f"{len(given)} values without names, expected at most {len(leading)}: {', '.join(leading)}")
+        named = dict(zip(leading, given, strict=False))
+        for key in named:
+            if key in keywords:
+                raise UserError(f"{key} is given twice, as {named[key]!r} and as {keywords[key]!r}")
+        return (), {**named, **keywords}
+    if len(given) > len(kinds):
+        raise UserError(f"{len(given)} arguments, expected {' and '.join(kind.__name__ for kind in kinds)}")
+    return given, keywords
 
 
 def stored_recipe(kind: type[Any], run: str | Path) -> dict[str, Any]:
@@ -176,13 +199,9 @@ def output_of(run: str | Path, output: str | Path | None) -> str | Path:
 
 
 def signature_of(kinds: tuple[type[Any], ...]) -> inspect.Signature:
-    """The fields of dataclasses as keywords."""
+    """The fields of dataclasses as arguments."""
     return inspect.Signature(
-        [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for kind in kinds
-            for parameter in inspect.signature(kind, eval_str=True).parameters.values()
-        ]
+        [parameter for kind in kinds for parameter in inspect.signature(kind, eval_str=True).parameters.values()]
     )
 
 
@@ -190,6 +209,7 @@ def _signature(function: Callable[..., Any], kinds: tuple[type[Any], ...]) -> in
     first = [
         inspect.Parameter(parameter.name, inspect.Parameter.POSITIONAL_ONLY, default=None)
         for parameter in inspect.signature(function).parameters.values()
+        if not leading_fields(kinds[0])
     ]
     own = signature_of(kinds).parameters.values()
     return inspect.Signature([*first, *own], return_annotation=get_type_hints(function).get("return"))

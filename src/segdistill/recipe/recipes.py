@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from segdistill.errors import UserError
+from segdistill.naming import check_dataset_names, check_method_names
 from segdistill.recipe.keywords import from_values
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.recipe.values import plain
@@ -33,6 +34,7 @@ else:  # as the command line and YAML have them
 class Recipe:
     """What `TrainRecipe` and `DistillRecipe` share: reading, writing and their common checks."""
 
+    data: DataSpec
     views: int | Literal["auto"] | None
     seed: int
     overfit: int | None
@@ -49,8 +51,13 @@ class Recipe:
         """Check what can be checked before the data are read and any network is made.
 
         Raises:
-            UserError: an unknown method or hyper-parameter.
+            UserError: an unknown method or hyper-parameter, an unknown data set or key of the data.
         """
+        check_dataset_names(self.data)
+        if isinstance(self.data, Mapping):
+            from segdistill.recipe.data import check_keys
+
+            check_keys(self.data)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -151,6 +158,8 @@ class DistillRecipe(Recipe):
 
     def check(self) -> None:
         """See `Recipe.check`."""
+        check_method_names(self.method)
+        super().check()
         from segdistill.methods.building import build_methods
 
         build_methods(self.method)

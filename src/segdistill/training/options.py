@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from segdistill.device import check_device
 from segdistill.errors import UserError
 
 Strategy = Literal["auto", "ddp", "fsdp"]
@@ -52,6 +53,7 @@ class RunOptions:
     quiet: bool = False
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         for name in ("devices", "nodes"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")

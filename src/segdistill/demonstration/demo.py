@@ -13,8 +13,9 @@ from rich.table import Table
 
 from segdistill.comparison.compare import compare
 from segdistill.comparison.methods import parse_methods
+from segdistill.comparison.options import BASELINE
 from segdistill.comparison.reading import read_plan
-from segdistill.comparison.results import BASELINE
+from segdistill.demonstration.options import DemoOptions
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.evaluation.evaluate import measure
@@ -22,6 +23,7 @@ from segdistill.evaluation.forward_time import forward_ms
 from segdistill.files import write_atomically, write_json
 from segdistill.networks.loading import load_run
 from segdistill.recipe.data import build_split
+from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.reporting.picture import side_by_side
 from segdistill.training.train import train
@@ -42,31 +44,12 @@ DATA: dict[str, Any] = {
 COLUMNS = ("network", "mIoU", "parameters", "MACs", "ms / image", "training s")
 
 
-def demo(
-    *,
-    output: str | Path = "demo",
-    method: str = "brd",
-    teacher_epochs: int = 7,
-    epochs: int = 6,
-    seed: int = 0,
-    device: str = "auto",
-    overwrite: bool = True,
-    quiet: bool = False,
-) -> list[dict[str, Any]]:
-    """Trains a teacher, then holds a student that it is distilled into against the same student trained alone.
+@takes_fields
+def demo(options: DemoOptions) -> list[dict[str, Any]]:
+    """Train a teacher, then compare the student distilled from it with the same student trained alone.
 
     All on synthetic aerial scenes. Writes the teacher's run, the comparison with its compare/report.html, demo.json and
     comparison.png (image, truth and the three predictions of test scenes side by side) into the output folder.
-
-    Args:
-        output: the folder.
-        method: the distillation method, see `segdistill methods`; several with + or commas between.
-        teacher_epochs: passes of the teacher's training.
-        epochs: passes of the student's training, the same number alone and distilled.
-        seed: seed of everything random.
-        device: auto, cpu, cuda, cuda:N or mps.
-        overwrite: replace the runs of an earlier demo in the output folder.
-        quiet: print nothing.
 
     Returns:
         One mapping per network: name, mIoU on the test scenes, parameters, MACs, milliseconds per image, training
@@ -75,19 +58,17 @@ def demo(
     Raises:
         UserError: for a wrong option, or if a run failed.
     """
-    folder = Path(output)
-    if folder.is_file():
-        raise UserError(f"output {folder} is a file, expected a folder")
-    methods = f"{BASELINE},{method}"
-    parse_methods(methods)  # a wrong name is told before the teacher is trained, not after
+    folder, quiet, device, overwrite = Path(options.output), options.quiet, options.device, options.overwrite
+    methods = f"{BASELINE},{options.method}"
+    parse_methods(methods)  # whatever is wrong is told before the teacher is trained, not after
     console = Console(quiet=True) if quiet else rich.get_console()
-    recipe = TrainConfig(epochs=epochs, batch_size=8, lr=3e-3, warmup=0.1, loss="balanced")
-    common: dict[str, Any] = {"data": DATA, "seed": seed, "device": device, "quiet": quiet}
+    recipe = TrainConfig(epochs=options.epochs, batch_size=8, lr=3e-3, warmup=0.1, loss="balanced")
+    common: dict[str, Any] = {"data": DATA, "seed": options.seed, "device": device, "quiet": quiet}
 
     console.rule("teacher")
     teacher = train(
         network=TEACHER,
-        train=replace(recipe, epochs=teacher_epochs),
+        train=replace(recipe, epochs=options.teacher_epochs),
         output=folder / "teacher",
         overwrite=overwrite,
         **common,
