@@ -90,7 +90,8 @@ def explain(error: Exception) -> str:
     """
     text = str(error).replace("<class 'bool'>", "true or false")
     text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(text.split())).replace("NoneType", "null")
-    text = text.replace("collections.abc.Sequence", "list").replace("pathlib.", "")
+    for long, short in (("collections.abc.Sequence", "list"), ("pathlib.", ""), ("dict[str, typing.Any]", "dict")):
+        text = text.replace(long, short)
     text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
     text = re.sub(r'^Parser key "([^"]*)":', r"\1:", text)
     text = re.sub(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from segdistill.cli.parsing import call
 from segdistill.errors import UserError
+from segdistill.recipe.recipes import TrainRecipe
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ def given(options: Any) -> Any:
     return options
 
 
-def parsed(*argv: str, kind: type[Any] = Options) -> Any:
-    return call(f"{__name__}:given", argv, kinds=(kind,), name="command", summary="Do it.", examples="  none")
+def parsed(*argv: str, kind: type[Any] = Options, check: Callable[..., None] | None = None) -> Any:
+    place = f"{__name__}:given"
+    return call(place, argv, kinds=(kind,), name="command", summary="Do it.", examples="  none", check=check)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,11 @@ def test_an_unknown_option_is_told_of_with_its_nearest() -> None:
 def test_classes_called_yes_and_no(tmp_path: Path) -> None:
     """As YAML 1.2 has it."""
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("data: {classes: [no, yes, on, off], flip: false}\n")
-    assert parsed(str(recipe))["data"] == {"classes": ["no", "yes", "on", "off"], "flip": False}
-    assert parsed("--data", "{classes: [no, yes]}")["data"] == {"classes": ["no", "yes"]}
-    assert parsed("--data.classes", "[no, yes]")["data"] == {"classes": ["no", "yes"]}
+    recipe.write_text("network: x\ndata: {classes: [no, yes, on, off], flip: false}\n")
+    made = parsed(str(recipe), kind=TrainRecipe, check=lambda recipe: None)
+    assert made.data == {
+        "classes": ["no", "yes", "on", "off"],
+        "flip": False,
+    }
+    assert parsed("--data", "{classes: [no, yes]}").data == {"classes": ["no", "yes"]}
+    assert parsed("--data.classes", "[no, yes]").data == {"classes": ["no", "yes"]}

@@ -119,14 +119,14 @@ def test_all_ignored(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"model": "nowhere"}, "model folder 'nowhere' does not exist"),
+        ({"model": "nowhere"}, "model 'nowhere' does not exist"),
         ({"model": STUDENT, "data": SCENES}, "is a network spec, which has no trained weights"),
         ({"split": "vall"}, "unknown split of synthetic-aerial 'vall': did you mean 'val'?"),
         (
             {"output": "model.safetensors"},
             "output is model.safetensors, expected the name of a file that ends in",
         ),
-        ({"data": "camvid"}, "data is 'camvid', expected a mapping"),
+        ({"data": "camvid"}, "data: expected dict or null, found camvid"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"device": "cuda:77"}, "device 'cuda:77' is not available here"),
         ({"weights": "none.pth"}, "weights file none.pth does not exist"),

@@ -369,7 +369,7 @@ def test_bad_input(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     model = str(net)
-    fails(capsys, [str(tmp_path / "nowhere")], "network folder", "does not exist")
+    fails(capsys, [str(tmp_path / "nowhere")], "run '", "does not exist")
     fails(capsys, [str(tmp_path / "empty")], "holds no saved network")
     fails(capsys, [str(tmp_path / "file")], "is a file")
     fails(capsys, [model, "--format", "onxn"], "unknown format 'onxn': did you mean 'onnx'?")

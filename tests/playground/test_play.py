@@ -168,7 +168,7 @@ def test_an_image_of_16_bits_in_three_channels_is_told_of(tmp_path: Path) -> Non
 def test_gradio_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"pip install 'segdistill\[play\]'"):
-        play(runs=["anything"])
+        play(".")
 
 
 # ---------------------------------------------------------------------------------------------------------- server
