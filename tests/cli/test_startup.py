@@ -50,7 +50,8 @@ MISTAKES = [
     ["benchmark", ".", "--runtimes", "tensorrt"],
     ["play", "nowhere"],
     ["demo", "--method", "brb"],
-    ["methods", "kd"],
+    ["methods", "kdd"],
+    ["methods", "kd", "cwd"],
 ]
 PROGRAM = """
 import contextlib, io, json, sys

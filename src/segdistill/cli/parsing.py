@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from argparse import ArgumentError, RawDescriptionHelpFormatter
@@ -211,6 +212,10 @@ def _resumed(kinds: Sequence[type[Any]], argv: list[str]) -> list[str]:
 
 def _friendly(error: ArgumentError, parser: ArgumentParser) -> UserError:
     text = explain(error)
+    choice = re.search(r"expected one of (.+), found ([\w.-]+)$", text)
+    if choice:
+        close = difflib.get_close_matches(choice[2], re.findall(r"'([^']+)'", choice[1]), n=1, cutoff=0.5)
+        return UserError(f"{text}; did you mean '{close[0]}'?" if close else text)
     known = [
         option.removeprefix("--")
         for action in parser._actions
