@@ -18,6 +18,7 @@ from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.evaluation.evaluate import measure
 from segdistill.files import digest, write_atomically, write_json, write_text
+from segdistill.networks.identity import network_digest, network_label
 from segdistill.networks.loading import files_of, load_network
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
@@ -60,11 +61,11 @@ def measure_cell(recipe: DistillRecipe, folder: Path, method: str, seed: int, *,
 
 
 def measure_teacher(recipe: DistillRecipe, folder: Path, *, device: str, quiet: bool) -> None:
-    """Scores the teacher on the validation split into ``teacher/``."""
+    """Scores the teacher on the validation split, whose classes it has, into ``teacher/``."""
     sets = build_data(recipe.data, recipe.overfit)
     check_teacher_finished(recipe)
     network = load_teacher(recipe, sets).to(choose_device(device))
-    _write_scores(network, sets, recipe, cell_folder(folder, "teacher", -1), str(recipe.teacher), quiet)
+    _write_scores(network, sets, recipe, cell_folder(folder, "teacher", -1), network_label(recipe.teacher), quiet)
 
 
 def check_teacher_finished(recipe: DistillRecipe) -> None:
@@ -73,7 +74,9 @@ def check_teacher_finished(recipe: DistillRecipe) -> None:
     Raises:
         UserError: the teacher is a run folder without scores.
     """
-    run = RunFolder(str(recipe.teacher))
+    if not isinstance(recipe.teacher, str | Path):
+        return
+    run = RunFolder(recipe.teacher)
     if run.config_file.exists() and run.read_metrics() is None:
         raise UserError(
             f"teacher {recipe.teacher} has no metrics.json: its training has not ended; continue it with --resume first"
@@ -81,9 +84,16 @@ def check_teacher_finished(recipe: DistillRecipe) -> None:
 
 
 def teacher_hash(recipe: DistillRecipe) -> str | None:
-    """Hash of the teacher's files; None for a name on the hub, which has none here."""
-    files = files_of(str(recipe.teacher), recipe.teacher_weights)
+    """Hash of the teacher's files, or of its weights if it is an object; None for a name on the hub, without files."""
+    if not isinstance(recipe.teacher, str | Path):
+        return network_digest(recipe.teacher)
+    files = files_of(recipe.teacher, recipe.teacher_weights)
     return digest(*files) if files and all(file.is_file() for file in files) else None
+
+
+def student_hash(recipe: DistillRecipe) -> str | None:
+    """Hash of the weights that a student given as an object begins with; None for one that is made anew."""
+    return None if isinstance(recipe.student, str | Path) else network_digest(recipe.student)
 
 
 def _write_scores(network: Network, sets: Data, recipe: DistillRecipe, folder: Path, model: str, quiet: bool) -> None:

@@ -24,6 +24,7 @@ from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
 from segdistill.metrics.scores import percent
+from segdistill.networks.identity import network_label
 from segdistill.progress import duration
 from segdistill.recipe.data import build_data
 from segdistill.recipe.keywords import takes_fields
@@ -84,12 +85,18 @@ def check_executor(recipe: DistillRecipe, options: CellOptions) -> None:
     """Refuse an executor or a device that is not there, before anything is read.
 
     Raises:
-        UserError: ray without its library or with a teacher cache, or a device that does not exist.
+        UserError: ray without its library, with a teacher cache or network objects, or a device that does not exist.
     """
     if options.executor == "ray" and find_spec("ray") is None:
         raise UserError("executor ray needs the ray library: pip install 'segdistill[ray]'")
     if options.executor == "ray" and recipe.teacher_cache is not None:
         raise UserError("teacher_cache does not go with executor ray: cells of one seed would fill its cache at once")
+    for role, source in (("teacher", recipe.teacher), ("student", recipe.student)):
+        if options.executor == "ray" and not isinstance(source, str | Path):
+            raise UserError(
+                f"the {role} is an {network_label(source)}, which executor ray cannot send to other machines; give "
+                "a run folder, or a spec such as python:module:function"
+            )
     choose_device(options.device)
 
 
@@ -98,10 +105,11 @@ def _run_all(
 ) -> None:
     """Measure the teacher, and train and measure all cells that are not finished."""
     names, seeds = plan["methods"], plan["seeds"]
-    if not read_cell(folder, "teacher", -1, plan).finished:
-        measure_teacher(recipe, folder, device=options.device, quiet=options.quiet)
-    scores = read_cell(folder, "teacher", -1, plan).evaluation or {}
-    console.out(f"teacher {recipe.teacher}  val mIoU {scores['miou']:.2f}", highlight=False)
+    if plan["teacher_scored"]:
+        if not read_cell(folder, "teacher", -1, plan).finished:
+            measure_teacher(recipe, folder, device=options.device, quiet=options.quiet)
+        scores = read_cell(folder, "teacher", -1, plan).evaluation or {}
+        console.out(f"teacher {network_label(recipe.teacher)}  val mIoU {scores['miou']:.2f}", highlight=False)
     # Seed by seed, so that a comparison that is stopped has all methods with the first seeds.
     cells = [(name, number) for number in seeds for name in names if name != EQUAL_TIME]
     _run_cells(recipe, folder, cells, plan, options, console)

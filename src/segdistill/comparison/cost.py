@@ -60,10 +60,10 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
     """
     sets, where = build_data(recipe.data, recipe.overfit, converting=False), choose_device(device)
     fabric = launch(where, choose_precision(recipe.train.precision, where))
-    student = load_student(replace(recipe, init_weights=None), sets)
-    learner: Supervised | Distiller
     options: dict[str, Any] = {"ignore_index": sets.train.ignore_index, "auxiliary": recipe.train.aux}
     own = cell_recipe(recipe, method, recipe.seed)
+    student = load_student(replace(own, init_weights=None), sets)
+    learner: Supervised | Distiller
     if isinstance(own, TrainRecipe):
         learner = Supervised(student, **options)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from segdistill.errors import UserError, unknown_name
 from segdistill.methods import Method
 from segdistill.methods.building import build_methods
 from segdistill.naming import known_names, resolve, written
+from segdistill.networks.identity import network_label
+from segdistill.networks.wrapping import as_network
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 
 #: How a recipe writes each method of a comparison, ``{name in recipes: {hyper-parameter: value}}``, by its name.
@@ -106,6 +109,8 @@ def cell_recipe(recipe: DistillRecipe, method: str, seed: int) -> TrainRecipe | 
         method: of the cell, such as ``"kd+brd"``.
         seed: of the cell.
     """
+    if not isinstance(recipe.student, str | Path):  # each cell trains a student of its own
+        recipe = replace(recipe, student=copy.deepcopy(recipe.student))
     if is_alone(method):
         return replace(recipe.alone(), seed=seed)
     given = recipe.method if isinstance(recipe.method, Mapping | list) and recipe.method else None
@@ -119,13 +124,17 @@ def shared_recipe(recipe: DistillRecipe, data: Mapping[str, Any], specs: Specs) 
     """The recipe that the cells of a comparison share, complete.
 
     Raises:
-        UserError: a network is given as an object, of which there would have to be one for each cell.
+        UserError: the student is an object that could not be loaded again from the folder of a run.
     """
-    for role, source in (("teacher", recipe.teacher), ("student", recipe.student)):
-        if not isinstance(source, str | Path):
-            raise UserError(
-                f"the {role} is given as an object, but each run of a comparison makes its own: give a run folder or a "
-                "spec, such as python:module:function"
-            )
+    objects: dict[str, Any] = {
+        role: as_network(source, role)
+        for role, source in (("teacher", recipe.teacher), ("student", recipe.student))
+        if not isinstance(source, str | Path)
+    }
+    if "student" in objects and objects["student"].spec is None:
+        raise UserError(
+            f"the student is an {network_label(objects['student'])} wrapped by hand, which cannot be loaded again from "
+            "the folder of a run to be scored; give a function that makes it, as python:module:function"
+        )
     own = data if isinstance(recipe.data, Mapping) else recipe.data
-    return replace(recipe, data=own, method=list(specs.values()))
+    return replace(recipe, data=own, method=list(specs.values()), **objects)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import segdistill
-from segdistill.comparison.cells import cell_differences, check_teacher_finished, teacher_hash
+from segdistill.comparison.cells import cell_differences, check_teacher_finished, student_hash, teacher_hash
 from segdistill.comparison.methods import cell_recipe
 from segdistill.comparison.reading import EVALUATION_FILE, cell_folder, read_plan
 from segdistill.device import choose_device, processor
@@ -69,8 +69,7 @@ def checked_plan(
     plan = _plan(folder, recipe, names, seeds, sets, device)
     _check_folder(folder, plan, resume)
     _check_cells(folder, recipe, names, seeds)
-    check_pairs(recipe, sets, names)
-    return plan
+    return plan | {"teacher_scored": check_pairs(recipe, sets, names)}
 
 
 def _plan(
@@ -88,6 +87,7 @@ def _plan(
         "palette": [list(color) for color in sets.val.palette],
         "ids": list(sets.val.ids),
         "teacher_hash": teacher_hash(recipe),
+        "student_hash": student_hash(recipe),
         "versions": _versions(),
         "machine": _machine(device),
     }
@@ -144,6 +144,11 @@ def _check_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
             f"the teacher {plan['recipe']['teacher']} has other weights than when the runs in {folder} were made; "
             "choose another output folder"
         )
+    if old.get("student_hash") != plan["student_hash"]:
+        raise UserError(
+            f"the student begins with other weights than when the runs in {folder} were made; choose another output "
+            "folder"
+        )
 
 
 def forget_other_teacher(folder: Path, plan: dict[str, Any]) -> None:
@@ -182,13 +187,16 @@ def _check_cells(folder: Path, recipe: DistillRecipe, names: tuple[str, ...], se
                 )
 
 
-def check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> None:
+def check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> bool:
     """Makes every pair of networks once, so that what cannot work is told before the first hour is spent.
 
     Args:
         recipe: shared by all cells.
         sets: the data.
         names: methods.
+
+    Returns:
+        Whether the teacher has the classes of the data, so that it can be scored.
 
     Raises:
         UserError: a method cannot pair the two networks, or one of these cannot be loaded.
@@ -197,9 +205,9 @@ def check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> No
     with torch.random.fork_rng(devices=[]):
         check_teacher_finished(recipe)
         big = load_teacher(recipe, sets)
-        big.description.check_classes(sets.train.classes, f"teacher {recipe.teacher}")  # its score bounds the gain
         small = load_student(recipe, sets)
         for name in names:
             own = cell_recipe(recipe, name, recipe.seed)
             if isinstance(own, DistillRecipe):
                 Distiller(big, small, build_methods(own.method), auxiliary=recipe.train.aux)
+    return big.num_classes == len(sets.train.classes)

@@ -74,9 +74,10 @@ def load_comparison(folder: str | Path) -> Comparison:
             at_time={row.method: row.difference_at_time for row in distilled if row.difference_at_time is not None},
             gaps={row.method: row.gap for row in distilled if row.gap is not None},
         ),
-        warnings=_warnings(rows, len(plan["ids"]), plan["recipe"]),
+        warnings=_warnings(rows, len(plan["ids"]), plan),
         versions=plan["versions"],
         machine=plan["machine"],
+        teacher_scored=plan.get("teacher_scored", True),
     )
 
 
@@ -252,7 +253,7 @@ def _seeds(difference: Difference | None) -> int:
     return 0 if difference is None else verdict.seeds_of(difference)
 
 
-def _warnings(rows: Sequence[Row], images: int, recipe: Mapping[str, Any]) -> tuple[str, ...]:
+def _warnings(rows: Sequence[Row], images: int, plan: Mapping[str, Any]) -> tuple[str, ...]:
     """What the reader should know before believing the rows."""
     told = []
     by_name = {row.method: row for row in rows}
@@ -285,6 +286,8 @@ def _warnings(rows: Sequence[Row], images: int, recipe: Mapping[str, Any]) -> tu
         told.append(
             f"the slowest method trained for {slowest:.0f} s and {EQUAL_TIME} for {equal_time.seconds:.0f} s only"
         )
-    if recipe.get("teacher_cache") is not None:
+    if not plan.get("teacher_scored", True):
+        told.append("the teacher has other classes than the data, so that it has no score here and no gap to close")
+    if plan["recipe"].get("teacher_cache") is not None:
         told.append("the seconds leave out the time in which the teacher cache was filled")
     return tuple(told)

@@ -186,6 +186,7 @@ class Comparison:
         warnings: what the reader should know before believing it, a sentence each.
         versions: of the libraries, by name.
         machine: what the cells ran on, in words, by property.
+        teacher_scored: whether the teacher has the classes of the data, so that it can be scored.
     """
 
     folder: Path
@@ -200,6 +201,7 @@ class Comparison:
     warnings: tuple[str, ...]
     versions: dict[str, str]
     machine: dict[str, str]
+    teacher_scored: bool = True
 
     @property
     def baseline(self) -> Row:
@@ -208,8 +210,9 @@ class Comparison:
 
     @property
     def finished(self) -> bool:
-        """Whether every cell was trained and measured."""
-        return all(cell.finished for row in (self.teacher, *self.rows) for cell in row.cells)
+        """Whether every cell was trained and measured, and the teacher too, unless it has other classes."""
+        rows = (self.teacher, *self.rows) if self.teacher_scored else self.rows
+        return all(cell.finished for row in rows for cell in row.cells)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segdistill.errors import UserError
+from segdistill.naming import check_nameable
 from segdistill.networks import from_python, from_smp, from_torchvision, from_transformers
 from segdistill.networks.folder import CARD_FILE, read_description
 from segdistill.networks.network import Network
@@ -79,6 +80,7 @@ def load_network(
     if not isinstance(spec, str | os.PathLike) or not os.fspath(spec):
         raise UserError(f"network is {spec!r}, expected a spec such as smp:FPN:resnet18, or a folder")
     text = os.fspath(spec)
+    check_nameable(text, "network")
     for name, count in (("num_classes", num_classes), ("in_channels", in_channels)):
         if count is not None and (not isinstance(count, int) or count < 1):
             raise UserError(f"{name} is {count!r}, expected at least 1")
@@ -163,6 +165,7 @@ def check_trained(
         UserError: no such folder, or a spec without ``weights``.
     """
     text = os.fspath(network)
+    check_nameable(text, role)
     own = has_own_weights(text)
     if not own and weights is None and not is_spec(text):
         raise UserError(

@@ -16,13 +16,14 @@ from segdistill.recipe.values import plain
 
 # Not "from typing import TYPE_CHECKING": the parser of command lines would look for types in here, and import torch.
 if typing.TYPE_CHECKING:
+    from torch import nn
+
     from segdistill.methods import Method
-    from segdistill.networks.network import Network
     from segdistill.recipe.data import Data
 
     DataSpec = Mapping[str, Any] | Data
     MethodSpec = str | list[Any] | Mapping[str, Any] | Method
-    Source = str | Path | Network
+    Source = str | Path | nn.Module
     LossWeights = Mapping[str, float] | Literal["fixed", "auto"]
 else:  # as the command line and YAML have them
     DataSpec = dict[str, Any]
@@ -148,8 +149,6 @@ class DistillRecipe(Recipe):
             )
         if self.teacher_cache is None and self.views == "auto":
             raise UserError("views: auto chooses how many views a teacher cache keeps; give teacher_cache, or a number")
-        if self.teacher_cache is not None and not isinstance(self.teacher, str | Path):
-            raise UserError("teacher_cache needs a teacher with a name: a run folder, or a spec with teacher_weights")
         if isinstance(self.loss_weights, str) and self.loss_weights not in ("fixed", "auto"):
             raise UserError(
                 f"loss_weights is '{self.loss_weights}', expected fixed, auto, or a factor for each loss term: "

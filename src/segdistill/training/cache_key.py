@@ -6,17 +6,20 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from segdistill.data.augmentation import Augmentation
 from segdistill.datasets.base import SegmentationDataset, Window
 from segdistill.datasets.reading.checking import STRIP, in_threads
 from segdistill.errors import UserError
+from segdistill.networks.identity import network_digest
 from segdistill.networks.loading import files_of, has_own_weights, network_folder
 
 
 def describe(
     *,
-    teacher: str | Path,
-    teacher_weights: str | None,
+    teacher: str | Path | nn.Module,
+    teacher_weights: str | Path | None,
     dataset: SegmentationDataset,
     augmentation: Augmentation,
     seed: int,
@@ -27,7 +30,8 @@ def describe(
     """What a cache is made for, as hashes and plain values.
 
     Args:
-        teacher: run folder or spec. Of a ``python:`` teacher only the name and the weights are known, not the code.
+        teacher: run folder or spec, or the network itself. Of an object or a ``python:`` teacher only name and weights
+            are known, not the code.
         teacher_weights: file, or folder, with other weights than the folder's, or with those of a spec.
         dataset: train split; every image is read once.
         augmentation: what makes the views.
@@ -53,8 +57,10 @@ def describe(
     }
 
 
-def _teacher_hash(teacher: str | Path, teacher_weights: str | None) -> str:
+def _teacher_hash(teacher: str | Path | nn.Module, teacher_weights: str | Path | None) -> str:
     """Of all that makes a teacher what it is: its weights, how it is built and how it wants its images."""
+    if isinstance(teacher, nn.Module):
+        return network_digest(teacher)
     digest = hashlib.sha256()
     files = files_of(teacher, teacher_weights)
     if not files and not has_own_weights(teacher):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lightning.fabric import Fabric
 from rich.console import Console
@@ -13,7 +12,7 @@ from segdistill.data.loading import TrainingSamples, default_workers
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
 from segdistill.recipe.data import Data
-from segdistill.recipe.train_config import TrainConfig
+from segdistill.recipe.recipes import DistillRecipe
 from segdistill.records import SPARE_BYTES, free_bytes, readable
 from segdistill.training.cache_key import describe
 from segdistill.training.teacher_cache import TeacherCache
@@ -29,19 +28,15 @@ class CachedRun:
     """A run whose teacher outputs come from a cache.
 
     Attributes:
-        config: the complete recipe.
+        recipe: the complete recipe.
         data: splits and augmentation.
-        train: hyper-parameters.
-        seed: seed of the views.
         epochs: of the whole run.
         parts: into how many parts each batch is split.
         precision: what the teacher computes in.
     """
 
-    config: Mapping[str, Any]
+    recipe: DistillRecipe
     data: Data
-    train: TrainConfig
-    seed: int
     epochs: int
     parts: int
     precision: str
@@ -49,11 +44,11 @@ class CachedRun:
     @property
     def images(self) -> int:
         """Records of each view."""
-        return max(len(self.data.train) * self.data.train.crops_per_image, self.train.batch_size)
+        return max(len(self.data.train) * self.data.train.crops_per_image, self.recipe.train.batch_size)
 
     def samples(self, views: int | None) -> TrainingSamples:
         """The training images that the teacher is run on."""
-        return TrainingSamples(self.data.train, self.data.augmentation, self.seed, views)
+        return TrainingSamples(self.data.train, self.data.augmentation, self.recipe.seed, views)
 
 
 def fill_cache(
@@ -84,11 +79,11 @@ def fill_cache(
     if views == "auto":
         views = _as_many_views(run, learner, source, fabric, console)
     made_for = describe(
-        teacher=run.config["teacher"],
-        teacher_weights=run.config["teacher_weights"],
+        teacher=run.recipe.teacher,
+        teacher_weights=run.recipe.teacher_weights,
         dataset=run.data.train,
         augmentation=run.data.augmentation,
-        seed=run.seed,
+        seed=run.recipe.seed,
         multiple=learner.multiple,
         precision=run.precision,
         progress=not console.quiet,
@@ -99,8 +94,8 @@ def fill_cache(
         cache.fill(
             learner.to(fabric.device),
             run.samples(views),
-            batch_size=max(1, run.train.batch_size // run.parts),
-            workers=default_workers() if run.train.workers is None else run.train.workers,
+            batch_size=max(1, run.recipe.train.batch_size // run.parts),
+            workers=default_workers() if run.recipe.train.workers is None else run.recipe.train.workers,
             fabric=fabric,
             console=console,
             progress=not console.quiet,

@@ -296,9 +296,8 @@ class _Run:
                 warn_of_repeats(views, self.epochs, self.console)
             return None if views == "auto" else views
         assert isinstance(learner, Distiller)
-        cached = CachedRun(
-            self.config, self.data, self.train_config, self.job.recipe.seed, self.epochs, self.parts, self.precision
-        )
+        assert isinstance(self.job.recipe, DistillRecipe)
+        cached = CachedRun(self.job.recipe, self.data, self.epochs, self.parts, self.precision)
         if views == "auto" and self.options.resume and self.folder.config_file.exists():
             kept = self.folder.read_config()["views"]
             views = kept if isinstance(kept, int) else views
