@@ -6,8 +6,8 @@ torchdistill is needed for this benchmark alone. Install it into a folder of its
     PYTHONPATH=peers python benchmarks/peers.py [--device cuda] [--threads 2]
 
 Both sides get the same random features. Their value is converted to our reduction where that is possible; the last
-column says how, or why it is not. Time is the median of repeats that take turns. Memory is the growth of the peak, each
-loss in a process of its own.
+column says how, or why it is not. Time is the median of repeats that take turns; with one thread, that of the
+processor. Memory is the growth of the peak, each loss in a process of its own.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ PAIRS = [
     Pair("KA, adapt", "adapt", "adapt", (256, 256), 4, None, "theirs: the whole image is one vector of unit length"),
     Pair("affinity, plain N x N", "affinity", "plain affinity", (128, 256), 2, 1.0, "same formula"),
     Pair("affinity, plain N x N", "affinity", "plain affinity", (256, 256), 2, 1.0, "same formula"),
-    Pair("KA, affinity", "affinity", "affinity", (16, 16), 2, None, "theirs: unit length along positions, per channel"),
+    Pair("KA, affinity", "affinity", "affinity", (8, 8), 1, None, "theirs: unit length along positions, per channel"),
 ]
 
 

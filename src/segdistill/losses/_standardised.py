@@ -21,7 +21,8 @@ def standardised(values: Tensor, dim: int, inside: Tensor | None = None) -> Tens
     count = values.shape[dim] if inside is None else inside.sum(dim=dim, keepdim=True).clamp(min=1)
     mean = values.sum(dim=dim, keepdim=True) / count
     centred = values - mean
-    squares = centred.square() if inside is None else centred.square() * inside
+    squares = centred * centred  # its gradient takes one pass less than that of `square`
+    squares = squares if inside is None else squares * inside
     variance = squares.sum(dim=dim, keepdim=True) / count
     tiny = torch.finfo(values.dtype).tiny ** 0.5
     bound = (_FLAT**2 * mean.detach().square()).clamp(min=tiny)

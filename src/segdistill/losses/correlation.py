@@ -40,7 +40,8 @@ def class_correlation(
         UserError: a shape or dtype does not fit, or the temperature is not above 0.
     """
     x, t = _probabilities(student, teacher, temperature, valid, weights_allowed=True)
-    distance = (standardised(x, dim=1) - standardised(t, dim=1)).square().mean(dim=1) / 2
+    difference = standardised(x, dim=1) - standardised(t, dim=1)
+    distance = (difference * difference).mean(dim=1) / 2
     return temperature**2 * mean_over_pixels(distance, valid)
 
 
@@ -86,8 +87,8 @@ def position_correlation(
     count: Tensor | int = x.shape[2]
     if inside is not None:
         x, t, count = x * inside, t * inside, inside.sum(dim=2).clamp(min=1)
-    squares = (standardised(x, dim=2, inside=inside) - standardised(t, dim=2, inside=inside)).square()
-    squares = squares if inside is None else squares * inside
+    difference = standardised(x, dim=2, inside=inside) - standardised(t, dim=2, inside=inside)
+    squares = difference * difference if inside is None else difference * difference * inside
     values = (squares.sum(dim=2) / (2 * count)).mean(dim=1)
     return temperature**2 * mean_over_images(values, None if inside is None else inside.flatten(1))
 
