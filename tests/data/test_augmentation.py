@@ -85,7 +85,8 @@ def test_the_mask_is_not_shifted_against_the_image_when_resized(rows: bool) -> N
     for index in range(10):
         image, labels = augmentation(mask[None].to(torch.uint8), mask, key=(0, 0, index))
         inner = (slice(2, -2), slice(2, -2))  # the antialiasing window is cut off at the border of the image
-        assert image[0][inner].long().equal(labels[inner])
+        # Neighbours differ by 3; how a half is rounded is torchvision's matter.
+        assert (image[0][inner].long() - labels[inner]).abs().max() <= 1
 
 
 def test_where_the_image_ends_the_mask_ignores_and_the_image_is_grey() -> None:

@@ -70,9 +70,9 @@ def test_a_recipe_writes_it_down() -> None:
 def test_what_cannot_be_weighed_is_told() -> None:
     with pytest.raises(UserError, match="rdd: method 'cwd' has no mean over pixels"):
         RDD(method="cwd").build(*networks())  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="unknown method for rdd: 'kdd': did you mean"):
+    with pytest.raises(UserError, match="unknown method 'kdd': did you mean"):
         RDD(method="kdd")
-    with pytest.raises(UserError, match=r"rdd: options of method 'kd': .*weigth"):
+    with pytest.raises(UserError, match=r"unknown key in method kd: 'weigth': did you mean 'weight'"):
         RDD(options={"weigth": 1})
     with pytest.raises(UserError, match="kd: weight is -1"):
         RDD(options={"weight": -1})

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segdistill.errors import UserError, unknown_name
+from segdistill.errors import UserError
 from segdistill.losses import shrink_labels, shrink_valid, shrink_weights
 from segdistill.losses._labels import labelled
 from segdistill.losses._means import mean_over_pixels
 from segdistill.methods.alignment import resize, size_of
 from segdistill.methods.balance import CountedPixels
+from segdistill.methods.building import build_methods
 from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive
 from segdistill.networks.features import Features, NetworkInfo
 
@@ -150,12 +151,6 @@ class _WeighedPixels:
 
 
 def _made(name: str, options: dict[str, Any]) -> Method:
-    # Only now, when all methods are there: this one is among them.
-    from segdistill.methods import METHODS
-
-    if name not in METHODS or name == "rdd":
-        raise unknown_name("method for rdd:", name, [known for known in METHODS if known != "rdd"])
-    try:
-        return METHODS[name](**options)
-    except TypeError as error:
-        raise UserError(f"rdd: options of method '{name}': {error}") from error
+    if name == "rdd":
+        raise UserError("rdd: method is 'rdd', expected another method, whose pixels it weighs")
+    return build_methods({name: options})[0]
