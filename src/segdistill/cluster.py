@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from segdistill.errors import UserError
+from segdistill.errors import UserError, missing_package
 from segdistill.files import environment
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def spread(
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
-        raise UserError("executor ray needs the ray library: pip install 'segdistill[ray]'") from error
+        raise missing_package("executor ray", "ray", "ray") from error
     started = not ray.is_initialized()
     if started:
         with environment(RAY_USAGE_STATS_ENABLED="0"):  # nothing is reported to anybody unasked

@@ -65,6 +65,21 @@ def reason(error: BaseException) -> str:
     return sentence
 
 
+def missing_package(purpose: str, package: str, extra: str) -> UserError:
+    """The error for an optional package that is not installed.
+
+    Args:
+        purpose: what it is needed for, the beginning of the sentence.
+        package: its name, as on PyPI.
+        extra: the extra of segdistill that brings it.
+
+    Example:
+        >>> print(missing_package("vector", "pyogrio", "geo"))
+        vector needs the package pyogrio: pip install 'segdistill[geo]'
+    """
+    return UserError(f"{purpose} needs the package {package}: pip install 'segdistill[{extra}]'")
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The error for a ``name`` that is not among the ``known`` ones of its ``kind``.
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import segdistill
-from segdistill.cli.main import COMMANDS
+from segdistill.cli.main import COMMANDS, main
 from segdistill.datasets import DATASETS
+from segdistill.errors import UserError
 from segdistill.lazy import load
 from segdistill.methods import METHODS, Method
 
@@ -108,9 +111,41 @@ def test_texts_of_commands_are_those_of_the_functions() -> None:
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("data", "methods")])
 def test_summary_is_that_of_the_function(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from segdistill.cli.main import main
-
     with pytest.raises(SystemExit):
         main([command, "--help"])
     summary = (getattr(segdistill, command).__doc__ or "").partition("\n")[0]
     assert " ".join(summary.split()) in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_extra_is_explained_and_every_one_that_is_named_exists() -> None:
+    root = Path(__file__).parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra in extras:
+        assert f"\n| `{extra}` |" in (root / "README.md").read_text(), extra
+    brought = re.search(r"\[(.*)\]", *extras["all"])
+    assert brought is not None
+    assert set(brought[1].split(",")) == set(extras) - {"all", "dev"}
+    texts = [path.read_text() for path in (root / "src").rglob("*.py")]
+    named = {name for text in texts for name in re.findall(r'missing_package\([^\n]*"(\w+)"\)', text)}
+    assert named == set(extras) - {"all", "dev"}
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"segdistill {segdistill.__version__}\n"
+
+
+def test_first_arguments_need_no_names(tmp_path: Path) -> None:
+    """Refused for what they hold, and not for where they stand."""
+    for function in (segdistill.evaluate, segdistill.export, segdistill.benchmark, segdistill.play):
+        with pytest.raises(UserError, match="'nowhere' does not exist"):
+            function("nowhere")
+    with pytest.raises(UserError, match="'nowhere' does not exist"):
+        segdistill.predict("nowhere", "photos", output=tmp_path)
+    with pytest.raises(UserError, match="model is given twice, as 'a' and as 'b'"):
+        segdistill.evaluate("a", model="b")
+    with pytest.raises(UserError, match="2 values without names, expected at most 1: model"):
+        segdistill.evaluate("a", "b")
+    for look in (segdistill.check_data, segdistill.preview_data, segdistill.data_statistics):
+        with pytest.raises(UserError, match="unknown data set 'camvd'"):
+            look({"dataset": "camvd"})

@@ -387,7 +387,7 @@ def test_bad_input_writes_nothing(tmp_path: Path, teacher: Path, change: dict[st
 
 def test_ray_that_is_not_installed(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"executor ray needs the ray library: pip install 'segdistill\[ray\]'"):
+    with pytest.raises(UserError, match=r"executor ray needs the package ray: pip install 'segdistill\[ray\]'"):
         compare_tiny(tmp_path / "out", teacher, executor="ray")
 
 

@@ -310,7 +310,7 @@ def test_ignored_pixels_are_no_line() -> None:
 
 def test_scikit_image_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage.morphology", None)
-    with pytest.raises(UserError, match="pip install scikit-image"):
+    with pytest.raises(UserError, match=r"needs the package scikit-image: pip install 'segdistill\[lines\]'"):
         ConnectivityCounts(2, 255, line_classes=[1])
     assert counted(drawn("#"), drawn("#")).line_length.tolist() == [0, 0]
 

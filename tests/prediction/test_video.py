@@ -204,5 +204,5 @@ def test_options_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         predict_files(predictor(), tmp_path / "a.mkv", tmp_path / "b.mp4")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UserError, match=r"videos need PyAV: pip install 'segdistill\[video\]'"):
+    with pytest.raises(UserError, match=r"a video needs the package av: pip install 'segdistill\[video\]'"):
         predict_files(predictor(), tmp_path / "a.mkv", tmp_path / "out")

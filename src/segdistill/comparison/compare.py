@@ -21,7 +21,7 @@ from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_
 from segdistill.comparison.reading import cell_folder, load_comparison, read_cell
 from segdistill.comparison.results import Cell, Comparison, Row, Summary
 from segdistill.device import choose_device
-from segdistill.errors import UserError
+from segdistill.errors import UserError, missing_package
 from segdistill.files import write_json, write_yaml
 from segdistill.metrics.scores import percent
 from segdistill.networks.identity import network_label
@@ -88,7 +88,7 @@ def check_executor(recipe: DistillRecipe, options: CellOptions) -> None:
         UserError: ray without its library, with a teacher cache or network objects, or a device that does not exist.
     """
     if options.executor == "ray" and find_spec("ray") is None:
-        raise UserError("executor ray needs the ray library: pip install 'segdistill[ray]'")
+        raise missing_package("executor ray", "ray", "ray")
     if options.executor == "ray" and recipe.teacher_cache is not None:
         raise UserError("teacher_cache does not go with executor ray: cells of one seed would fill its cache at once")
     for role, source in (("teacher", recipe.teacher), ("student", recipe.student)):

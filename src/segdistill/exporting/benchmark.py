@@ -23,7 +23,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from segdistill.device import choose_precision, processor
-from segdistill.errors import UserError
+from segdistill.errors import UserError, missing_package
 from segdistill.evaluation.timing import RUNTIMES, Job, Timing, job_line, timing_in
 from segdistill.exporting.export import FOLDER, export
 from segdistill.exporting.options import BenchmarkOptions
@@ -238,7 +238,7 @@ def _models(
         kind = FORMATS[_FORMAT_OF[runtime]]
         missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
         if missing:
-            skipped.append(f"{runtime} needs the package {missing[0]}: pip install 'segdistill[deploy]'")
+            skipped.append(str(missing_package(runtime, missing[0], "deploy")))
             continue
         path = folder / f"model{kind.suffix}"
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from segdistill.errors import UserError
+from segdistill.errors import missing_package
 
 
 def require(name: str, purpose: str) -> Any:
@@ -21,4 +21,4 @@ def require(name: str, purpose: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(f"{purpose} needs the package {name}: pip install 'segdistill[deploy]'") from error
+        raise missing_package(purpose, name, "deploy") from error

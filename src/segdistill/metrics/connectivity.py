@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdistill.errors import UserError
+from segdistill.errors import UserError, missing_package
 from segdistill.metrics.components import (
     MIN_AREA,
     Matching,
@@ -261,7 +261,7 @@ def _import_skeletonize() -> Any:
     try:
         return importlib.import_module("skimage.morphology").skeletonize
     except ImportError as error:
-        raise UserError("line_classes need the package scikit-image: pip install scikit-image") from error
+        raise missing_package("the connectivity of lines", "scikit-image", "lines") from error
 
 
 def _component_counts(matching: Matching, num_classes: int) -> dict[str, Counts]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segdistill.errors import UserError, reason, unknown_name
+from segdistill.errors import UserError, missing_package, reason, unknown_name
 from segdistill.networks.encoder_weights import check_share, report
 from segdistill.networks.network import Network
 from segdistill.networks.request import Request
@@ -81,9 +81,7 @@ def load(request: Request) -> Network:
     try:
         import transformers  # noqa: F401 - takes seconds, and is an optional extra
     except ImportError as error:
-        raise UserError(
-            f"network '{request.spec}' needs the package transformers: pip install 'segdistill[transformers]'"
-        ) from error
+        raise missing_package(f"network '{request.spec}'", "transformers", "transformers") from error
 
     if request.name in FAMILIES:
         model, (mean, std) = _new(request), request.default_normalization()

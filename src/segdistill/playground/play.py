@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-from segdistill.errors import UserError
+from segdistill.errors import missing_package
 from segdistill.playground.contenders import example_images, open_contenders
 from segdistill.playground.options import PlayOptions
 from segdistill.recipe.keywords import takes_fields
@@ -33,7 +33,7 @@ def play(options: PlayOptions) -> None:
             other images than RGB, or the address cannot be listened on.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("the page needs Gradio: pip install 'segdistill[play]'")
+        raise missing_package("the page", "gradio", "play")
     contenders = open_contenders(options.models, options.device)
     with contextlib.ExitStack() as at_end:
         at_end.enter_context(_sigterm_raises())

@@ -14,7 +14,7 @@ import numpy as np
 
 from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.rasters import require_rasterio
-from segdistill.errors import UserError
+from segdistill.errors import missing_package
 
 _AT_ONCE = 10_000
 """Polygons that are written at a time."""
@@ -31,7 +31,7 @@ def require_pyogrio() -> Any:
     """
     for package in ("pyogrio", "shapely"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"vector needs the package {package}: pip install 'segdistill[geo]'")
+            raise missing_package("vector", package, "geo")
     return importlib.import_module("pyogrio.raw")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from segdistill.datasets.reading.orientation import of_display_matrix, turned
-from segdistill.errors import UserError
+from segdistill.errors import UserError, missing_package
 from segdistill.files import UNFINISHED, permissions
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
@@ -33,7 +33,7 @@ def require_av() -> Any:
     try:
         import av  # an extra
     except ImportError as error:
-        raise UserError("videos need PyAV: pip install 'segdistill[video]'") from error
+        raise missing_package("a video", "av", "video") from error
     return av
 
 

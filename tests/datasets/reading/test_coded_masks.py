@@ -118,7 +118,7 @@ def test_matlab_masks_without_scipy_are_told_when_the_data_set_is_made(
 
     monkeypatch.setattr(importlib, "import_module", missing)
     classes, palette = ("a", "b", "c"), ("#000000", "#000001", "#000002")
-    with pytest.raises(UserError, match=r"y.mat is a MATLAB file, which needs the package scipy: pip install scipy"):
+    with pytest.raises(UserError, match=r"which needs the package scipy: pip install 'segdistill\[matlab\]'"):
         CodedDataset([(Path("y.jpg"), Path("y.mat"))], READER, classes=classes, palette=palette, resize=None)
 
 

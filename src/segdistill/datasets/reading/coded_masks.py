@@ -17,7 +17,7 @@ from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.files import FileDataset
 from segdistill.datasets.reading.images import image_size
 from segdistill.datasets.reading.masks import MaskFile, MaskReader, resized_labels
-from segdistill.errors import UserError, reason
+from segdistill.errors import UserError, missing_package, reason
 
 MATLAB_SUFFIX = ".mat"
 
@@ -147,4 +147,4 @@ def _scipy_io(path: Path) -> Any:
     try:
         return importlib.import_module("scipy.io")
     except ImportError:
-        raise UserError(f"{path} is a MATLAB file, which needs the package scipy: pip install scipy") from None
+        raise missing_package(f"{path} is a MATLAB file, which", "scipy", "matlab") from None

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from segdistill.datasets.reading.orientation import exif_orientation
-from segdistill.errors import UserError
+from segdistill.errors import UserError, missing_package
 
 # What PIL's decoders raise on damaged files; UnidentifiedImageError and most truncations are OSErrors.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, struct.error, zlib.error)
@@ -122,9 +122,7 @@ def _raw_mode(image: Image.Image) -> str:
 def _refuse_geotiff(image: Image.Image, path: Path) -> None:
     """Raise for what only rasterio reads rightly of a TIFF."""
     if _NODATA in getattr(image, "tag_v2", {}):
-        raise UserError(
-            f"{path} is a GeoTIFF with a no-data value, which needs the package rasterio: pip install 'segdistill[geo]'"
-        )
+        raise missing_package(f"{path} is a GeoTIFF with a no-data value, which", "rasterio", "geo")
     images = 0
     for page in range(getattr(image, "n_frames", 1)):
         image.seek(page)

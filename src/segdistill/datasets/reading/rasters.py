@@ -21,7 +21,7 @@ import numpy as np
 from segdistill.datasets.base import Window
 from segdistill.datasets.reading.orientation import ORIENTATION, PHOTOMETRIC, TURNS, tiff_tags, turned
 from segdistill.datasets.reading.validity import alpha_band, valid_pixels
-from segdistill.errors import UserError, reason
+from segdistill.errors import UserError, missing_package, reason
 from segdistill.files import UNFINISHED, permissions
 
 TIFF = (".tif", ".tiff")
@@ -100,7 +100,7 @@ def require_rasterio(purpose: str) -> Any:
         UserError: it is not installed; ``purpose`` says what needs it.
     """
     if not has_rasterio():
-        raise UserError(f"{purpose} needs the package rasterio: pip install 'segdistill[geo]'")
+        raise missing_package(purpose, "rasterio", "geo")
     return importlib.import_module("rasterio")
 
 
