@@ -152,7 +152,7 @@ def test_other_files(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "net.pth").touch()
     told = fails(tmp_path / "net.pth", tmp_path, capsys)
     assert "net.pth is a file that ends in '.pth'; expected the folder of a run, or an exported file, .onnx" in told
-    assert "model nowhere.onnx does not exist" in fails(Path("nowhere.onnx"), tmp_path, capsys)
+    assert "model 'nowhere.onnx' does not exist" in fails(Path("nowhere.onnx"), tmp_path, capsys)
     (tmp_path / "net.xml").write_bytes((files / "net.xml").read_bytes())  # without its .bin
     assert "net.xml lacks its weights: net.bin is not beside it" in fails(tmp_path / "net.xml", tmp_path, capsys)
     assert "device is cuda, but" in fails(files / "net.pt2", tmp_path, capsys, "--device", "cuda")

@@ -395,7 +395,7 @@ def test_a_saved_network_tells_its_classes_colours_bands_and_window(tmp_path: Pa
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (shutil.rmtree, "network folder .* does not exist"),
+        (shutil.rmtree, "model .* does not exist"),
         (
             lambda run: (shutil.rmtree(run), run.write_text("")),
             "is a file that ends in ''; expected the folder of a run",
