@@ -153,3 +153,14 @@ def test_the_backbone_learns_at_its_own_rate() -> None:
         share = 0.1 if name in backbone else 1.0
         torch.testing.assert_close(tenth[name], share * whole[name], rtol=1e-3, atol=1e-6)
         assert bool((none[name] == 0).all()) == (name in backbone)
+
+
+def test_a_large_sum_in_half_precision_is_no_infinite_weight() -> None:
+    """A memory of 22,000 unit vectors in float16 has a sum beyond 65,504, and not one bad value."""
+    step = step_of(FAST)
+    step.learner.register_buffer("memory", torch.full((2000, 64), 1.0, dtype=torch.float16))
+    assert step.weights_are_finite()
+    step.learner.memory[3, 5] = float("inf")
+    assert not step.weights_are_finite()
+    step.learner.memory[3, 5] = float("nan")
+    assert not step.weights_are_finite()

@@ -187,7 +187,9 @@ class Step:
         """Whether no weight or buffer of the learner is NaN or infinite. Every process must call this."""
         # A part of a sharded tensor may be empty, which has a sum and no maximum.
         values = [value for value in self.learner.state_dict().values() if value.is_floating_point()]
-        sums = [value.to(self.fabric.device) for value in gathered([value.abs().sum() for value in values])]
+        # In single precision at least: the sum of a large buffer in half precision is infinite by itself.
+        sums = gathered([value.abs().sum(dtype=torch.promote_types(value.dtype, torch.float32)) for value in values])
+        sums = [value.to(self.fabric.device) for value in sums]
         return bool(torch.isfinite(torch.stack(sums)).all())
 
     def state_dict(self) -> dict[str, Any]:
