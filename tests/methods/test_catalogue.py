@@ -50,8 +50,10 @@ def test_every_method_has_a_page(name: str) -> None:
 
 
 def rows(page: str) -> dict[str, list[str]]:
-    """Cells of the tables of a Markdown page whose rows begin with the name of a method."""
-    lines = re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / page).read_text(), flags=re.MULTILINE)
+    """Cells of the tables about methods of a Markdown page, whose rows begin with a method's name."""
+    _, heading, text = (ROOT / page).read_text().partition("## Methods\n")
+    text = text if heading else (ROOT / page).read_text()
+    lines = re.findall(r"^\| `(\w+)` \| (.*) \|$", text, flags=re.MULTILINE)
     return {name: [cell.strip() for cell in cells.split("|")] for name, cells in lines}
 
 
