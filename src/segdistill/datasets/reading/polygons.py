@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +97,9 @@ class PolygonDataset(FileDataset):
         require_rasterio("drawing polygons")
         self._first = int(background)
 
+    @abstractmethod
     def areas(self, index: int, size: tuple[int, int]) -> list[Area]:
         """The objects of one sample, whose image is of ``size``; labels count from 0, without the background."""
-        raise NotImplementedError
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, valid = open_image(self.pairs[index][0]).whole()
