@@ -185,6 +185,36 @@ def some_labels() -> torch.Tensor:
     return labels
 
 
+def test_where_nobody_has_labelled_the_teacher_alone_speaks() -> None:
+    distiller, spy = spied(unlabelled_index=254)
+    labels = some_labels()
+    without = distiller(IMAGES, labels).terms["task"]
+    labels[1] = 254
+    out = distiller(IMAGES, labels)
+    ignored = torch.where(labels == 254, 255, labels)
+    assert torch.equal(spy.valid[:, :50, :70], labels != 255)  # the second image whole, the first as labelled
+    assert torch.equal(spy.labels[:, :50, :70], ignored)
+    expected = torch.nn.functional.cross_entropy(out.logits, ignored, ignore_index=255)
+    torch.testing.assert_close(out.terms["task"], expected)
+    assert not torch.equal(without, expected)
+    assert (
+        Distiller(tiny_network(8), tiny_network(4), KD(), unlabelled_index=254)(
+            IMAGES, torch.full((2, 50, 70), 254)
+        ).terms["task"]
+        == 0
+    )
+
+
+def test_a_student_alone_learns_from_labelled_pixels_only() -> None:
+    labels = some_labels()
+    labels[1] = 254
+    out = Supervised(tiny_network(4), unlabelled_index=254)(IMAGES, labels)
+    expected = torch.nn.functional.cross_entropy(out.logits[:1], labels[:1], ignore_index=255)
+    torch.testing.assert_close(out.terms["task"], expected)
+    with pytest.raises(UserError, match=r"labels hold the values \[254\], expected 0 to 4"):
+        Supervised(tiny_network(4))(IMAGES, labels)
+
+
 @pytest.mark.parametrize("ignored", ["skip", "distil"])
 def test_padding_is_neither_valid_nor_labelled(ignored: str) -> None:
     distiller, spy = spied(ignored=ignored)

@@ -86,6 +86,8 @@ class Distiller(nn.Module):
         task_loss: loss on labels; cross-entropy, mean over valid pixels, by default. Not used without labels.
         ignore_index: label of pixels that do not count.
         ignored: ``"skip"`` leaves ignored pixels out of distillation too; ``"distil"`` lets the teacher speak there.
+        unlabelled_index: label of pixels that nobody has labelled: the task loss leaves them out, and the teacher alone
+            speaks there, whatever ``ignored`` is. None where there are none.
         auxiliary: weight of the task loss of an `AuxiliaryHead`, which is trained beside the student; 0 for none.
 
     Raises:
@@ -113,6 +115,7 @@ class Distiller(nn.Module):
         task_loss: TaskLoss = cross_entropy,
         ignore_index: int = 255,
         ignored: Literal["skip", "distil"] = "skip",
+        unlabelled_index: int | None = None,
         auxiliary: float = 0.0,
     ) -> None:
         super().__init__()
@@ -144,6 +147,7 @@ class Distiller(nn.Module):
         self.task_loss = task_loss
         self.ignore_index = ignore_index
         self.ignored = ignored
+        self.unlabelled_index = unlabelled_index
         self._teacher_checked = False
         self.multiple = math.lcm(teacher.multiple, student.multiple)
 
@@ -223,14 +227,14 @@ class Distiller(nn.Module):
 
         Args:
             images: float (B, C, H, W) in 0..1, or uint8; any size.
-            labels: class indices, any integer dtype, (B, H, W), ``ignore_index`` for pixels that do not count; None
-                for images without labels.
+            labels: class indices, any integer dtype, (B, H, W), ``ignore_index`` for pixels that do not count,
+                ``unlabelled_index`` for pixels without a label; None for images without labels.
             teacher_outputs: what `teacher_outputs` gave for the same images before; the teacher is not run then.
 
         Raises:
             UserError: where labels and images differ in size, or a method needs labels and there are none.
         """
-        labels = _checked(images, labels, self.student.num_classes, self.ignore_index)
+        labels = _checked(images, labels, self.student.num_classes, self.ignore_index, self.unlabelled_index)
         height, width = images.shape[-2:]
         # Both networks see the same padded image, so that their features cover the same extent.
         images = pad_to_multiple(images, self.multiple)
@@ -238,6 +242,8 @@ class Distiller(nn.Module):
         inside = torch.ones((len(images), height, width), dtype=torch.bool, device=images.device)
         valid = inside if labels is None or self.ignored == "distil" else labels != self.ignore_index
         valid = F.pad(valid, padding, value=False)
+        if labels is not None and self.unlabelled_index is not None:
+            labels = labels.masked_fill(labels == self.unlabelled_index, self.ignore_index)
         padded = None if labels is None else F.pad(labels, padding, value=self.ignore_index)
 
         # The teacher first: its passing activations are gone before the student's, kept for backward, come.
@@ -282,6 +288,7 @@ class Supervised(nn.Module):
         *,
         task_loss: TaskLoss = cross_entropy,
         ignore_index: int = 255,
+        unlabelled_index: int | None = None,
         auxiliary: float = 0.0,
     ) -> None:
         super().__init__()
@@ -290,10 +297,13 @@ class Supervised(nn.Module):
         self.auxiliary_weight = auxiliary
         self.task_loss = task_loss
         self.ignore_index = ignore_index
+        self.unlabelled_index = unlabelled_index
 
     def forward(self, images: Tensor, labels: Tensor) -> LearnerOutput:
         """The task loss of one batch; see `Distiller.forward`."""
-        labels = _checked(images, labels, self.student.num_classes, self.ignore_index)
+        labels = _checked(images, labels, self.student.num_classes, self.ignore_index, self.unlabelled_index)
+        if self.unlabelled_index is not None:
+            labels = labels.masked_fill(labels == self.unlabelled_index, self.ignore_index)
         features = None
         if self.auxiliary is None:
             logits = self.student(images)
@@ -320,18 +330,20 @@ def _losses_on_labels(
 
 
 @overload
-def _checked(images: Tensor, labels: Tensor, classes: int, ignore_index: int) -> Tensor: ...
+def _checked(images: Tensor, labels: Tensor, classes: int, ignore: int, unlabelled: int | None) -> Tensor: ...
 @overload
-def _checked(images: Tensor, labels: Tensor | None, classes: int, ignore_index: int) -> Tensor | None: ...
-def _checked(images: Tensor, labels: Tensor | None, classes: int, ignore_index: int) -> Tensor | None:
+def _checked(
+    images: Tensor, labels: Tensor | None, classes: int, ignore: int, unlabelled: int | None
+) -> Tensor | None: ...
+def _checked(images: Tensor, labels: Tensor | None, classes: int, ignore: int, unlabelled: int | None) -> Tensor | None:
     """Labels as int64, after a check of their shape and values."""
     if labels is None:
         return None
-    _check_labels(images, labels, classes, ignore_index)
+    _check_labels(images, labels, classes, [ignore] if unlabelled is None else [ignore, unlabelled])
     return labels.long()
 
 
-def _check_labels(images: Tensor, labels: Tensor, classes: int, ignore_index: int) -> None:
+def _check_labels(images: Tensor, labels: Tensor, classes: int, special: list[int]) -> None:
     if labels.dim() != 3 or labels.shape != (len(images), *images.shape[-2:]):
         raise UserError(
             f"labels have shape {tuple(labels.shape)}, expected {(len(images), *images.shape[-2:])} "
@@ -339,11 +351,13 @@ def _check_labels(images: Tensor, labels: Tensor, classes: int, ignore_index: in
         )
     # On a GPU a look at the values would make it wait; the command line has checked its data beforehand.
     if labels.device.type == "cpu":
-        outside = (labels != ignore_index) & ((labels < 0) | (labels >= classes))
+        outside = (labels < 0) | (labels >= classes)
+        for label in special:
+            outside &= labels != label
         if outside.any():
             raise UserError(
                 f"labels hold the values {sorted(set(labels[outside].tolist()))[:8]}, expected 0 to {classes - 1}, or "
-                f"{ignore_index} for pixels that do not count"
+                f"{special[0]} for pixels that do not count"
             )
 
 

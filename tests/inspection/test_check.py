@@ -119,7 +119,7 @@ def test_data_sets_without_files() -> None:
         ({"dataset": "folder", "rot": "x"}, "unknown key in data: 'rot': did you mean 'root'"),
         ({"dataset": "folder", "root": "x"}, "the key 'classes' is missing"),
         ({"dataset": "folder", "root": "nowhere", "classes": ["a", "b"]}, "nowhere does not exist"),
-        ({"dataset": "folder", "root": ".", "classes": ["a"]}, "expected 2 to 255"),
+        ({"dataset": "folder", "root": ".", "classes": ["a"]}, "expected 2 to 254"),
         ({"dataset": "folder", "root": ".", "classes": ["a", "b"], "palette": ["#ff0000"]}, "1 colours for 2 classes"),
     ],
 )

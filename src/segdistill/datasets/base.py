@@ -19,6 +19,9 @@ from segdistill.errors import UserError
 IGNORE_INDEX = 255
 """The label of pixels that count nowhere: not in losses, not in metrics."""
 
+UNLABELLED = 254
+"""The label of pixels that nobody has labelled, in training alone: a teacher teaches there, the task loss is silent."""
+
 
 class Window(NamedTuple):
     """A rectangle of an image, in pixels.
@@ -94,7 +97,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
     ``crops_per_image`` and ``evaluation_window``.
 
     Args:
-        classes: names of the K classes, in the order of their labels 0..K-1; 2 to 255 of them.
+        classes: names of the K classes, in the order of their labels 0..K-1; 2 to 254 of them.
         ids: one name per sample, in order.
         palette: one colour per class for pictures, as (red, green, blue) or ``"#rrggbb"``; chosen if not
             given.
@@ -114,7 +117,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
             images, 0 in float32 ones.
 
     Raises:
-        UserError: fewer than 2 or more than 255 classes, a class named twice, or a palette that does not fit
+        UserError: fewer than 2 or more than 254 classes, a class named twice, or a palette that does not fit
             them.
 
     Example:
@@ -212,9 +215,9 @@ def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
         raise UserError(f"classes must be a list of names, found {classes!r}")
     names = tuple(classes)
-    if not 2 <= len(names) <= IGNORE_INDEX:
+    if not 2 <= len(names) <= UNLABELLED:
         raise UserError(
-            f"classes has {len(names)} names ({', '.join(names[:3])}); expected 2 to {IGNORE_INDEX}, "
+            f"classes has {len(names)} names ({', '.join(names[:3])}); expected 2 to {UNLABELLED}, "
             "the background being a class too"
         )
     twice = sorted({name for name in names if names.count(name) > 1})

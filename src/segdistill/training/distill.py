@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from segdistill.datasets.base import UNLABELLED
 from segdistill.distiller import Distiller
 from segdistill.methods.building import build_methods
 from segdistill.recipe.data import build_data
@@ -37,6 +38,7 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
             methods,
             ignore_index=data.train.ignore_index,
             ignored=recipe.ignored,
+            unlabelled_index=UNLABELLED,
             auxiliary=recipe.train.aux,
         )
 

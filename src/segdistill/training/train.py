@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from segdistill.datasets.base import UNLABELLED
 from segdistill.distiller import Supervised
 from segdistill.recipe.data import build_data
 from segdistill.recipe.keywords import takes_fields
@@ -29,6 +30,11 @@ def train(recipe: TrainRecipe, options: RunOptions) -> RunFolder:
 
     def make(_: TeacherSource | None) -> Supervised:
         student = load_student(recipe, data)
-        return Supervised(student, ignore_index=data.train.ignore_index, auxiliary=recipe.train.aux)
+        return Supervised(
+            student,
+            ignore_index=data.train.ignore_index,
+            unlabelled_index=UNLABELLED,
+            auxiliary=recipe.train.aux,
+        )
 
     return run(Job(replace(recipe, data=data.values), data, make), options)
