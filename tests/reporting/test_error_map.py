@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import cc3d
 import numpy as np
 import pytest
 
 from segdistill.metrics.connectivity import ConnectivityCounts
+from segdistill.metrics.labelling import label_components
 from segdistill.reporting.error_map import Mistake, mistakes
 
 IGNORED = 255
@@ -73,7 +73,7 @@ def test_agrees_with_the_connectivity_counts(seed: int) -> None:
     counts = ConnectivityCounts(3, IGNORED).update(prediction, labels)
     found = mistakes(prediction, labels, 3, IGNORED)
     assert ((found > 0) == ((prediction != labels) & (labels != IGNORED))).all()
-    parts = cc3d.connected_components(np.where(labels == IGNORED, 0, labels + 1), connectivity=8)
+    parts = label_components(np.where(labels == IGNORED, 0, labels + 1))
     missed = [
         part
         for part in range(1, parts.max() + 1)

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.reading.coded_masks import CodedDataset, CodedMaskReader
-from segdistill.datasets.reading.files import Pair, missing_split, pair_folders
+from segdistill.datasets.reading.coded_masks import CodedMaskReader
+from segdistill.datasets.reading.files import FileDataset, Pair, missing_split, pair_folders
 from segdistill.datasets.reading.layouts import find_root
 
 _LEVELS = ("ADEChallengeData2016", ".")
 _FOLDERS = {"train": "training", "val": "validation"}
 
 
-class ADE20K(CodedDataset):
+class ADE20K(FileDataset):
     """ADE20K in the form of the 2016 scene parsing challenge, 150 classes: 20,210 train and 2000 val images.
 
     Zhou, Zhao, Puig, Fidler, Barriuso, Torralba, *Scene Parsing through ADE20K Dataset*, CVPR 2017.

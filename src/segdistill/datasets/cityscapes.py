@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.reading.coded_masks import CodedDataset, CodedMaskReader
-from segdistill.datasets.reading.files import existing_folder, missing_split, refuse_missing
+from segdistill.datasets.reading.coded_masks import CodedMaskReader
+from segdistill.datasets.reading.files import FileDataset, existing_folder, missing_split, refuse_missing
 from segdistill.datasets.reading.layouts import files_ending
 from segdistill.errors import UserError
 
@@ -26,7 +26,7 @@ _FORMS = {
 }
 
 
-class Cityscapes(CodedDataset):
+class Cityscapes(FileDataset):
     """Cityscapes with fine annotations, 19 classes, 2048 x 1024: 2975 train, 500 val and 1525 test images.
 
     Cordts, Omran, Ramos, Rehfeld, Enzweiler, Benenson, Franke, Roth, Schiele, *The Cityscapes Dataset for Semantic

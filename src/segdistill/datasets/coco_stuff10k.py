@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.reading.coded_masks import MATLAB_SUFFIX, CodedDataset, CodedMaskReader
-from segdistill.datasets.reading.files import existing_folder, missing_split, read_lines
+from segdistill.datasets.reading.coded_masks import MATLAB_SUFFIX, CodedMaskReader
+from segdistill.datasets.reading.files import FileDataset, existing_folder, missing_split, read_lines
 from segdistill.datasets.reading.layouts import files_ending, listed_pairs
 from segdistill.datasets.voc import voc_colors
 from segdistill.errors import UserError
@@ -30,13 +30,13 @@ _FORMS = {
 _LISTS = {"train": "train.txt", "val": "test.txt", "test": "test.txt"}
 
 
-class COCOStuff10K(CodedDataset):
+class COCOStuff10K(FileDataset):
     """COCO-Stuff 10K, version 1.1, 80 things and 91 kinds of stuff: 9000 train and 1000 test images.
 
     Caesar, Uijlings, Ferrari, *COCO-Stuff: Thing and Stuff Classes in Context*, CVPR 2018.
 
     ``root`` holds what ``cocostuff-10k-v1.1.zip`` unpacks to: ``images/*.jpg``, ``annotations/*.mat`` (variable ``S``)
-    and ``imageLists/train.txt``, ``test.txt``. Reading the ``.mat`` files needs scipy. Masks converted to
+    and ``imageLists/train.txt``, ``test.txt``. Masks converted to
     ``annotations/**/*_labelTrainIds.png`` (0 for unlabeled, 1 to 171 for the classes; mmsegmentation's converter
     makes them) are taken instead where there are any. Unlabeled pixels are ignored.
 
@@ -49,8 +49,7 @@ class COCOStuff10K(CodedDataset):
         resize: (height, width) on reading, see :class:`FileDataset`.
 
     Raises:
-        UserError: missing folder, unknown or empty split, a listed name without image or mask, ``.mat`` masks
-            without scipy.
+        UserError: missing folder, unknown or empty split, a listed name without image or mask.
     """
 
     CLASSES = (

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.reading.coded_masks import MATLAB_SUFFIX, CodedDataset, CodedMaskReader
-from segdistill.datasets.reading.files import missing_split, read_lines
+from segdistill.datasets.reading.coded_masks import MATLAB_SUFFIX, CodedMaskReader
+from segdistill.datasets.reading.files import FileDataset, missing_split, read_lines
 from segdistill.datasets.reading.layouts import files_ending, find_root, listed_pairs
 from segdistill.datasets.voc import voc_colors
 from segdistill.errors import UserError
@@ -28,7 +28,7 @@ _CLASS_IDS = (
 # fmt: on
 
 
-class PascalContext(CodedDataset):
+class PascalContext(FileDataset):
     """Pascal Context with its 59 usual classes: 4998 train and 5105 val images.
 
     Mottaghi, Chen, Liu, Cho, Lee, Fidler, Urtasun, Yuille, *The Role of Context for Object Detection and Semantic
@@ -53,8 +53,7 @@ class PascalContext(CodedDataset):
         resize: (height, width) on reading, see :class:`FileDataset`.
 
     Raises:
-        UserError: missing folder, unknown or empty split, a listed name without image or mask, ``.mat`` masks
-            without scipy.
+        UserError: missing folder, unknown or empty split, a listed name without image or mask.
     """
 
     CLASSES = (

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from segdistill.colors import Color
 from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.reading.coded_masks import MATLAB_SUFFIX, CodedDataset, CodedMaskReader
-from segdistill.datasets.reading.files import Pair, missing_split, read_lines
+from segdistill.datasets.reading.coded_masks import MATLAB_SUFFIX, CodedMaskReader
+from segdistill.datasets.reading.files import FileDataset, Pair, missing_split, read_lines
 from segdistill.datasets.reading.layouts import files_ending, find_root, listed_pairs
 from segdistill.errors import UserError
 
@@ -35,7 +35,7 @@ def _channel(label: int, first_bit: int) -> int:
     return sum((label >> (first_bit + 3 * place) & 1) << (7 - place) for place in range(3))
 
 
-class VOC(CodedDataset):
+class VOC(FileDataset):
     """Pascal VOC 2012 with background, 21 classes: 10,582 augmented train (1464 of VOC alone) and 1449 val images.
 
     Everingham, Van Gool, Williams, Winn, Zisserman, *The Pascal Visual Object Classes (VOC) Challenge*, IJCV 2010.

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
+
+from segdistill.metrics.labelling import label_components
 
 MIN_AREA = 16
 """The smallest component that counts, in pixels, where nothing else is said."""
@@ -74,9 +75,7 @@ def connected_components(labels: NDArray[Any], num_classes: int) -> NDArray[np.i
         labels: integer (H, W), values 0 to K - 1, and K where nothing counts.
         num_classes: K.
     """
-    # cc3d labels all classes at once and takes 0 for background.
-    colours = np.where(labels == num_classes, 0, labels + 1)
-    return np.asarray(cc3d.connected_components(colours, connectivity=8), dtype=np.int64)
+    return label_components(np.where(labels == num_classes, 0, labels + 1))
 
 
 def component_overlaps(

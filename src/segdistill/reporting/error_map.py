@@ -6,12 +6,12 @@ import math
 from enum import IntEnum
 from typing import Any
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from segdistill.metrics.components import MIN_AREA, component_overlaps, connected_components, match_components
 from segdistill.metrics.label_maps import LabelMap, comparable_maps, near_another_class
+from segdistill.metrics.labelling import label_components
 
 #: The width of what counts as "near a boundary", as a share of the diagonal, as `BoundaryCounts` has it.
 DIAGONAL_SHARE = 0.02
@@ -95,7 +95,7 @@ def _between(
         pieces: (H, W), numbers of the components of the other map; 0 for those that do not count.
         piece_class: (H, W), the class of those.
     """
-    numbers = np.asarray(cc3d.connected_components(patches, connectivity=8), dtype=np.int64)
+    numbers = label_components(patches)
     height, width = numbers.shape
     touching = []
     for dy, dx in [(0, 1), (1, 0), (1, 1), (1, -1)]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from segdistill.datasets.reading.coded_masks import CodedDataset, CodedMaskReader, read_matlab
+from segdistill.datasets.reading.coded_masks import CodedMaskReader, read_matlab
+from segdistill.datasets.reading.files import FileDataset
 from segdistill.errors import UserError
 from tests.datasets.official_trees import codes_mask, write_matlab
 from tests.datasets.trees import write_image, write_mask
@@ -110,24 +110,12 @@ def test_a_matlab_file_cut_anywhere_is_told_in_one_sentence(tmp_path: Path) -> N
             read_matlab(path, ("S",))
 
 
-def test_matlab_masks_without_scipy_are_told_when_the_data_set_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
-    classes, palette = ("a", "b", "c"), ("#000000", "#000001", "#000002")
-    with pytest.raises(UserError, match=r"which needs the package scipy: pip install 'segdistill\[matlab\]'"):
-        CodedDataset([(Path("y.jpg"), Path("y.mat"))], READER, classes=classes, palette=palette, resize=None)
-
-
 def test_a_matlab_mask_of_another_size_than_its_image_is_told(tmp_path: Path) -> None:
     write_image(tmp_path / "y.jpg", 12, 18)
     write_matlab(tmp_path / "y.mat", {"S": codes_mask(CODES, dtype=np.uint16)})
     classes, palette = ("a", "b", "c"), ("#000000", "#000001", "#000002")
     pair = (tmp_path / "y.jpg", tmp_path / "y.mat")
-    dataset = CodedDataset([pair], READER, classes=classes, palette=palette, resize=None)
+    dataset = FileDataset([pair], READER, classes=classes, palette=palette, resize=None)
     for read in (dataset.__getitem__, dataset.labels):
         with pytest.raises(UserError, match=r"y.mat is 16 x 12 pixels but its image .*y.jpg is 18 x 12$"):
             read(0)

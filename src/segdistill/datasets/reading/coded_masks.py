@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import io
 from torch import Tensor
 
 from segdistill.datasets.base import IGNORE_INDEX
-from segdistill.datasets.reading.files import FileDataset
 from segdistill.datasets.reading.images import image_size
 from segdistill.datasets.reading.masks import MaskFile, MaskReader, resized_labels
-from segdistill.errors import UserError, missing_package, reason
+from segdistill.errors import UserError, reason
 
 MATLAB_SUFFIX = ".mat"
 
@@ -50,7 +49,7 @@ class CodedMaskReader(MaskReader):
         """The label map, int64 (H, W), resized to ``size`` (height, width) if given: nearest neighbours.
 
         Raises:
-            UserError: missing or broken file, no index mask, a value that is no code, a MATLAB file without scipy.
+            UserError: missing or broken file, no index mask, a value that is no code.
         """
         values = self._values(path)
         narrow = values.dtype in (np.uint8, np.uint16)
@@ -77,31 +76,6 @@ class CodedMaskReader(MaskReader):
         return values
 
 
-class CodedDataset(FileDataset):
-    """A data set of files whose masks are read by a :class:`CodedMaskReader`, MATLAB files among them.
-
-    Args:
-        pairs, reader, classes, palette, resize: see :class:`FileDataset`.
-
-    Raises:
-        UserError: there are MATLAB files among the masks and scipy is not installed.
-    """
-
-    def __init__(
-        self,
-        pairs: Sequence[tuple[Path, Path]],
-        reader: CodedMaskReader,
-        *,
-        classes: Sequence[str],
-        palette: Sequence[str | Sequence[int]],
-        resize: Sequence[int] | None,
-    ) -> None:
-        super().__init__(pairs, reader, classes=classes, palette=palette, resize=resize)
-        matlab = next((mask for _, mask in pairs if mask.suffix == MATLAB_SUFFIX), None)
-        if matlab is not None:
-            _scipy_io(matlab)
-
-
 def read_matlab(path: Path, variable: Sequence[str]) -> np.ndarray:
     """A matrix of whole numbers in a MATLAB file.
 
@@ -113,9 +87,8 @@ def read_matlab(path: Path, variable: Sequence[str]) -> np.ndarray:
         (H, W), of the file's number type: MATLAB writes labels as uint8, uint16 or double.
 
     Raises:
-        UserError: scipy is not installed, missing or broken file, no such variable, no matrix of numbers.
+        UserError: missing or broken file, no such variable, no matrix of numbers.
     """
-    io = _scipy_io(path)
     name = ".".join(variable)
     try:
         with path.open("rb") as file:
@@ -141,10 +114,3 @@ def read_matlab(path: Path, variable: Sequence[str]) -> np.ndarray:
     if not np.array_equal(whole, matrix):
         raise UserError(f"{path} holds fractions in '{name}'; expected a matrix of label numbers")
     return whole
-
-
-def _scipy_io(path: Path) -> Any:
-    try:
-        return importlib.import_module("scipy.io")
-    except ImportError:
-        raise missing_package(f"{path} is a MATLAB file, which", "scipy", "matlab") from None
