@@ -1,11 +1,11 @@
-# make demo: the main job on built-in scenes, in minutes.   make test: lint, types, tests.
+# make demo: the main job on built-in scenes, in minutes.   make test: lint, types, tests.   make docs: the site, in site/.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 # --no-compile: Python compiles what is imported; compiling all of torch beforehand takes longer than the demo's teacher.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
-.PHONY: demo test format clean
+.PHONY: demo test docs format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/segdistill demo --output demo
@@ -16,6 +16,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not real_data"
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
