@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,3 +95,35 @@ def test_bands_in_a_unit_of_their_own_are_stretched(tmp_path: Path) -> None:
 def test_wrong_options(tmp_path: Path, options: dict[str, object], told: str) -> None:
     with pytest.raises(UserError, match=told):
         preview_data(data=folder_data(sound_tree(tmp_path)), **options)
+
+
+def test_augmented_shows_mixed_pictures(tmp_path: Path) -> None:
+    """Blended images have pixels without a label, which the legend names."""
+    tree = sound_tree(tmp_path / "data")
+    sheets = []
+    for mix in ({}, {"mixup": 1.0}):
+        data = folder_data(tree, crop=[32, 32], mix=mix)
+        samples = preview.TrainingSamples(Folder(tree, CLASSES), preview.build_data(data).augmentation, 0)
+        preview_data(data=data, output=tmp_path / "sheet.png", quiet=True, augmented=True)
+        sheets.append((tmp_path / "sheet.png").read_bytes())
+        assert any((samples[0, index][1] == 254).any() for index in range(4)) is bool(mix)
+    assert sheets[0] != sheets[1]
+
+
+def test_the_legend_names_pixels_without_a_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = Folder(sound_tree(tmp_path), CLASSES)
+    written: list[str] = []
+    draw = preview.ImageDraw.ImageDraw.text
+
+    def noting(self: preview.ImageDraw.ImageDraw, at: tuple[int, int], text: str, **more: Any) -> None:
+        written.append(text)
+        draw(self, at, text, **more)
+
+    monkeypatch.setattr(preview.ImageDraw.ImageDraw, "text", noting)
+    labels = torch.zeros(8, 8, dtype=torch.int64)
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    contact_sheet(dataset, [(image, labels)], ["one"])
+    assert not [text for text in written if text.startswith("unlabelled")]
+    labels[:2] = 254
+    contact_sheet(dataset, [(image, labels)], ["one"])
+    assert "unlabelled  25.0 %" in written

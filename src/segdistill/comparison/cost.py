@@ -10,6 +10,7 @@ from typing import Any
 
 from segdistill.comparison.methods import cell_recipe
 from segdistill.data.loading import training_loader
+from segdistill.datasets.base import UNLABELLED
 from segdistill.device import choose_device, choose_precision, wait_for
 from segdistill.distiller import Distiller, Supervised
 from segdistill.methods.building import build_methods
@@ -60,7 +61,11 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
     """
     sets, where = build_data(recipe.data, recipe.overfit, converting=False), choose_device(device)
     fabric = launch(where, choose_precision(recipe.train.precision, where))
-    options: dict[str, Any] = {"ignore_index": sets.train.ignore_index, "auxiliary": recipe.train.aux}
+    options: dict[str, Any] = {
+        "ignore_index": sets.train.ignore_index,
+        "unlabelled_index": UNLABELLED,
+        "auxiliary": recipe.train.aux,
+    }
     own = cell_recipe(recipe, method, recipe.seed)
     student = load_student(replace(own, init_weights=None), sets)
     learner: Supervised | Distiller

@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import Image, Mask
 
+from segdistill.data.mixing import Mixing, checked_mix
 from segdistill.data.seeding import keyed_generator
 from segdistill.datasets.base import Window
 from segdistill.errors import UserError
@@ -37,6 +38,8 @@ class Augmentation:
         quarter_turns: turn by 0, 90, 180 or 270 degrees: for images without an up.
         jitter: brightness, contrast and saturation each change by a factor drawn from 1 - jitter to 1 +
             jitter; hue stays. Images of other than 3 channels, or of float32, are left alone.
+        mix: probability that a sample is mixed with another one, for each kind of mixing: {cutmix: 0.5, classmix: 0.25,
+            mixup: 0.25}; together at most 1. `TrainingSamples` mixes, since it takes two samples.
         ignore_index: the label of padding.
 
     Raises:
@@ -59,6 +62,7 @@ class Augmentation:
         vertical_flip: bool = False,
         quarter_turns: bool = False,
         jitter: float = 0.0,
+        mix: dict[str, float] | None = None,
         ignore_index: int = 255,
     ) -> None:
         if crop is not None and (len(crop) != 2 or min(crop) < 1 or max(crop) < 2):
@@ -73,6 +77,9 @@ class Augmentation:
         self.vertical_flip = vertical_flip
         self.quarter_turns = quarter_turns
         self.jitter = jitter
+        self.mix = checked_mix(mix)
+        if self.mix and crop is None:
+            raise UserError("mix needs crop: images are mixed where they are of one size")
         self.ignore_index = ignore_index
 
     def __call__(
@@ -125,6 +132,14 @@ class Augmentation:
             turns=turns,
             ignore_index=self.ignore_index,
         )
+
+    def mixing(self, key: tuple[int, int, int]) -> Mixing | None:
+        """How a sample is mixed with another one; None where it is not.
+
+        Args:
+            key: as in calling.
+        """
+        return Mixing.draw(self.mix, key, self.ignore_index)
 
 
 @dataclass(frozen=True)

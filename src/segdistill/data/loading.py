@@ -33,7 +33,9 @@ class TrainingSamples(Dataset[tuple[Any, ...]]):
 
     The epoch travels with the index, so that long-lived worker processes need no message about it. An index beyond
     the end counts on from the start: ``index % len(dataset)``, a further view of that sample; so do the further crops
-    of a data set that has several of each image. Of large images only what a view shows is read.
+    of a data set that has several of each image. Of large images only what a view shows is read. A sample that is mixed
+    takes the partner's own, unmixed view of the same number, so that a mixed view is a function of (seed, view, index)
+    as well.
 
     Args:
         dataset: the train split.
@@ -64,10 +66,16 @@ class TrainingSamples(Dataset[tuple[Any, ...]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         epoch, index = key
         view = self.view(epoch)
+        sample = self._unmixed(view, index)
+        mixing = self.augmentation.mixing(key=(self.seed, view, index))
+        if mixing is not None:
+            sample = mixing(sample, self._unmixed(view, mixing.partner_of(index, len(self))))
+        return sample if self.attach is None else (*sample, self.attach(view, index))
+
+    def _unmixed(self, view: int, index: int) -> tuple[Tensor, Tensor]:
         source = self.dataset.open(index % len(self.dataset))
         shown = self.augmentation.view(source.size, key=(self.seed, view, index))
-        sample = shown.apply(*source.window(shown.window), self.dataset.fill)
-        return sample if self.attach is None else (*sample, self.attach(view, index))
+        return shown.apply(*source.window(shown.window), self.dataset.fill)
 
     def view(self, epoch: int) -> int:
         """The number of the view that an epoch shows."""

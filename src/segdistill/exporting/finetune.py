@@ -16,6 +16,7 @@ from rich.console import Console
 from segdistill.arguments import construct
 from segdistill.data.loading import EpochSampler, reading, training_loader
 from segdistill.data.statistics import BandStatistics
+from segdistill.datasets.base import UNLABELLED
 from segdistill.datasets.reading.checking import check_dataset
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError, reason
@@ -90,7 +91,7 @@ def finetune(run: Path, network: Network, teacher: Network, epochs: int, console
     with reading(loader):
         with during("preparing to round to 8 bits; the first time, NNCF compiles a part of itself", console):
             student = rounding(network, [batch[0] for batch in islice(loader, CALIBRATION_BATCHES)], run)
-        learner = Distiller(teacher, student, KD(), ignore_index=data.train.ignore_index)
+        learner = Distiller(teacher, student, KD(), ignore_index=data.train.ignore_index, unlabelled_index=UNLABELLED)
         learner.task_loss = train.build_task_loss(counts.pixels)
         own = dict(network.named_parameters())
         for name, value in student.named_parameters():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segdistill.data.loading import TrainingSamples
 from segdistill.datasets import SegmentationDataset
-from segdistill.datasets.base import Sample, Window
+from segdistill.datasets.base import UNLABELLED, Sample, Window
 from segdistill.datasets.reading.checking import pieces
 from segdistill.errors import printable
 from segdistill.files import write_atomically
@@ -35,7 +35,7 @@ OPACITY = 0.6
 TEXT_SIZE = 13
 
 IGNORED = (0, 0, 0)
-"""The colour of ignored pixels: none of a label map's own, see `colourise`."""
+"""The colour of ignored and unlabelled pixels: none of a label map's own, see `colourise`."""
 
 
 @takes_fields
@@ -142,6 +142,8 @@ def _legend(dataset: SegmentationDataset, labels: Sequence[Tensor], width: int) 
         (f"{label} {printable(name)}  {percent(shares[label])}", color)
         for label, (name, color) in enumerate(zip(dataset.classes, dataset.palette, strict=True))
     ]
+    if shares[UNLABELLED]:  # of mixup
+        entries.append((f"unlabelled  {percent(shares[UNLABELLED])}", IGNORED))
     entries.append((f"ignored  {percent(shares[dataset.ignore_index])}", IGNORED))
     font = ImageFont.load_default(TEXT_SIZE)
     places, left, line = [], 0.0, 0

@@ -41,6 +41,7 @@ UNCHANGED: dict[str, Any] = {
     "vertical_flip": False,
     "quarter_turns": False,
     "jitter": 0.0,
+    "mix": None,
 }
 
 #: Longest side of a training crop where the recipe names none.
