@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from segdistill.datasets.coco_polygons import COCOPolygons
     from segdistill.datasets.coco_stuff10k import COCOStuff10K
     from segdistill.datasets.folder import Folder
+    from segdistill.datasets.images import Images
     from segdistill.datasets.isprs import Potsdam, Vaihingen
     from segdistill.datasets.loveda import LoveDA
     from segdistill.datasets.pascal_context import PascalContext
@@ -31,6 +32,7 @@ DATASETS: LazyTable[type["SegmentationDataset"]] = LazyTable(
         "coco-polygons": "segdistill.datasets.coco_polygons:COCOPolygons",
         "coco-stuff10k": "segdistill.datasets.coco_stuff10k:COCOStuff10K",
         "folder": "segdistill.datasets.folder:Folder",
+        "images": "segdistill.datasets.images:Images",
         "loveda": "segdistill.datasets.loveda:LoveDA",
         "pascal-context": "segdistill.datasets.pascal_context:PascalContext",
         "potsdam": "segdistill.datasets.isprs:Potsdam",
@@ -51,6 +53,7 @@ __all__ = [
     "CamVid",
     "Cityscapes",
     "Folder",
+    "Images",
     "LabelCounts",
     "LoveDA",
     "PascalContext",

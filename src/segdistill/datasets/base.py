@@ -8,6 +8,7 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -115,6 +116,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         bands: which bands of the files are the channels, the first being 1; None, the default: red, green and blue.
         fill: what padding shows, one number per channel in the images' own unit; None, the default: mean grey in uint8
             images, 0 in float32 ones.
+        unlabelled_index: the label of pixels that nobody has labelled, `UNLABELLED`; None, the default: there are none.
 
     Raises:
         UserError: fewer than 2 or more than 254 classes, a class named twice, or a palette that does not fit
@@ -143,6 +145,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
     resize: tuple[int, int] | None = None
     bands: tuple[int, ...] | None = None
     fill: tuple[float, ...] | None = None
+    unlabelled_index: int | None = None
 
     def __init__(
         self,
@@ -183,10 +186,27 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         """The label map of one sample alone, int64 (H, W); data sets of files read no image for it."""
         return self[index][1]
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The files that a sample is made of, its image first; none where it is made of something else."""
+        return ()
+
     def pixel_type(self) -> str:
         """The type of the pixels in the image files, numpy's name such as ``"uint8"`` or ``"uint16"``."""
         image, _ = self.open(0).window(Window(0, 0, 1, 1))
         return str(image.dtype).removeprefix("torch.")
+
+    def take_attributes(self, dataset: SegmentationDataset) -> None:
+        """Take over the attributes of ``dataset``, whose samples are shown here."""
+        for name in (
+            "ignore_index",
+            "unlabelled_index",
+            "crops_per_image",
+            "evaluation_window",
+            "resize",
+            "bands",
+            "fill",
+        ):
+            setattr(self, name, getattr(dataset, name))
 
     def at_own_size(self) -> SegmentationDataset:
         """The same samples at the size of their files, whatever ``resize``: what scores are taken of."""

@@ -11,14 +11,11 @@ from typing import Literal
 from torch import Tensor
 
 from segdistill.datasets.base import Window
+from segdistill.datasets.reading.image_folders import images_below
 from segdistill.datasets.reading.images import PICTURES, open_image
 from segdistill.datasets.reading.rasters import RASTERS
+from segdistill.datasets.reading.videos import VIDEOS
 from segdistill.errors import UserError
-from segdistill.files import files_below
-from segdistill.prediction.video import VIDEOS
-
-IN_FOLDERS = (*PICTURES, *(suffix for suffix in RASTERS if suffix != ".vrt"), *VIDEOS)
-"""What is taken of a folder: all but files that are made of others there."""
 
 _TARGETS = {"raster": (".tif", ".tiff"), "picture": (".png",), "video": (".mkv",)}
 """What the label map of each kind may end in; the first where the user does not say."""
@@ -112,18 +109,8 @@ def _files(entry: str, output: Path) -> list[tuple[Path, Path]]:
     """Each file that ``entry`` means, and its place below what ``entry`` names."""
     path = Path(entry)
     if path.is_dir():
-        inside = output.resolve() if output.resolve() != path.resolve() else None
-        found = [
-            (file, file.relative_to(path))
-            for file in files_below(path)
-            if file.suffix.lower() in IN_FOLDERS
-            # A leading dot marks droppings of file systems, and folders of unfinished work.
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            and (inside is None or inside not in file.resolve().parents)
-        ]
-        if not found:
-            raise UserError(f"{path} holds no image; expected files ending in {' '.join(IN_FOLDERS)}")
-        return found
+        inside = output if output.resolve() != path.resolve() else None
+        return [(file, file.relative_to(path)) for file in images_below(path, without=inside)]
     if path.exists():
         return [(_checked_kind(path), Path(path.name))]
     there = [Path(match) for match in sorted(glob.glob(entry, recursive=True), key=len) if Path(match).is_file()]

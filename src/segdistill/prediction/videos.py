@@ -12,10 +12,11 @@ import torch
 from rich.progress import Progress
 
 from segdistill.data.ahead import ahead
+from segdistill.datasets.reading.videos import Video
 from segdistill.errors import UserError
 from segdistill.prediction.images_in import Item, Picture
 from segdistill.prediction.job import Job, Wanted
-from segdistill.prediction.video import KEY_TAG, Video, VideoWriter, made_from
+from segdistill.prediction.video import KEY_TAG, VideoWriter, made_from
 from segdistill.reporting.picture import overlaid
 
 OVERLAY = "-overlay.mp4"

@@ -76,6 +76,7 @@ class LabelTally:
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.classes = len(dataset.classes)
         self.ignore_index = dataset.ignore_index
+        self.unlabelled_index = dataset.unlabelled_index
         self.counts = np.zeros(LABELS, dtype=np.int64)
         self.edges = self.slopes = 0
         self.outside: set[int] = set()
@@ -87,14 +88,17 @@ class LabelTally:
             self._add(part)
 
     def _add(self, labels: Tensor) -> None:
-        known = (labels == self.ignore_index) | ((labels >= 0) & (labels < self.classes))
+        no_class = labels == self.ignore_index
+        if self.unlabelled_index is not None:
+            no_class |= labels == self.unlabelled_index
+        known = no_class | ((labels >= 0) & (labels < self.classes))
         if not known.all():
             self.outside |= set(torch.unique(labels[~known]).tolist())
             return
         pixels = labels.to(torch.uint8).numpy()
         self.counts += np.bincount(pixels.ravel(), minlength=LABELS)
         # Edges against ignored pixels say nothing: 255 lies far above every class.
-        border = edges(pixels) & (pixels != self.ignore_index)
+        border = edges(pixels) & ~no_class.numpy()
         self.edges += int(border.sum())
         self.slopes += int((slopes(pixels) & border).sum())
 

@@ -81,12 +81,7 @@ class DecodedCache(SegmentationDataset):
         )
         self.dataset = dataset
         self.arguments = dataset.arguments  # its own hold a console, which no other process can be given
-        self.ignore_index = dataset.ignore_index
-        self.crops_per_image = dataset.crops_per_image
-        self.evaluation_window = dataset.evaluation_window
-        self.fill = dataset.fill
-        self.resize = dataset.resize
-        self.bands = dataset.bands
+        self.take_attributes(dataset)
         self._layout = _Layout.of(dataset)
         if file is None:
             self._store: _Memory | _File = _Memory(self._layout, console)
@@ -111,6 +106,10 @@ class DecodedCache(SegmentationDataset):
     def labels(self, index: int) -> Tensor:
         """See `SegmentationDataset.labels`; read from the file, since it may be larger than what is kept."""
         return self.dataset.labels(index)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """See `SegmentationDataset.files`."""
+        return self.dataset.files(index)
 
     def pixel_type(self) -> str:
         """See `SegmentationDataset.pixel_type`."""
@@ -274,11 +273,10 @@ class _File:
 
 def _size(dataset: SegmentationDataset, index: int) -> tuple[int, int]:
     """(height, width) of a sample, from its file's header where that says it."""
-    if isinstance(dataset, FileDataset):
-        if dataset.resize is not None:
-            return dataset.resize
-        if not isinstance(dataset, TileDataset):
-            return image_size(dataset.pairs[index][0])
+    if dataset.resize is not None:
+        return dataset.resize
+    if isinstance(dataset, FileDataset) and not isinstance(dataset, TileDataset):
+        return image_size(dataset.pairs[index][0])
     return dataset.open(index).size
 
 
@@ -287,12 +285,7 @@ def _files_hash(dataset: SegmentationDataset) -> str:
     told = hashlib.blake2b(digest_size=16)
     for index, name in enumerate(dataset.ids):
         told.update(f"{name}\n".encode())
-        files: list[Path] = []
-        if isinstance(dataset, FileDataset):
-            files += dataset.pairs[index]
-        if isinstance(dataset, TileDataset) and dataset.heights is not None:
-            files.append(dataset.heights[index])
-        for file in files:
+        for file in dataset.files(index):
             try:
                 state = file.stat()
             except OSError:  # reading says so where the file is needed

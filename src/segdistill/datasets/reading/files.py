@@ -40,7 +40,7 @@ class FileDataset(SegmentationDataset):
     ) -> None:
         super().__init__(classes=classes, palette=palette, ids=[image.stem for image, _ in pairs])
         self.pairs = tuple(pairs)
-        self.resize = _checked_size(resize)
+        self.resize = checked_size(resize)
         self._reader = reader
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -57,6 +57,10 @@ class FileDataset(SegmentationDataset):
         """
         self._check_sizes(index)
         return self._reader.read(self.pairs[index][1])
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """See `SegmentationDataset.files`."""
+        return self.pairs[index]
 
     def _check_sizes(self, index: int) -> None:
         image_path, mask_path = self.pairs[index]
@@ -147,7 +151,8 @@ def read_lines(path: Path) -> list[str]:
     return lines
 
 
-def _checked_size(size: Sequence[int] | None) -> tuple[int, int] | None:
+def checked_size(size: Sequence[int] | None) -> tuple[int, int] | None:
+    """``resize`` as an argument of a data set, if it is [height, width] or None."""
     if size is None:
         return None
     if len(size) != 2 or not all(isinstance(length, int) and length > 0 for length in size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -23,12 +24,7 @@ class FirstSamples(SegmentationDataset):
             in_channels=dataset.in_channels,
         )
         self.dataset = dataset
-        self.ignore_index = dataset.ignore_index
-        self.crops_per_image = dataset.crops_per_image
-        self.evaluation_window = dataset.evaluation_window
-        self.fill = dataset.fill
-        self.resize = dataset.resize
-        self.bands = dataset.bands
+        self.take_attributes(dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.dataset[range(len(self))[index]]
@@ -40,6 +36,10 @@ class FirstSamples(SegmentationDataset):
     def labels(self, index: int) -> Tensor:
         """See `SegmentationDataset.labels`."""
         return self.dataset.labels(range(len(self))[index])
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """See `SegmentationDataset.files`."""
+        return self.dataset.files(range(len(self))[index])
 
     def pixel_type(self) -> str:
         """See `SegmentationDataset.pixel_type`."""

@@ -76,7 +76,7 @@ class TileDataset(FileDataset):
             raise UserError(f"evaluation_window is {evaluation_window}; expected 32 pixels or more")
         if resize is not None and tiled_copy is not None:
             raise UserError("resize reads images whole and tiled_copy is for reading windows; give one of them")
-        self.bands = None if bands is None else _checked_bands(bands)
+        self.bands = None if bands is None else checked_bands(bands)
         self.heights = None if heights is None else tuple(heights)
         self.crops_per_image = crops_per_image
         self.evaluation_window = evaluation_window
@@ -111,6 +111,10 @@ class TileDataset(FileDataset):
     def pixel_type(self) -> str:
         """See `SegmentationDataset.pixel_type`."""
         return "uint8" if self._dtype == torch.uint8 else read_header(self.pairs[0][0]).dtype
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """See `SegmentationDataset.files`."""
+        return super().files(index) + (() if self.heights is None else (self.heights[index],))
 
     def _sample(self, index: int) -> FileSample:
         if self._converted is None:
@@ -148,16 +152,15 @@ class TileDataset(FileDataset):
 
     def _targets(self, folder: Path, index: int) -> _Converted:
         """The files that stand for a sample; a changed file, or other bands or classes, get others."""
-        heights = () if self.heights is None else (self.heights[index],)
         told = [READING, self._reader.identity, str(self.bands)]
-        for path in (*self.pairs[index], *heights):
+        for path in self.files(index):
             try:
                 state = path.stat()
             except OSError:
                 raise UserError(f"{path} does not exist (any more)") from None
             told.append(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}")
         name = f"{self.ids[index]}-{hashlib.blake2b(repr(told).encode(), digest_size=8).hexdigest()}"
-        as_it_is = not heights and is_tiled(self._image(index))
+        as_it_is = self.heights is None and is_tiled(self._image(index))
         return None if as_it_is else folder / f"{name}.tif", folder / f"{name}-labels.tif"
 
     def _convert(self, index: int, image_file: Path | None, label_file: Path) -> None:
@@ -183,7 +186,8 @@ _Converted = tuple[Path | None, Path]
 """Image and label map of one sample; no image where its own file is tiled already."""
 
 
-def _checked_bands(bands: Sequence[int]) -> tuple[int, ...]:
+def checked_bands(bands: Sequence[int]) -> tuple[int, ...]:
+    """``bands`` as an argument of a data set, if they are numbers of bands."""
     if not bands or min(bands) < 1 or len(set(bands)) < len(bands):
         raise UserError(f"bands is {bands!r}; expected numbers of bands, the first being 1, each once")
     return tuple(bands)
