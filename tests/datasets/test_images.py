@@ -183,7 +183,7 @@ def test_videos_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"whole.avi is a video, whose frames are RGB; leave out bands"):
         Images(tmp_path, bands=[1])
     (tmp_path / "whole.avi").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"whole.avi ends before its frame 11; the file is broken"):
+    with pytest.raises(UserError, match=r"whole.avi is broken at frame 11: "):
         dataset[1]
     (tmp_path / "whole.avi").write_bytes(b"no film")
     with pytest.raises(UserError, match=r"whole.avi cannot be read as a video"):
