@@ -17,10 +17,11 @@ from segdistill.methods import Method
 from segdistill.methods.building import build_methods
 from segdistill.methods.method import TeacherOutputs
 from segdistill.networks.auxiliary import AuxiliaryHead
+from segdistill.networks.crop import check_crop, check_sizes
 from segdistill.networks.features import Features, NetworkInfo
 from segdistill.networks.network import Network
 from segdistill.networks.padding import pad_to_multiple
-from segdistill.networks.wrapping import as_network
+from segdistill.networks.wrapping import as_network, as_student
 
 #: A loss on labels: (logits (B, K, H, W), labels (B, H, W), ignore_index) -> scalar, by keyword.
 TaskLoss = Callable[..., Tensor]
@@ -121,7 +122,7 @@ class Distiller(nn.Module):
         super().__init__()
         is_source = not isinstance(teacher, nn.Module) and hasattr(teacher, "multiple")
         teacher = cast(TeacherSource, teacher) if is_source else as_network(cast(nn.Module, teacher), "teacher")
-        student = as_network(student, "student")
+        student = as_student(student)
         if isinstance(teacher, Network) and teacher.model is student.model:
             raise UserError("teacher and student are the same module; give the student its own copy (copy.deepcopy)")
         if teacher.info.in_channels != student.info.in_channels:
@@ -150,6 +151,8 @@ class Distiller(nn.Module):
         self.unlabelled_index = unlabelled_index
         self._teacher_checked = False
         self.multiple = math.lcm(teacher.multiple, student.multiple)
+        self._sizes = {"teacher": teacher.info.size, "student": student.info.size}
+        check_sizes(self._sizes, self.multiple)
 
     @property
     def source(self) -> Network | TeacherSource:
@@ -166,6 +169,10 @@ class Distiller(nn.Module):
             self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+    def check_crop(self, crop: tuple[int, int]) -> None:
+        """Refuse images of ``crop`` (height, width) where a network takes another size alone; see `check_crop`."""
+        check_crop(crop, self._sizes, self.multiple)
 
     @property
     def has_pre_stage(self) -> bool:
@@ -193,6 +200,7 @@ class Distiller(nn.Module):
         Raises:
             UserError: if the teacher is not loaded.
         """
+        self.check_crop((images.shape[-2], images.shape[-1]))
         return self._outputs_for(pad_to_multiple(images, self.multiple))
 
     def _outputs_for(self, padded: Tensor) -> TeacherOutputs:
@@ -236,6 +244,7 @@ class Distiller(nn.Module):
         """
         labels = _checked(images, labels, self.student.num_classes, self.ignore_index, self.unlabelled_index)
         height, width = images.shape[-2:]
+        self.check_crop((height, width))
         # Both networks see the same padded image, so that their features cover the same extent.
         images = pad_to_multiple(images, self.multiple)
         padding = (0, images.shape[-1] - width, 0, images.shape[-2] - height)
@@ -292,7 +301,7 @@ class Supervised(nn.Module):
         auxiliary: float = 0.0,
     ) -> None:
         super().__init__()
-        self.student = as_network(student, "student")
+        self.student = as_student(student)
         self.auxiliary = AuxiliaryHead(self.student.info) if auxiliary else None
         self.auxiliary_weight = auxiliary
         self.task_loss = task_loss

@@ -111,9 +111,7 @@ def test_checkpoints_that_do_not_do(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot load network 'transformers:"):
         load_network(spec)
     (checkpoint / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(
-        UserError, match=r"unknown model type of .* 'bert': .*Known: mobilenet_v2, mobilevit, segformer"
-    ):
+    with pytest.raises(UserError, match=r"unknown model type of .* 'bert': .*Known: beit, .*segformer"):
         load_network(spec)
     (checkpoint / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"cannot read '.*' as a folder here, nor fetch it"):
@@ -129,3 +127,9 @@ def test_a_name_on_the_hub_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatc
         UserError, match=r"cannot read 'nvidia/mit-b0' as a folder here, nor fetch it .* couldn't connect"
     ):
         load_network("transformers:nvidia/mit-b0", num_classes=4)
+
+
+def test_a_folder_may_be_called_like_a_model_type(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.rename(checkpoint.parent / "dpt")
+    monkeypatch.chdir(checkpoint.parent)
+    assert load_network("dpt").num_classes == 5

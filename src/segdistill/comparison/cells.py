@@ -100,7 +100,7 @@ def _write_scores(network: Network, sets: Data, recipe: DistillRecipe, folder: P
     found = measure(network, sets.val, batch_size=recipe.train.batch_size, quiet=quiet)
     size = sets.val.resize or sets.val.open(0).size
     longest = Tiling(sets.val.evaluation_window).longest(size)
-    size = (min(size[0], longest), min(size[1], longest))
+    size = network.info.size or (min(size[0], longest), min(size[1], longest))
     confusion = found.confusion.to(torch.int32)  # no image has 2^31 pixels
     # The scores last: where they are, the counts are too.
     write_atomically(folder / CONFUSION_FILE, lambda file: file.write(save({"confusion": confusion.contiguous()})))

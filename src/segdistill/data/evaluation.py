@@ -126,7 +126,8 @@ def scored_parts(
     images, batch_size = loader.images, loader.images_at_once
     if isinstance(model, Network):
         model = TiledModel.of(model, window=images.window, resize=images.resize)
-    assert (model.tiling.window, model.resize) == (images.window, images.resize)
+    else:
+        assert (model.tiling.window, model.resize) == (images.window, images.resize)
     waiting: dict[tuple[object, ...], list[EvaluationSample]] = {}
     for sample in loader if samples is None else samples:
         if sample.image is None or sample.labels is None:

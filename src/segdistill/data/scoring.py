@@ -56,9 +56,9 @@ class TiledModel:
 
     @classmethod
     def of(cls, network: Network, *, window: int | None = None, resize: tuple[int, int] | None = None) -> TiledModel:
-        """A network on its own device; ``window`` as in `Tiling`."""
-        tiling = Tiling(window, stride=network.description.stride)
-        return cls(network, network.num_classes, tiling, resize, next(network.parameters()).device)
+        """A network on its own device, in windows of its size where it takes one alone; ``window`` as in `Tiling`."""
+        tiling = Tiling.within(network.info.size, window, network.description.stride)
+        return cls(network, network.num_classes, tiling, resize, network.device)
 
     def grid(self, size: tuple[int, int]) -> Grid:
         """The parts of an image of ``size`` (height, width) in which its scores are computed, one after another."""

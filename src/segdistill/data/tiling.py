@@ -55,6 +55,18 @@ class Tiling:
     overlap: float = OVERLAP
     stride: int = 1
 
+    @classmethod
+    def within(cls, size: tuple[int, int] | None, window: int | None, stride: int) -> Tiling:
+        """The tiling for a model that takes images of one ``size`` (height, width) alone; None: of any.
+
+        Four strides go to a window at least; scores near the edges of smaller ones then differ a little from those of
+        the whole image.
+        """
+        if size is None:
+            return cls(window, stride=stride)
+        longest = min(size) if window is None else min(*size, window)
+        return cls(longest, stride=min(stride, max(1, longest // 4)))
+
     def longest(self, size: tuple[int, int]) -> int:
         """Longest side of the windows of an image of ``size`` (height, width); no side up to it is divided."""
         if self.window is not None:

@@ -20,12 +20,12 @@ def forward_ms(network: Network, size: tuple[int, int], *, repeats: int = 15, wa
 
     Args:
         network: on any device.
-        size: (height, width) of the image.
+        size: (height, width) of the image; a network that takes images of one size gets one of that.
         repeats: passes that are timed.
         warmup: passes before them that are not.
     """
-    device = next(network.parameters()).device
-    image = torch.rand(1, network.info.in_channels, *size, device=device)
+    device = network.device
+    image = torch.rand(1, network.info.in_channels, *(network.info.size or size), device=device)
     was_training = network.training
     network.eval()
     times = []

@@ -99,6 +99,9 @@ def export(options: ExportOptions) -> Exported:
     for package in (*kind.needs, *(("nncf",) if int8 else ())):
         require(package, "int8" if package == "nncf" else f"export to {format}")
     predictor, network = _opened(run)
+    only = network.info.size
+    if only is not None and form.size != only:
+        raise UserError(f"the network of {run} takes images of one size alone; give --size {only[0]}x{only[1]}")
     path = _output_file(Path(run), options.output, kind.suffix)
     sets, trouble = splits_of(Path(run), ("train", "val") if int8 else ("val",), len(predictor.classes))
     if int8 and trouble is not None:

@@ -14,6 +14,7 @@ from segdistill.networks import from_python, from_smp, from_torchvision, from_tr
 from segdistill.networks.folder import CARD_FILE, read_description
 from segdistill.networks.network import Network
 from segdistill.networks.request import Request, parse_options
+from segdistill.networks.transformers_families import FAMILIES
 from segdistill.networks.weights import WEIGHTS_FILE
 from segdistill.plugins import entry_point_names
 
@@ -183,7 +184,7 @@ def has_own_weights(network: str | os.PathLike[str]) -> bool:
     """Whether a network is given as something that holds trained weights: a folder, or a published checkpoint."""
     source, _, rest = os.fspath(network).partition(":")
     name = rest.partition("?")[0]
-    if source == "transformers" and name and name not in from_transformers.FAMILIES:
+    if source == "transformers" and name and name not in FAMILIES:
         return True
     return network_folder(network) is not None
 
@@ -260,7 +261,9 @@ def _checked_normalization(given: Mapping[str, Any], spec: str) -> tuple[Any, An
 def _load_folder(folder: Path, num_classes: int | None, in_channels: int) -> Network:
     if not (folder / CARD_FILE).is_file() and (folder / CONFIG_FILE).is_file():
         library = "smp" if from_smp.is_smp_folder(folder) else "transformers"
-        return load_network(f"{library}:{folder}", num_classes, in_channels)
+        # A folder may be called what a new network of the library is: dpt.
+        path = folder if folder.parts[1:] else f"./{folder}"
+        return load_network(f"{library}:{path}", num_classes, in_channels)
     described = read_description(folder)
     if described.spec is None:
         raise UserError(

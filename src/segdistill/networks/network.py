@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from segdistill.networks.description import Description
 from segdistill.networks.features import Features, NetworkInfo, Tap
 from segdistill.networks.folder import CARD_FILE, read_description, save_network
 from segdistill.networks.outputs import Place, place_of_logits, usual_place, value_at
-from segdistill.networks.padding import pad_to_multiple
+from segdistill.networks.padding import pad_to_multiple, pad_to_size
 from segdistill.networks.size import example_images, untouched
 from segdistill.networks.taps import describe, record_taps
 
@@ -42,8 +43,10 @@ class Network(nn.Module):
             tuple, list or output class that holds them, with those of auxiliary heads or without. It stays reachable
             as ``network.model``.
         stages: taps of the backbone's stages, fine to coarse; by custom those of stride 4 and more.
-        embedding: tap of the last feature map before the classifier.
-        logits: tap of the class scores before up-sampling.
+        embedding: tap of the last feature map before the classifier; None, and no stages, for a model that shows no
+            features: it can teach its class scores alone.
+        logits: tap of the class scores before up-sampling; None for a backbone without a classifier, which can teach
+            its features alone.
         in_channels: channels of the images.
         multiple: what height and width of the images must be divisible by; others are padded.
         mean: per-channel mean of images in 0..1, subtracted inside; None: images go in as they are.
@@ -53,15 +56,19 @@ class Network(nn.Module):
         write: writes the model's own files into a folder; by default the state dict as model.safetensors.
         read: loads a file of weights into the model and returns what it left out, in words; by default strictly, by
             parameter name.
+        scorer: for a model that does not return class scores: is called with the model and normalised images, runs the
+            model, and returns the scores (B, K, h, w). ``logits`` is None then.
+        size: (height, width) of the only images that the model takes; smaller ones are padded.
+        teaches_only: why the network cannot be a student; None: it can.
 
     Attributes:
         info: channels and stride of every tap, known before the first image.
         notes: what a user should know of the weights that were loaded, a line each.
 
     Raises:
-        UserError: a tap does not exist or is no (B, C, H, W) tensor; stages are not fine to coarse; the
-            output has no logits or another class count than the logits tap; ``mean`` and ``std`` do not fit
-            ``in_channels``.
+        UserError: a tap does not exist or is no (B, C, H, W) tensor; there are neither features nor class scores;
+            stages are not fine to coarse; the output has no logits or another class count than the logits tap; ``mean``
+            and ``std`` do not fit ``in_channels``.
 
     Example:
         >>> body = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, 16, 2, stride=2))
@@ -81,8 +88,8 @@ class Network(nn.Module):
         model: nn.Module,
         *,
         stages: Sequence[str],
-        embedding: str,
-        logits: str,
+        embedding: str | None,
+        logits: str | None,
         in_channels: int = 3,
         multiple: int = 1,
         mean: Sequence[float] | None = None,
@@ -91,12 +98,23 @@ class Network(nn.Module):
         probe_size: int = 128,
         write: Callable[[Network, Path], None] = write_state_dict,
         read: Callable[[nn.Module, Path], list[str]] = weights.load_weights,
+        scorer: nn.Module | None = None,
+        size: tuple[int, int] | None = None,
+        teaches_only: str | None = None,
     ) -> None:
         super().__init__()
         if isinstance(stages, str):
             raise UserError(f"stages is the text '{stages}', expected a list of taps such as ['{stages}']")
+        if embedding is None and (stages or (logits is None and scorer is None)):
+            raise UserError(
+                f"embedding is None, stages is {list(stages)} and logits is {logits!r}, expected features (an "
+                "embedding, with stages), class scores, or both"
+            )
         self.model = model
+        self.scorer = scorer
         self.multiple = multiple
+        self.size = size
+        self.teaches_only = teaches_only
         self.spec = spec
         self._in_channels = in_channels
         self.notes: list[str] = []
@@ -110,6 +128,11 @@ class Network(nn.Module):
         self._description = Description.unnamed(
             spec, self.info.num_classes, in_channels, stride=math.lcm(multiple, coarsest)
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes; the CPU for one without parameters."""
+        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
     @property
     def num_classes(self) -> int:
@@ -149,7 +172,7 @@ class Network(nn.Module):
             raise UserError(
                 f"mean is {mean} and std is {std}, expected {self._in_channels} values each, or None for both"
             )
-        device = next((parameter.device for parameter in self.model.parameters()), None)
+        device = self.device
         # Not persistent: the state dict is the model's alone, network.json keeps these.
         for name, values in (("mean", mean), ("std", std)):
             column = None if values is None else torch.tensor(values, device=device).view(1, -1, 1, 1)
@@ -158,21 +181,22 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Class scores at the images' size, by the model's own forward and its own up-sampling.
 
-        Images of a size that is not divisible by ``multiple`` are padded at the right and bottom
-        (`pad_to_multiple`) and the scores cropped back.
+        Images of a size that is not divisible by ``multiple``, or smaller than ``size``, are padded at the right and
+        bottom (`pad_to_multiple`) and the scores cropped back.
 
         Args:
             images: (B, C, H, W), floating in 0..1 or uint8 in 0..255.
 
         Returns:
-            Logits (B, K, H, W).
+            Logits (B, K, H, W); of a network without a classifier K is 0.
 
         Raises:
-            UserError: images of another rank, channel count or dtype.
+            UserError: images of another rank, channel count or dtype, or larger than ``size``.
         """
         self._check(images)
         height, width = images.shape[-2:]
-        padded = self._normalize(pad_to_multiple(images, self.multiple))
+        padded = pad_to_multiple(images, self.multiple)
+        padded = self._normalize(padded if self.size is None else pad_to_size(padded, self.size))
         logits = self._logits_of(padded)
         if logits.shape[-2:] != padded.shape[-2:]:
             logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
@@ -190,10 +214,17 @@ class Network(nn.Module):
         Returns:
             Logits (B, K, H, W), and the `Features`; gradients flow through both.
         """
-        with record_taps(self.model, [*self._stages, self._embedding, self._logits]) as seen:
+        taps = [tap for tap in (*self._stages, self._embedding, self._logits) if tap is not None]
+        with ExitStack() as recording:
+            seen = recording.enter_context(record_taps(self.model, taps))
+            scored = {} if self.scorer is None else recording.enter_context(record_taps(self.scorer, [""]))
             logits = self(images)
-        stages = tuple(seen[tap] for tap in self._stages)
-        return logits, Features(stages=stages, embedding=seen[self._embedding], logits=seen[self._logits])
+        none = logits[:, :0]
+        return logits, Features(
+            stages=tuple(seen[tap] for tap in self._stages),
+            embedding=none if self._embedding is None else seen[self._embedding],
+            logits=scored.get("", none) if self._logits is None else seen[self._logits],
+        )
 
     def features(self, images: Tensor) -> Features:
         """What the inside shows of ``images``; see `forward_with_features`."""
@@ -233,6 +264,12 @@ class Network(nn.Module):
                 f"images have shape {tuple(images.shape)}, expected (B, {self._in_channels}, H, W): "
                 f"this network takes {self._in_channels} channels"
             )
+        height, width = images.shape[-2:]
+        if self.size is not None and (height > self.size[0] or width > self.size[1]):
+            raise UserError(
+                f"images of {height} x {width} pixels are too large for this network, which takes {self.size[0]} x "
+                f"{self.size[1]} alone: give crop: {list(self.size)}"
+            )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise UserError(f"images are {images.dtype}, expected floating in 0..1 or torch.uint8 in 0..255")
 
@@ -248,7 +285,12 @@ class Network(nn.Module):
 
     def _logits_of(self, images: Tensor) -> Tensor:
         """The class scores in what the model returns."""
+        if self.scorer is not None:
+            scores: Tensor = self.scorer(self.model, images)
+            return scores
         output = self.model(images)
+        if self._logits is None:
+            return images.new_zeros(len(images), 0, *images.shape[-2:])
         place = self._places.get(self.model.training, usual_place(output))
         found = None if place is None else value_at(output, place)
         if found is None:
@@ -263,31 +305,31 @@ class Network(nn.Module):
 
         Models with auxiliary heads return several maps, some of them in training mode alone.
         """
-        for training in (False, True):
+        for training in (False, True) if self._logits is not None else ():
             # Two images, for batch statistics of one value each.
             batch = self._normalize(images.repeat(1 + training, 1, 1, 1))
-            with untouched(self.model, training), record_taps(self.model, [self._logits]) as seen:
+            with untouched(self.model, training), record_taps(self.model, [str(self._logits)]) as seen:
                 try:
                     output = self.model(batch)
                 except Exception:
                     if not training:
                         raise
                     continue  # some models train on labels alone; training reports it
-            self._places[training] = place_of_logits(output, seen[self._logits])
+            self._places[training] = place_of_logits(output, seen[str(self._logits)])
 
     def _probe(self, size: int) -> NetworkInfo:
         side = -(-size // self.multiple) * self.multiple
-        images = example_images(self.model, self._in_channels, (side, side))
+        images = example_images(self.model, self._in_channels, self.size or (side, side))
         self._find_logits(images)
         with untouched(self.model):
             output, features = self.forward_with_features(images)
 
-        def tap(name: str, value: Tensor) -> Tap:
-            return Tap(name=name, channels=value.shape[1], stride=round(side / value.shape[2]))
+        def tap(name: str | None, value: Tensor) -> Tap:
+            return Tap(name=name or "", channels=value.shape[1], stride=round(images.shape[2] / value.shape[2]))
 
         stages = tuple(tap(name, value) for name, value in zip(self._stages, features.stages, strict=True))
         strides = [stage.stride for stage in stages]
-        if not stages or strides != sorted(strides):
+        if self._embedding is not None and (not stages or strides != sorted(strides)):
             raise UserError(
                 f"stages {list(self._stages)} have strides {strides}, expected one at least, fine to coarse"
             )
@@ -303,6 +345,7 @@ class Network(nn.Module):
             logits=logits,
             num_classes=logits.channels,
             in_channels=self._in_channels,
+            size=self.size,
         )
 
 

@@ -24,7 +24,21 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
         (1, 3, 128, 160)
     """
     height, width = images.shape[-2:]
-    below, right = -height % multiple, -width % multiple
+    return pad_to_size(images, (height + -height % multiple, width + -width % multiple))
+
+
+def pad_to_size(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pad at the right and at the bottom up to a size; see `pad_to_multiple`.
+
+    Args:
+        images: (B, C, H, W), any dtype, not larger.
+        size: (height, width).
+
+    Example:
+        >>> tuple(pad_to_size(torch.zeros(1, 3, 97, 131), (128, 131)).shape)
+        (1, 3, 128, 131)
+    """
+    below, right = size[0] - images.shape[-2], size[1] - images.shape[-1]
     # Not F.pad(mode="replicate"): it takes no uint8.
     if below:
         images = torch.cat([images, images[..., -1:, :].expand(-1, -1, below, -1)], dim=-2)

@@ -52,3 +52,17 @@ def as_network(
         )
     wrapped: Network = _LIBRARIES[library](model, mean=mean, std=std)
     return wrapped
+
+
+def as_student(model: nn.Module, role: str = "student") -> Network:
+    """Wrap a plain model that is to be trained; see `as_network`.
+
+    Raises:
+        UserError: one of a kind that can only teach, too.
+    """
+    network = as_network(model, role)
+    if network.teaches_only:
+        raise UserError(
+            f"the {role} {network.spec or type(network.model).__name__} can only teach: {network.teaches_only}"
+        )
+    return network

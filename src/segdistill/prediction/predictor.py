@@ -95,9 +95,7 @@ def _open_file(path: Path, device: str) -> Predictor:
     tiling = Tiling(described.window, stride=described.stride)
     notes: tuple[str, ...] = ()
     if form.size is not None:
-        # Four strides to a window at least, see `predict`; scores near its edges then differ a little from those of
-        # the whole image.
-        tiling = Tiling(min(form.size), stride=min(described.stride, max(1, min(form.size) // 4)))
+        tiling = Tiling.within(form.size, None, described.stride)
         told = "of larger images its labels differ from those of a file of any size, which sees more"
         notes = (f"{path.name} sees {form.size[0]} x {form.size[1]} pixels at once; {told}",)
     tiled = TiledModel(model, described.num_classes, tiling, described.resize, batch_size=form.batch)

@@ -32,7 +32,7 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
 
     def make(teacher: TeacherSource | None) -> Distiller:
         assert teacher is not None
-        return Distiller(
+        learner = Distiller(
             teacher,
             load_student(recipe, data),
             methods,
@@ -41,6 +41,9 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
             unlabelled_index=UNLABELLED,
             auxiliary=recipe.train.aux,
         )
+        if data.augmentation.crop is not None:
+            learner.check_crop(data.augmentation.crop)
+        return learner
 
     complete = replace(recipe, data=data.values, method=methods)
     return run(Job(complete, data, make, load_teacher=lambda: load_teacher(recipe, data)), options)

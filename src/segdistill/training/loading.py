@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from segdistill.errors import UserError
+from segdistill.networks.crop import check_crop
 from segdistill.networks.loading import load_network, load_trained
 from segdistill.networks.network import Network
-from segdistill.networks.wrapping import as_network
+from segdistill.networks.wrapping import as_network, as_student
 from segdistill.recipe.data import Data
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 
@@ -20,15 +21,24 @@ def load_student(recipe: TrainRecipe | DistillRecipe, data: Data) -> Network:
     Raises:
         UserError: it cannot be made, or has other classes or channels than the data.
     """
-    source = recipe.network if isinstance(recipe, TrainRecipe) else recipe.student
+    source, role = (recipe.network, "network") if isinstance(recipe, TrainRecipe) else (recipe.student, "student")
     if isinstance(source, str | Path):
-        return load_network(source, len(data.train.classes), data.train.in_channels, recipe.init_weights)
+        built = load_network(source, len(data.train.classes), data.train.in_channels, recipe.init_weights)
+        return _fitting(as_student(built, role), role, data)
     if recipe.init_weights is not None:
         raise UserError("init_weights go with a network that is given by its spec; load them into the network object")
-    network = as_network(source, "network" if isinstance(recipe, TrainRecipe) else "student")
+    network = as_student(source, role)
     if network.num_classes != len(data.train.classes):
         raise UserError(f"the network has {network.num_classes} classes, but the data has {len(data.train.classes)}")
-    return network.train()
+    return _fitting(network, role, data).train()
+
+
+def _fitting(network: Network, role: str, data: Data) -> Network:
+    """The network, if no crop of the data is larger than the images that it takes."""
+    size, crop = network.info.size, data.augmentation.crop
+    if size is not None and crop is not None and (crop[0] > size[0] or crop[1] > size[1]):
+        check_crop(crop, {role: size}, network.multiple)
+    return network
 
 
 def load_teacher(recipe: DistillRecipe, data: Data) -> Network:

@@ -80,7 +80,7 @@ def _in_short(
         kept = 100 * scores.miou / teacher_miou
         lead += f", {kept:.0f} % of its teacher's {teacher_miou:.2f} %"
     _, height, width = validation.open(0).window(_first_window(validation))[0].shape
-    own, device = forward_ms(network, (height, width), repeats=5, warmup=1), next(network.parameters()).device
+    own, device = forward_ms(network, (height, width), repeats=5, warmup=1), network.device
     facts = [("mIoU", f"{scores.miou:.2f} %", "" if teacher_miou is None else f"teacher {teacher_miou:.2f} %")]
     of_teacher = "" if teacher is None else f"teacher {count_parameters(teacher) / 1e6:.2f} M"
     facts.append(("parameters", f"{count_parameters(network) / 1e6:.2f} M", of_teacher))

@@ -332,6 +332,7 @@ def _known_teacher(values: Mapping[str, Any]) -> KnownTeacher:
             logits=Tap(**info["logits"]),
             num_classes=info["num_classes"],
             in_channels=info["in_channels"],
+            size=None if info.get("size") is None else tuple(info["size"]),
         ),
         values["multiple"],
     )
