@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from segdistill.networks.network import Network
     from segdistill.networks.wrapping import as_network
     from segdistill.playground.play import play
+    from segdistill.prediction.label import label
     from segdistill.prediction.predict import predict
     from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
     from segdistill.recipe.train_config import TrainConfig
@@ -53,6 +54,7 @@ _HOMES = {
     "benchmark": "segdistill.exporting.benchmark",
     "export": "segdistill.exporting.export",
     "play": "segdistill.playground.play",
+    "label": "segdistill.prediction.label",
     "predict": "segdistill.prediction.predict",
     "Distiller": "segdistill.distiller",
     "LearnerOutput": "segdistill.distiller",
@@ -105,6 +107,7 @@ __all__ = [
     "distill",
     "evaluate",
     "export",
+    "label",
     "load_comparison",
     "load_network",
     "load_run",

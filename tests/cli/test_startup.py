@@ -46,6 +46,9 @@ MISTAKES = [
     ["predict", ".", "photos", "-o", "out", "--flips", "up"],
     ["predict", ".", "photos", "-o", "out", "--device", "tpu"],
     ["predict", ".", "photos", "-o", "out", "--resize", "big"],
+    ["label", "nowhere", "photos", "-o", "out"],
+    ["label", ".", "photos", "-o", "out", "--confidence", "1.5"],
+    ["label", ".", "photos", "-o", "out", "--every", "0"],
     ["export", "nowhere"],
     ["export", ".", "--format", "onx"],
     ["export", ".", "--finetune", "3"],
@@ -142,6 +145,8 @@ def test_first_arguments_need_no_names(tmp_path: Path) -> None:
             function("nowhere")
     with pytest.raises(UserError, match="'nowhere' does not exist"):
         segdistill.predict("nowhere", "photos", output=tmp_path)
+    with pytest.raises(UserError, match="'nowhere' does not exist"):
+        segdistill.label("nowhere", "photos", output=tmp_path)
     with pytest.raises(UserError, match="model is given twice, as 'a' and as 'b'"):
         segdistill.evaluate("a", model="b")
     with pytest.raises(UserError, match="2 values without names, expected at most 1: model"):

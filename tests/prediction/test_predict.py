@@ -76,6 +76,16 @@ def test_a_picture_becomes_class_indices_with_the_classes_colours(tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "out.png"]
 
 
+def test_pixels_without_data_are_255_however_few_classes_there_are(tmp_path: Path) -> None:
+    pixels = np.dstack([photo(tmp_path / "a.png"), np.full((40, 50), 255, dtype=np.uint8)])
+    pixels[:20, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    predict_files(predictor(), tmp_path / "a.png", tmp_path / "out.png")
+    found = labels_in(tmp_path / "out.png")
+    assert (found[:20] == 255).all()
+    assert (found[20:] == labels_of(pixels[20:, :, 0])).all()
+
+
 def test_the_overlay_is_half_colour_half_photograph(tmp_path: Path) -> None:
     pixels = photo(tmp_path / "a.png")
     predict_files(predictor(), tmp_path / "a.png", tmp_path / "out", wanted=Wanted(overlay=True))

@@ -15,6 +15,7 @@ COMMANDS = {
     "distill": "distil a trained teacher into a small student",
     "evaluate": "score a network on a split",
     "predict": "predict label maps of images, GeoTIFFs of any size and videos",
+    "label": "label images by a model, as a data set to train on: pseudo-labels",
     "play": "try networks on your own images, in a page on this machine",
     "export": "export a run to an ONNX, OpenVINO or torch.export file, compared with PyTorch; int8",
     "benchmark": "measure latency, memory, size and mIoU of runs in several runtimes",

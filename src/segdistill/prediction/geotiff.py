@@ -31,6 +31,9 @@ from segdistill.prediction.polygons import write_polygons
 KEY_TAG = "SEGDISTILL_KEY"
 """The tag in a finished file that says what it was made from."""
 
+COUNTS_TAG = "SEGDISTILL_PIXELS"
+"""The tag that holds the counts of a map's labels, see `Labels`."""
+
 PROBABILITY_STEPS = 254
 """A probability p is stored as round(254 p), in 8 bits; 255 marks pixels without data."""
 
@@ -177,14 +180,23 @@ class UnfinishedMap:
                 return number
         return len(self._grid.rows)
 
-    def write(self, window: Window, labels: np.ndarray, probabilities: np.ndarray | None) -> None:
+    def write(
+        self,
+        window: Window,
+        labels: np.ndarray,
+        probabilities: np.ndarray | None = None,
+        counts: np.ndarray | None = None,
+    ) -> None:
         """Write a piece.
 
         Args:
             window: where it lies in the image.
             labels: uint8 (h, w).
             probabilities: uint8 (K, h, w), or None.
+            counts: what `Labels` counted, int64 (2, K), or None.
         """
+        if counts is not None:
+            self._write(self._file("counts", window), counts)
         if probabilities is not None:
             self._write(self._file("probabilities", window), probabilities)
         self._write(self._file("labels", window), labels)
@@ -249,6 +261,12 @@ class UnfinishedMap:
                 pixels = np.frombuffer(zlib.decompress(self._file(kind, window).read_bytes()), dtype=np.uint8)
                 yield window, pixels.reshape(self._bands[kind], window.height, window.width)
 
+    def _counts(self) -> np.ndarray | None:
+        """The counts of all pieces, added up."""
+        files = [self._file("counts", window) for row in self._grid.rows for window in self._windows(row)]
+        found = [np.frombuffer(zlib.decompress(file.read_bytes()), dtype=np.int64) for file in files if file.exists()]
+        return np.sum(found, axis=0).reshape(2, -1) if found else None
+
     def _cloud_optimised(self, kind: str, raster: Raster) -> Path:
         height, width = raster.size
         whole, optimised = self.folder / f"{kind}-whole.tif", self.folder / f"{kind}-optimised.tif"
@@ -294,6 +312,9 @@ class UnfinishedMap:
     def _describe(self, kind: str, file: Any, image: Any) -> None:
         """All that goes with the pixels."""
         file.update_tags(**{KEY_TAG: self._key})
+        counts = self._counts()
+        if counts is not None:
+            file.update_tags(**{COUNTS_TAG: json.dumps(counts.tolist())})
         points, crs = image.gcps
         if image.rpcs is not None:
             file.rpcs = image.rpcs
@@ -322,11 +343,21 @@ class UnfinishedMap:
 
 def made_from(path: Path) -> str | None:
     """The key in a finished label map; None for any other file."""
+    return _tag(path, KEY_TAG)
+
+
+def counts_in(path: Path) -> np.ndarray | None:
+    """The counts that `Labels` made of a finished map; None where another program has written it anew."""
+    text = _tag(path, COUNTS_TAG)
+    return None if text is None else np.array(json.loads(text), dtype=np.int64)
+
+
+def _tag(path: Path, name: str) -> str | None:
     rasterio = require_rasterio(f"reading {path}")
     try:
         with _quiet(rasterio), rasterio.open(path) as file:
-            key: str | None = file.tags().get(KEY_TAG)
-            return key
+            text: str | None = file.tags().get(name)
+            return text
     except _gdal_errors(rasterio):
         return None
 

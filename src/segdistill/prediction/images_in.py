@@ -59,9 +59,7 @@ def find_items(given: str | Path | Sequence[str | Path], output: Path) -> list[I
             in the place of an image.
     """
     entries = [given] if isinstance(given, str | Path) else list(given)
-    if not entries:
-        raise UserError("input names no file; expected images, folders or patterns such as 'photos/*.jpg'")
-    found = [(path, below) for entry in entries for path, below in _files(str(entry), output)]
+    found = find_files(entries, output)
     is_one = len(entries) == 1 and len(found) == 1 and Path(entries[0]) == found[0][0]
     if is_one and output.suffix and not output.is_dir():
         items = [Item(found[0][0], _checked_target(found[0][0], output))]
@@ -69,8 +67,24 @@ def find_items(given: str | Path | Sequence[str | Path], output: Path) -> list[I
         raise UserError(f"output {output} is a file; expected a folder for the label maps of {len(found)} images")
     else:
         items = [Item(path, output / below.parent / f"{below.stem}{_suffix(path)}") for path, below in found]
-    _refuse_clashes(items)
+    refuse_clashes(items)
     return items
+
+
+def find_files(given: str | Path | Sequence[str | Path], output: Path) -> list[tuple[Path, Path]]:
+    """Each file that is meant, and its place below the folder that is given.
+
+    Args:
+        given: see `find_items`.
+        output: what lies in this folder is not taken of a folder around it.
+
+    Raises:
+        UserError: nothing there, no image among it, or a file of another kind.
+    """
+    entries = [given] if isinstance(given, str | Path) else list(given)
+    if not entries:
+        raise UserError("input names no file; expected images, folders or patterns such as 'photos/*.jpg'")
+    return [found for entry in entries for found in _files(str(entry), output)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +162,8 @@ def _checked_target(path: Path, output: Path) -> Path:
     return output
 
 
-def _refuse_clashes(items: Sequence[Item]) -> None:
+def refuse_clashes(items: Sequence[Item]) -> None:
+    """Raise a `UserError` where two images would have one label map, or a label map would replace an image."""
     images = {item.path.resolve() for item in items}
     owners: dict[Path, Path] = {}
     for item in items:

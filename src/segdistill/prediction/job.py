@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -18,6 +19,7 @@ from segdistill.errors import UserError
 from segdistill.prediction.flips import flipped
 from segdistill.prediction.geotiff import Raster
 from segdistill.prediction.images_in import Item
+from segdistill.prediction.labels import Labels
 from segdistill.prediction.options import Flips
 from segdistill.prediction.prediction import Prediction
 from segdistill.prediction.predictor import Predictor
@@ -38,12 +40,26 @@ class Options:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is written; `predict` says what each means."""
+    """What is written; `predict` and `label` say what each means."""
 
     overlay: bool = False
     probabilities: bool = False
     vector: bool = False
     overwrite: bool = False
+    confidence: float | None = None
+    every: int = 1
+
+
+class LabelMap(NamedTuple):
+    """Labels of one image.
+
+    Attributes:
+        labels: class indices, uint8 (H, W), and 255 where the image has no data or no class is probable enough.
+        counts: as in `Labels`; None without a confidence.
+    """
+
+    labels: np.ndarray
+    counts: np.ndarray | None
 
 
 class Job:
@@ -115,11 +131,19 @@ class Job:
         finally:
             bar.remove_task(windows)
 
-    def label_map(self, image: ReadableImage) -> np.ndarray:
-        """Class indices, uint8 (H, W), and 255 where the image has no data."""
-        labels = self.prediction(image).label_map().numpy()
-        self.pixels += labels.size
-        return labels
+    def labels(self) -> Labels:
+        """What turns the scores of one image into labels."""
+        return Labels(self.wanted.confidence, self.model.classes)
+
+    def label_map(self, image: ReadableImage) -> LabelMap:
+        """The labels of an image."""
+        if self.wanted.confidence is None:
+            found = LabelMap(self.prediction(image).label_map().numpy(), None)
+        else:
+            certain = self.labels()
+            found = LabelMap(self.prediction(image).label_map(certain).numpy(), certain.counts)
+        self.pixels += found.labels.size
+        return found
 
     def failed(self, error: UserError, together: int) -> None:
         """Of several images the others are done; the one image of a call is the call's error."""
@@ -127,6 +151,18 @@ class Job:
             raise error
         self.failures.append(error)
         self.console.out(f"segdistill: {error}", highlight=False)
+
+    def may_replace(self, target: Path, source: Path) -> None:
+        """Refuses to replace a label map that was made otherwise, without leave.
+
+        Raises:
+            UserError: there is no leave.
+        """
+        if not self.wanted.overwrite:
+            raise UserError(
+                f"{target} is there already, and was not made by this model from {source} in this way; replace it "
+                "with --overwrite, or choose another output"
+            )
 
     def note(self, text: str) -> None:
         """Tells the user."""

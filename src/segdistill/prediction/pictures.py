@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,11 +19,14 @@ from segdistill.datasets.base import Window
 from segdistill.errors import UserError
 from segdistill.files import write_atomically
 from segdistill.prediction.images_in import Item, Picture, read_picture
-from segdistill.prediction.job import Job, Wanted
+from segdistill.prediction.job import Job, LabelMap, Wanted
 from segdistill.reporting.picture import overlaid
 
 KEY_TEXT = "segdistill_key"
 """The text in a finished PNG that says what it was made from."""
+
+COUNTS_TEXT = "segdistill_pixels"
+"""The text in a PNG that holds the counts of its labels, see `Labels`."""
 
 OVERLAY = "-overlay.png"
 
@@ -44,7 +48,7 @@ def predict_all(job: Job, bar: Progress, items: Sequence[Item], together: int) -
             except UserError as error:
                 job.failed(UserError(f"{item.path}: {error}"), together)
                 continue
-            written.append(writer.submit(_write, job, item, image, labels))
+            written.append(writer.submit(write, job, item, image, labels))
             while len(written) > 1:
                 written.popleft().result()
         while written:
@@ -58,12 +62,22 @@ def companions(item: Item, wanted: Wanted) -> list[Path]:
 
 def made_from(path: Path) -> str | None:
     """The key in a finished PNG; None for any other file."""
+    return _text(path, KEY_TEXT)
+
+
+def counts_in(path: Path) -> np.ndarray | None:
+    """The counts that `Labels` made of a finished PNG; None where another program has written it anew."""
+    text = _text(path, COUNTS_TEXT)
+    return None if text is None else np.array(json.loads(text), dtype=np.int64)
+
+
+def _text(path: Path, name: str) -> str | None:
     try:
         with Image.open(path) as image:
-            key = image.info.get(KEY_TEXT)
+            text = image.info.get(name)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    return key if isinstance(key, str) else None
+    return text if isinstance(text, str) else None
 
 
 def _decoded(job: Job, item: Item) -> Picture | UserError:
@@ -76,15 +90,19 @@ def _decoded(job: Job, item: Item) -> Picture | UserError:
         return error
 
 
-def _write(job: Job, item: Item, image: Picture, labels: np.ndarray) -> None:
-    found = torch.from_numpy(labels)
+def write(job: Job, item: Item, image: Picture, found: LabelMap) -> None:
+    """Write a label map as a PNG of class indices, and what goes with it."""
     if job.wanted.overlay:
-        mixed = overlaid(image.pixels, found, job.predictor.palette)
+        mixed = overlaid(image.pixels, torch.from_numpy(found.labels), job.predictor.palette)
         write_atomically(item.beside(OVERLAY), lambda file: mixed.save(file, "PNG"))
-    indexed = Image.fromarray(labels)
-    indexed.putpalette([channel for color in job.predictor.palette for channel in color])
+    indexed = Image.fromarray(found.labels)
+    colors = [channel for color in job.predictor.palette for channel in color]
+    # A shorter palette would be written with fewer bits to a pixel, and 255 would become another number.
+    indexed.putpalette([*colors, *[0] * (3 * 256 - len(colors))])
     texts = PngImagePlugin.PngInfo()
     texts.add_text(KEY_TEXT, job.keys[item.target])
+    if found.counts is not None:
+        texts.add_text(COUNTS_TEXT, json.dumps(found.counts.tolist()))
     texts.add_itxt("classes", ", ".join(job.predictor.classes))
     # The label map last: it stands for all.
     write_atomically(item.target, lambda file: indexed.save(file, "PNG", pnginfo=texts))

@@ -27,8 +27,10 @@ from segdistill.progress import Tasks
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.sizes import parse_resize
 
-KINDS: dict[Kind, ModuleType] = {"picture": predict_pictures, "raster": predict_rasters, "video": predict_videos}
+KINDS: Kinds = {"picture": predict_pictures, "raster": predict_rasters, "video": predict_videos}
 """Each with ``predict_all``, ``companions`` (the files beside a label map) and ``made_from`` (what one was made of)."""
+
+Kinds = dict[Kind, ModuleType]
 
 Elsewhere = Callable[[Sequence[Item]], Iterator[tuple[Item, int | str | RuntimeError]]]
 """Predicts images in other processes: each with the number of its pixels, or with what went wrong."""
@@ -104,23 +106,9 @@ def _open_once(model: str, device: str) -> Predictor:
 
 
 def _run(job: Job, items: Sequence[Item], elsewhere: Elsewhere | None = None) -> list[Path]:
-    """All that is not done yet, here or elsewhere."""
-    _check_wanted(job, items)
-    job.keys = {item.target: _key(job, item) for item in items}
-    todo = [item for item in items if not _is_done(job, item)]
-    for line in job.notes:
-        job.note(f"note: {line}")
+    """`carry_out`, and a line that says what was done."""
     started = time.perf_counter()
-    with Tasks(job.console, shown=not job.quiet) as bar:
-        files = bar.add_task("", total=len(todo), visible=len(todo) > 1)
-        try:
-            finished = _here(job, bar, todo) if elsewhere is None else _gathered(job, elsewhere(todo), len(todo))
-            for item in finished:
-                bar.update(files, advance=1, description=item.path.name)
-        except KeyboardInterrupt:
-            job.note("what is finished is kept; the same command continues from there")
-            raise
-    done = len(todo) - len(job.failures)
+    done = carry_out(job, items, elsewhere)
     if job.failures:
         raise UserError(f"{len(job.failures)} of {len(items)} images could not be predicted, see above")
     if not job.quiet:
@@ -128,9 +116,41 @@ def _run(job: Job, items: Sequence[Item], elsewhere: Elsewhere | None = None) ->
     return [item.target for item in items]
 
 
-def _here(job: Job, bar: Progress, todo: Sequence[Item]) -> Iterator[Item]:
+def carry_out(job: Job, items: Sequence[Item], elsewhere: Elsewhere | None = None, kinds: Kinds = KINDS) -> int:
+    """Do all that is not done yet, here or elsewhere.
+
+    Args:
+        job: is told what fails of several images.
+        items: all of the call.
+        elsewhere: other processes; None for this one.
+        kinds: how each kind of image is predicted.
+
+    Returns:
+        How many were not done yet and are now.
+
+    Raises:
+        UserError: for an image that is the only one and fails, or for a file that is in the way.
+    """
+    _check_wanted(job, items, kinds)
+    job.keys = {item.target: _key(job, item) for item in items}
+    todo = [item for item in items if not _is_done(job, item, kinds)]
+    for line in job.notes:
+        job.note(f"note: {line}")
+    with Tasks(job.console, shown=not job.quiet) as bar:
+        files = bar.add_task("", total=len(todo), visible=len(todo) > 1)
+        try:
+            finished = _here(job, bar, todo, kinds) if elsewhere is None else _gathered(job, elsewhere(todo), len(todo))
+            for item in finished:
+                bar.update(files, advance=1, description=item.path.name)
+        except KeyboardInterrupt:
+            job.note("what is finished is kept; the same command continues from there")
+            raise
+    return len(todo) - len(job.failures)
+
+
+def _here(job: Job, bar: Progress, todo: Sequence[Item], kinds: Kinds) -> Iterator[Item]:
     """Predicts one image after another, each given before it is begun."""
-    for name, kind in KINDS.items():
+    for name, kind in kinds.items():
         yield from kind.predict_all(job, bar, [item for item in todo if item.kind == name], len(todo))
 
 
@@ -144,19 +164,19 @@ def _gathered(job: Job, results: Iterator[tuple[Item, int | str | RuntimeError]]
         yield item
 
 
-def _check_wanted(job: Job, items: Sequence[Item]) -> None:
+def _check_wanted(job: Job, items: Sequence[Item], kinds: Kinds) -> None:
     if job.wanted.vector:
         require_pyogrio()
-    for name, has_it, kinds in (
+    for name, has_it, called in (
         ("overlay", ("picture", "video"), "pictures and videos"),
         ("probabilities", ("raster",), "GeoTIFFs"),
         ("vector", ("raster",), "GeoTIFFs"),
     ):
         if getattr(job.wanted, name) and all(item.kind not in has_it for item in items):
-            raise UserError(f"{name} is for {kinds}, and there is none among the images; leave --{name} out")
+            raise UserError(f"{name} is for {called}, and there is none among the images; leave --{name} out")
     taken = {item.target for item in items} | {item.path for item in items}
     for item in items:
-        for file in KINDS[item.kind].companions(item, job.wanted):
+        for file in kinds[item.kind].companions(item, job.wanted):
             if file in taken:
                 raise UserError(f"{file} has two meanings; rename that image or leave --overlay out")
 
@@ -167,7 +187,7 @@ def _key(job: Job, item: Item) -> str:
         state = item.path.stat()
     except OSError:
         raise UserError(f"{item.path} does not exist (any more)") from None
-    told = {
+    told: dict[str, object] = {
         "model": job.predictor.identity,
         "classes": job.predictor.classes,
         "palette": job.predictor.palette,
@@ -177,10 +197,14 @@ def _key(job: Job, item: Item) -> str:
         "bands": job.bands,
         "image": [item.path.name, state.st_size, state.st_mtime_ns],
     }
+    if job.wanted.confidence is not None:
+        told["confidence"] = job.wanted.confidence
+        if item.kind == "video":
+            told["every"] = job.wanted.every
     return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
 
-def _is_done(job: Job, item: Item) -> bool:
+def _is_done(job: Job, item: Item, kinds: Kinds) -> bool:
     """Whether all files of an item are there, made as they would be made now.
 
     Raises:
@@ -190,15 +214,11 @@ def _is_done(job: Job, item: Item) -> bool:
         raise UserError(f"{item.target} is a folder; the label map of {item.path} needs that name")
     if not item.target.exists():
         return False
-    kind = KINDS[item.kind]
+    kind = kinds[item.kind]
     if kind.made_from(item.target) == job.keys[item.target]:
         return all(file.exists() for file in kind.companions(item, job.wanted))
-    if job.wanted.overwrite:
-        return False
-    raise UserError(
-        f"{item.target} is there already, and was not made by this model from this image in this way; replace it "
-        "with --overwrite, or choose another output"
-    )
+    job.may_replace(item.target, item.path)
+    return False
 
 
 def _summary(items: Sequence[Item], done: int, pixels: int, seconds: float) -> str:

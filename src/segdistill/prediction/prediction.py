@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -38,9 +38,13 @@ class Prediction:
         """
         return self.model.pieces(self.image, first_row)
 
-    def label_map(self) -> Tensor:
-        """Class indices, uint8 (H, W) on the CPU, and 255 where the image has no data."""
+    def label_map(self, labels_of: Callable[[Piece], Tensor] | None = None) -> Tensor:
+        """Class indices, uint8 (H, W) on the CPU, and 255 where the image has no data.
+
+        Args:
+            labels_of: from scores to labels (h, w); by default the class of the largest score.
+        """
         labels = torch.empty(self.image.size, dtype=torch.uint8)
         for piece in self.pieces():
-            piece.window.cut(labels).copy_(piece_labels(piece))
+            piece.window.cut(labels).copy_((labels_of or piece_labels)(piece))
         return labels

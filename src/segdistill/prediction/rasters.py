@@ -11,13 +11,20 @@ import torch
 from rich.progress import Progress
 
 from segdistill.data.ahead import ahead
-from segdistill.data.tiling import Piece, piece_labels
+from segdistill.data.tiling import Piece
 from segdistill.datasets.base import IGNORE_INDEX, Window
-from segdistill.prediction.geotiff import PROBABILITY_STEPS, Raster, UnfinishedMap, UnreadableError, made_from
+from segdistill.prediction.geotiff import (
+    PROBABILITY_STEPS,
+    Raster,
+    UnfinishedMap,
+    UnreadableError,
+    counts_in,
+    made_from,
+)
 from segdistill.prediction.images_in import Item
 from segdistill.prediction.job import Job, Wanted
 
-__all__ = ["companions", "made_from", "predict_all"]
+__all__ = ["companions", "counts_in", "made_from", "predict_all"]
 
 
 def predict_all(job: Job, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
@@ -53,12 +60,14 @@ def _predict(job: Job, bar: Progress, item: Item, raster: Raster) -> None:
     if rows:
         job.note(f"going on with {item.target}: {rows} of {len(grid.rows)} rows of windows are done")
 
-    def made() -> Iterator[tuple[Window, np.ndarray, np.ndarray | None]]:
+    def made() -> Iterator[tuple[Window, np.ndarray, np.ndarray | None, np.ndarray | None]]:
         for piece in job.pieces(bar, raster, rows):
+            labels = job.labels()
             yield (
                 piece.window,
-                piece_labels(piece).numpy(),
+                labels(piece).numpy(),
                 _probabilities(piece) if job.wanted.probabilities else None,
+                None if labels.confidence is None else labels.counts,
             )
 
     with ThreadPoolExecutor(1, "label map") as writer:

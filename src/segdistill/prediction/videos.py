@@ -56,7 +56,7 @@ def _predict(job: Job, bar: Progress, item: Item, frames: Video) -> None:
             def made() -> Iterator[tuple[Picture, np.ndarray, int]]:
                 for pixels, ticks in frames:
                     image = Picture(torch.from_numpy(pixels).permute(2, 0, 1))
-                    yield image, job.label_map(image), ticks
+                    yield image, job.label_map(image).labels, ticks
 
             def write(frame: tuple[Picture, np.ndarray, int]) -> None:
                 image, labels, ticks = frame
