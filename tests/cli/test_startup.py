@@ -48,7 +48,7 @@ MISTAKES = [
     ["predict", ".", "photos", "-o", "out", "--resize", "big"],
     ["label", "nowhere", "photos", "-o", "out"],
     ["label", ".", "photos", "-o", "out", "--confidence", "1.5"],
-    ["label", ".", "photos", "-o", "out", "--every", "0"],
+    ["label", ".", "photos", "-o", "out", "--frame-step", "0"],
     ["export", "nowhere"],
     ["export", ".", "--format", "onx"],
     ["export", ".", "--finetune", "3"],

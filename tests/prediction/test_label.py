@@ -243,9 +243,9 @@ def test_of_videos_every_so_many_frames_become_pictures(tmp_path: Path, model: C
     counted = Counted(stop_after=2)
     model(predictor(counted))
     with pytest.raises(KeyboardInterrupt):
-        label(tmp_path / "in", tmp_path / "out", every=3)
+        label(tmp_path / "in", tmp_path / "out", frame_step=3)
     counted.stop_after = None
-    made = label(tmp_path / "in", tmp_path / "out", every=3)
+    made = label(tmp_path / "in", tmp_path / "out", frame_step=3)
     assert counted.windows == 4
     dataset = data_set(made)
     assert dataset.ids == ("a", "street-000000", "street-000003", "street-000006")
@@ -254,10 +254,10 @@ def test_of_videos_every_so_many_frames_become_pictures(tmp_path: Path, model: C
         assert (image.permute(1, 2, 0).numpy() == shown[number]).all()
         assert (labels.numpy() == expected_labels(shown[number][..., 0], SURE)).all()
     assert sum(made.predicted.values()) == 40 * 50 + 3 * 21 * 33
-    assert label(tmp_path / "in", tmp_path / "out", every=3) == made
+    assert label(tmp_path / "in", tmp_path / "out", frame_step=3) == made
     assert counted.windows == 4
     with pytest.raises(UserError, match=r"street.json is there already"):
-        label(tmp_path / "in", tmp_path / "out", every=2)
+        label(tmp_path / "in", tmp_path / "out", frame_step=2)
 
 
 # ------------------------------------------------------------------------------------------------ mistakes
@@ -275,7 +275,7 @@ def test_of_videos_every_so_many_frames_become_pictures(tmp_path: Path, model: C
         (lambda _: None, {"confidence": 1.01}, r"confidence is 1.01, expected a probability from 0 to 1"),
         (lambda _: None, {"confidence": -0.1}, r"confidence is -0.1, expected a probability from 0 to 1"),
         (lambda _: None, {"confidence": float("nan")}, r"confidence is nan, expected a probability from 0 to 1"),
-        (lambda _: None, {"every": 0}, r"every is 0, expected at least 1"),
+        (lambda _: None, {"frame_step": 0}, r"frame_step is 0, expected at least 1"),
         (lambda _: None, {"output": ""}, r"output is empty; expected a folder"),
     ],
 )

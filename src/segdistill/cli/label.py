@@ -10,7 +10,7 @@ from segdistill.prediction.label_options import LabelOptions
 EXAMPLES = """\
   segdistill label runs/teacher photos -o pseudo
   segdistill label runs/teacher photos -o pseudo --confidence 0.8 --flips horizontal
-  segdistill label teacher.onnx drive.mp4 'photos/**/*.jpg' -o pseudo --every 10
+  segdistill label teacher.onnx drive.mp4 'photos/**/*.jpg' -o pseudo --frame-step 10
   segdistill label runs/aerial maps -o pseudo --copy
   segdistill train pseudo/recipe.yaml --network smp:FPN:resnet18 --output runs/student \\
       --data.val '{dataset: folder, root: my/data, classes: [road, roof, tree], split: val}'

@@ -13,12 +13,12 @@ from PIL import Image
 from rich.progress import Progress
 
 from segdistill.data.ahead import ahead
+from segdistill.datasets.reading.videos import Video
 from segdistill.errors import UserError
 from segdistill.files import write_atomically, write_json
 from segdistill.prediction import pictures
 from segdistill.prediction.images_in import Item, Picture
 from segdistill.prediction.job import Job, LabelMap, Wanted
-from segdistill.prediction.video import Video
 
 Frame = tuple[Item, np.ndarray, LabelMap]
 """The frame's label map to be, its pixels (H, W, 3), its labels."""
@@ -68,7 +68,7 @@ def _predict(job: Job, bar: Progress, item: Item, frames: Video) -> None:
     def made() -> Iterator[Frame]:
         for number, (pixels, _) in enumerate(frames):
             bar.update(task, advance=1)
-            if number % job.wanted.every:
+            if number % job.wanted.frame_step:
                 continue
             names.append(f"{item.path.stem}-{number:06d}")
             frame = Item(item.path, item.target.with_name(f"{names[-1]}.png"))

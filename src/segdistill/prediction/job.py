@@ -47,7 +47,7 @@ class Wanted:
     vector: bool = False
     overwrite: bool = False
     confidence: float | None = None
-    every: int = 1
+    frame_step: int = 1
 
 
 class LabelMap(NamedTuple):

@@ -141,7 +141,7 @@ def _job(options: LabelOptions) -> Job:
         options.flips,
         None if options.bands is None else tuple(options.bands),
     )
-    wanted = Wanted(overwrite=options.overwrite, confidence=options.confidence, every=options.every)
+    wanted = Wanted(overwrite=options.overwrite, confidence=options.confidence, frame_step=options.frame_step)
     return Job(predictor, scoring, wanted, options.quiet)
 
 

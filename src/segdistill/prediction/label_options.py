@@ -22,7 +22,7 @@ class LabelOptions:
         output: a new folder for the data set; the same command continues in it.
         confidence: least probability, 0 to 1, that the model must give to a pixel's class; pixels below it get the
             ignore label, 255.
-        every: of a video, label one frame in so many: 1 labels them all; 25 is about one a second.
+        frame_step: of a video, label every so many-th frame: 1 labels them all; 25 is about one a second.
         copy: copy the images; by default they are linked, and must stay where they are.
         window: longest side of what goes through the network at once, in pixels; by default as the model was validated.
         overlap: share of a window's side that it has in common with its neighbour, at most 1/3.
@@ -42,7 +42,7 @@ class LabelOptions:
     _: KW_ONLY
     output: str | Path
     confidence: float = 0.9
-    every: int = 25
+    frame_step: int = 25
     copy: bool = False
     window: int | None = None
     overlap: float = 1 / 16
@@ -59,8 +59,8 @@ class LabelOptions:
             raise UserError("output is empty; expected a folder")
         if not 0 <= self.confidence <= 1:
             raise UserError(f"confidence is {self.confidence}, expected a probability from 0 to 1, such as 0.9")
-        if self.every < 1:
-            raise UserError(f"every is {self.every}, expected at least 1")
+        if self.frame_step < 1:
+            raise UserError(f"frame_step is {self.frame_step}, expected at least 1")
         if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"batch_size is {self.batch_size}, expected at least 1")
         check_there(self.model)

@@ -200,7 +200,7 @@ def _key(job: Job, item: Item) -> str:
     if job.wanted.confidence is not None:
         told["confidence"] = job.wanted.confidence
         if item.kind == "video":
-            told["every"] = job.wanted.every
+            told["frame_step"] = job.wanted.frame_step
     return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
 
