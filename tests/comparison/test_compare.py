@@ -190,11 +190,21 @@ def test_equal_time(copy: Path, teacher: Path) -> None:
     assert found.baseline.seconds == pytest.approx(1.5)
     assert longer.difference is not None
     kd = row(found, "kd")
-    assert kd.difference_at_time is not None
+    assert kd.against["none@time"]
     # It is left as it is, whatever takes how long now.
     before = contents(cell(copy, "none@time"))
     compare_tiny(copy, teacher, methods="none,none@time,kd", seeds=2)
     assert contents(cell(copy, "none@time")) == before
+
+
+def test_the_plateau_of_the_student_alone(tmp_path: Path, teacher: Path) -> None:
+    """Real runs: their epochs, schedules and scores are those of plateau.json, and each method is held against them."""
+    short = replace(FAST, epochs=1)
+    found = compare_tiny(tmp_path / "out", teacher, methods="none,kd,none@plateau", train=short)
+    kept = json.loads((tmp_path / "out" / "plateau.json").read_text())
+    assert row(found, "none@plateau").cells[0].epochs == kept["epochs"]
+    assert row(found, "none@plateau").miou.mean == pytest.approx(max(kept["miou"].values()))
+    assert set(row(found, "kd").against) == {"none@plateau"}
 
 
 # ------------------------------------------------------------------------------------------------ going on

@@ -210,7 +210,7 @@ def advice(folder: Path, rungs: Sequence[Rung], *, full: int, ended: str | None,
         epochs=last.epochs,
         full=full,
         teacher=last.comparison.teacher.difference,
-        at_time=rows[best.method].difference_at_time,
+        against=rows[best.method].against,
     )
     notes = [] if ended is None else [ended]
     for rung in rungs:

@@ -15,8 +15,9 @@ from rich.table import Table
 from segdistill.comparison.advice import Advice, Rung, advice, read_rung, rung_epochs, survivors
 from segdistill.comparison.compare import WIDTH, check_executor, compare
 from segdistill.comparison.cost import CellCost, cell_cost
-from segdistill.comparison.methods import Specs, parse_methods, shared_recipe
-from segdistill.comparison.options import BASELINE, EQUAL_TIME, AdviseOptions, CellOptions, CompareOptions
+from segdistill.comparison.longer import LONGER, estimated_seconds
+from segdistill.comparison.methods import Specs, is_alone, parse_methods, shared_recipe
+from segdistill.comparison.options import BASELINE, AdviseOptions, CellOptions, CompareOptions
 from segdistill.comparison.plan import check_pairs, checked_plan, choose_seeds
 from segdistill.comparison.reading import load_comparison, read_cell, read_plan
 from segdistill.comparison.statistics import Difference
@@ -53,7 +54,7 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
             recipe, a budget too small for the first rung, or where the student alone or every method failed.
     """
     asked, specs = _asked(options.methods, recipe.method)
-    candidates = tuple(name for name in asked if name != EQUAL_TIME)
+    candidates = tuple(name for name in asked if not is_alone(name))
     seeds = choose_seeds(options.seeds, recipe.seed)
     check_executor(recipe, options)
     folder = Path(options.output)
@@ -65,7 +66,7 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     if len(candidates) == 1:
         lengths = lengths[-1:]  # there is nothing to choose between
     widening = options.methods is None and len(lengths) > 2
-    ladder = _Ladder(recipe, options, seeds, candidates, EQUAL_TIME in asked, widening)
+    ladder = _Ladder(recipe, options, seeds, candidates, tuple(filter(is_alone, asked)), widening)
     if widening:  # whichever of them the second rung may need
         check_pairs(recipe, data, (*candidates, *METHODS))
     console = Console(quiet=True) if options.quiet else rich.get_console()
@@ -105,7 +106,7 @@ def _climb(ladder: _Ladder, lengths: Sequence[int], console: Console) -> tuple[l
         last = epochs == lengths[-1]
         if len(candidates) == 1 and not last:
             continue
-        names = [BASELINE, *candidates, *[EQUAL_TIME] * (ladder.timed and last)]
+        names = [BASELINE, *candidates, *(ladder.longer if last else ())]
         ended = ladder.over_budget(number, epochs, names, sum(rung.seconds for rung in found))
         if ended is not None:
             return found, ended
@@ -157,11 +158,11 @@ class _Ladder:
         options: AdviseOptions,
         seeds: tuple[int, ...],
         candidates: tuple[str, ...],
-        timed: bool,
+        longer: tuple[str, ...],
         widening: bool,
     ) -> None:
         self.folder, self.recipe, self.options, self.seeds = Path(options.output), recipe, options, seeds
-        self.candidates, self.timed, self.widening = candidates, timed, widening
+        self.candidates, self.longer, self.widening = candidates, longer, widening
         self._estimates: dict[str, CellCost] = {}
 
     def kin(self, best: str) -> tuple[str, ...]:
@@ -213,8 +214,9 @@ class _Ladder:
                 cell = None if plan is None else read_cell(self.rung(number), name, seed, plan)
                 if cell is not None and cell.finished:
                     done += cell.seconds or 0.0
-                elif name == EQUAL_TIME:
-                    left += max(self.each(number, epochs, other) for other in names if other != EQUAL_TIME)
+                elif name in LONGER:
+                    others = {other: self.each(number, epochs, other) for other in names if other not in LONGER}
+                    left += estimated_seconds(name, others)
                 else:
                     left += self.each(number, epochs, name)
         return _Cost(done, left)
@@ -244,7 +246,7 @@ def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
         last = epochs == lengths[-1]
         if count == 1 and not last:
             continue
-        alone = [BASELINE, *[EQUAL_TIME] * (ladder.timed and last)]
+        alone = [BASELINE, *(ladder.longer if last else ())]
         if known:
             every = (*alone, *names)
             where, device = ladder.rung(number), options.device

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 
-from segdistill.comparison.methods import cell_recipe
-from segdistill.comparison.options import EQUAL_TIME
+from segdistill.comparison.methods import cell_recipe, is_alone
+from segdistill.comparison.options import BASELINE
 from segdistill.comparison.reading import CONFUSION_FILE, EVALUATION_FILE, cell_folder, error_file
 from segdistill.data.tiling import Tiling
 from segdistill.device import choose_device
@@ -134,11 +133,6 @@ def run_cell(recipe: DistillRecipe, folder: Path, method: str, seed: int, *, dev
         write_text(file, f"{told}\n")
 
 
-def equal_time_recipe(recipe: DistillRecipe, epochs: int) -> DistillRecipe:
-    """The recipe of the student alone over so many epochs; its schedule is stretched over them."""
-    return replace(recipe, train=replace(recipe.train, epochs=epochs))
-
-
 def cell_differences(recipe: DistillRecipe, folder: Path, method: str, seed: int) -> list[str]:
     """In what the recipe of a cell that was begun differs from what it would be now, in words."""
     run = RunFolder(cell_folder(folder, method, seed))
@@ -146,6 +140,6 @@ def cell_differences(recipe: DistillRecipe, folder: Path, method: str, seed: int
         return []
     theirs: Mapping[str, Any] = run.read_config()
     ours = cell_recipe(recipe, method, seed).as_dict()
-    if method == EQUAL_TIME:  # its epochs were measured
+    if is_alone(method) and method != BASELINE:  # its epochs were found by measurement
         ours["train"]["epochs"] = theirs["train"]["epochs"]
     return recipe_differences(theirs, ours)

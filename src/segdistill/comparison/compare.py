@@ -12,14 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from segdistill.comparison import verdict
-from segdistill.comparison.cells import equal_time_recipe, measure_teacher, run_cell
+from segdistill.comparison.cells import measure_teacher, run_cell
 from segdistill.comparison.cost import cell_cost
-from segdistill.comparison.methods import is_alone, parse_methods, shared_recipe
+from segdistill.comparison.longer import LONGER, estimated_seconds, finished_cells, finished_seconds, run_longer
+from segdistill.comparison.methods import parse_methods, shared_recipe
 from segdistill.comparison.on_ray import run_on_ray
-from segdistill.comparison.options import BASELINE, EQUAL_TIME, CellOptions, CompareOptions
+from segdistill.comparison.options import BASELINE, EQUAL_TIME, PLATEAU, CellOptions, CompareOptions
 from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_teacher
-from segdistill.comparison.reading import cell_folder, load_comparison, read_cell
-from segdistill.comparison.results import Cell, Comparison, Row, Summary
+from segdistill.comparison.reading import load_comparison, read_cell
+from segdistill.comparison.results import Comparison, Row, Summary
 from segdistill.device import choose_device
 from segdistill.errors import UserError, missing_package
 from segdistill.files import write_json, write_yaml
@@ -29,7 +30,6 @@ from segdistill.progress import duration
 from segdistill.recipe.data import build_data
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.recipes import DistillRecipe
-from segdistill.run_folder import RunFolder
 
 #: Columns of the table, where the output is no terminal that has a width of its own.
 WIDTH = 140
@@ -111,11 +111,15 @@ def _run_all(
         scores = read_cell(folder, "teacher", -1, plan).evaluation or {}
         console.out(f"teacher {network_label(recipe.teacher)}  val mIoU {scores['miou']:.2f}", highlight=False)
     # Seed by seed, so that a comparison that is stopped has all methods with the first seeds.
-    cells = [(name, number) for number in seeds for name in names if name != EQUAL_TIME]
+    cells = [(name, number) for number in seeds for name in names if name not in LONGER]
     _run_cells(recipe, folder, cells, plan, options, console)
-    if EQUAL_TIME in names:  # last, when the others have shown how long it is
-        stretched = equal_time_recipe(recipe, _equal_time_epochs(folder, recipe, plan))
-        _run_cells(stretched, folder, [(EQUAL_TIME, number) for number in seeds], plan, options, console)
+
+    def run_cells(own: DistillRecipe, where: Path, wanted: list[tuple[str, int]]) -> None:
+        _run_cells(own, where, wanted, plan, options, console)
+
+    for name in LONGER:  # last, when the others have shown how long they are
+        if name in names:
+            run_longer(name, recipe, folder, plan, run_cells)
 
 
 def _run_cells(
@@ -195,54 +199,26 @@ def _spread(summary: Summary | None) -> str:
     return f"{summary.mean:.2f} ({summary.least:.2f} to {summary.most:.2f})"
 
 
-def _equal_time_epochs(folder: Path, recipe: DistillRecipe, plan: dict[str, Any]) -> int:
-    """Epochs in which the student alone trains for as long as the slowest method did; once chosen, they are kept."""
-    for seed in plan["seeds"]:
-        begun = RunFolder(cell_folder(folder, EQUAL_TIME, seed))
-        if begun.config_file.exists():
-            return int(begun.read_config()["train"]["epochs"])
-    seconds = _finished_seconds(folder, plan)
-    epochs = [cell.epochs for cell in _finished(folder, BASELINE, plan) if cell.epochs is not None]
-    slowest = max((spent for name, spent in seconds.items() if not is_alone(name)), default=None)
-    if slowest is None or not seconds.get(BASELINE):
-        return recipe.train.whole_epochs
-    return max(recipe.train.whole_epochs, round(slowest / seconds[BASELINE] * sum(epochs) / len(epochs)))
-
-
-def _finished(folder: Path, method: str, plan: dict[str, Any]) -> list[Cell]:
-    cells = [read_cell(folder, method, seed, plan) for seed in plan["seeds"]]
-    return [cell for cell in cells if cell.finished]
-
-
-def _finished_seconds(folder: Path, plan: dict[str, Any]) -> dict[str, float]:
-    """Mean training seconds of the finished cells, by method."""
-    found = {}
-    for name in plan["methods"]:
-        seconds = [cell.seconds for cell in _finished(folder, name, plan) if cell.seconds is not None]
-        if seconds:
-            found[name] = sum(seconds) / len(seconds)
-    return found
-
-
 def _cost_table(folder: Path, recipe: DistillRecipe, plan: dict[str, Any], device: str) -> Table:
     """Cells and about how long they will take, without validations."""
-    known, epochs = _finished_seconds(folder, plan), recipe.train.whole_epochs
+    known, epochs = finished_seconds(folder, plan), recipe.train.whole_epochs
     cost = {
         name: known[name] if name in known else cell_cost(recipe, name, device=device).seconds(epochs)
         for name in plan["methods"]
-        if name != EQUAL_TIME
+        if name not in LONGER
     }
-    if EQUAL_TIME in plan["methods"]:
-        cost[EQUAL_TIME] = known.get(EQUAL_TIME, max(cost.values()))
+    longer = [name for name in plan["methods"] if name in LONGER]
+    cost |= {name: known.get(name, estimated_seconds(name, cost)) for name in longer}
     table = Table(title="cells to train", title_justify="left")
     for heading in ("method", "seeds", "finished", "time each", "from", "time left"):
         table.add_column(heading, justify="left" if heading in ("method", "from") else "right")
     left = 0.0
     for name in plan["methods"]:
-        finished = len(_finished(folder, name, plan))
+        finished = len(finished_cells(folder, name, plan))
         rest = cost[name] * (len(plan["seeds"]) - finished)
         left += rest
-        source = "finished cells" if name in known else "the slowest method" if name == EQUAL_TIME else "a few steps"
+        guessed = {EQUAL_TIME: "the slowest method", PLATEAU: f"twice {BASELINE}, at least"}.get(name, "a few steps")
+        source = "finished cells" if name in known else guessed
         table.add_row(name, str(len(plan["seeds"])), str(finished), duration(cost[name]), source, duration(rest))
     table.add_section()
     table.add_row("all", "", "", "", "", duration(left))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from segdistill.comparison.options import BASELINE, EQUAL_TIME
+from segdistill.comparison.methods import is_alone
+from segdistill.comparison.options import BASELINE
 from segdistill.comparison.results import Cell, Comparison, Row
+from segdistill.comparison.verdict import HOW_LONG
 
 #: What the words of a comparison mean, for those who read such a page for the first time.
 EXPLANATION = (
@@ -44,7 +46,7 @@ def advised(comparison: Comparison) -> Advised:
     baseline = comparison.baseline
     if not baseline.finished:
         return Advised(None, "Nothing can be recommended before the student alone is trained: run the command again.")
-    tried = [row for row in comparison.rows if row.method not in (BASELINE, EQUAL_TIME) and row.difference is not None]
+    tried = [row for row in comparison.rows if not is_alone(row.method) and row.difference is not None]
     better = [row for row in tried if row.difference is not None and row.difference.verdict == "better"]
     if not better:
         if not tried:
@@ -55,12 +57,12 @@ def advised(comparison: Comparison) -> Advised:
             "may still be there; more seeds and more validation images show smaller ones.",
         )
     best = max(better, key=lambda row: row.difference.difference if row.difference is not None else 0.0)
-    longer = next((row for row in comparison.rows if row.method == EQUAL_TIME and row.finished), None)
-    if longer is not None and best.difference_at_time is not None and best.difference_at_time.verdict != "better":
+    as_good = [name for name, one in best.against.items() if one.verdict != "better"]
+    if as_good:
         return Advised(
-            longer,
+            next(row for row in comparison.rows if row.method == as_good[-1]),
             f"Train the student without the teacher, but for longer: {best.method} is better after as many epochs, "
-            "but not after as many seconds.",
+            f"but the student alone, trained {HOW_LONG[as_good[-1]]}, does as well.",
         )
     return Advised(best, f"Train with {best.method}: it is better than the same student without the teacher.")
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segdistill.comparison.options import BASELINE, EQUAL_TIME
+from segdistill.comparison.options import ALONE, BASELINE
 from segdistill.errors import UserError, unknown_name
 from segdistill.methods import Method
 from segdistill.methods.building import build_methods
@@ -23,7 +23,7 @@ Specs = dict[str, dict[str, dict[str, Any]]]
 
 def is_alone(method: str) -> bool:
     """Whether a method of a comparison is the student alone."""
-    return method in (BASELINE, EQUAL_TIME)
+    return method in ALONE
 
 
 def parse_methods(methods: str | Sequence[Any], given: Any = None) -> tuple[tuple[str, ...], Specs]:
@@ -82,7 +82,7 @@ def _parts(entry: Any, specs: Specs) -> list[str]:
     names = []
     for part in entry.strip().split("+"):
         if part not in specs and ":" not in part and part not in known_names("method"):
-            raise unknown_name("method", part, [BASELINE, EQUAL_TIME, *known_names("method"), *specs])
+            raise unknown_name("method", part, [*ALONE, *known_names("method"), *specs])
         name = part if part in specs else resolve("method", part).__name__.lower()
         if name not in specs:
             specs[name] = {part: {}}

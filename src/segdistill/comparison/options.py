@@ -17,8 +17,16 @@ else:  # as the command line and YAML have it
     MethodList = str | list[str]
 
 
-#: The student trained alone, among the methods of a comparison; and trained for as long as the slowest method.
-BASELINE, EQUAL_TIME = "none", "none@time"
+#: The student trained alone, among the methods of a comparison: for the recipe's epochs, for as many seconds as the
+#: slowest method, and for as many epochs as make it better.
+BASELINE, EQUAL_TIME, PLATEAU = "none", "none@time", "none@plateau"
+
+#: All ways of training the student without its teacher, in words: what methods are held against.
+ALONE = {
+    BASELINE: "the student without its teacher",
+    EQUAL_TIME: "the student without its teacher, for as long in seconds",
+    PLATEAU: "the student without its teacher, for as many epochs as make it better",
+}
 
 
 def check_comparison(recipe: DistillRecipe, options: CompareOptions | AdviseOptions) -> None:
@@ -40,8 +48,8 @@ def check_compared(methods: Any) -> None:
     """
     for entry in methods.split(",") if isinstance(methods, str) else methods or ():
         for part in entry.strip().split("+") if isinstance(entry, str) else ():
-            if part not in (BASELINE, EQUAL_TIME) and ":" not in part and part not in known_names("method"):
-                raise unknown_name("method", part, [BASELINE, EQUAL_TIME, *known_names("method")])
+            if part not in ALONE and ":" not in part and part not in known_names("method"):
+                raise unknown_name("method", part, [*ALONE, *known_names("method")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +91,9 @@ class CompareOptions(CellOptions):
 
     Args:
         methods: methods separated by commas, + for several at once: none,kd,kd+brd. none is the student trained alone,
-            which must be among them; none@time is the student alone, trained for as many seconds as the slowest method.
+            which must be among them; none@time is the student alone, trained for as many seconds as the slowest method;
+            none@plateau is the student alone, trained for twice, four times ... as many epochs until that helps no
+            more.
             Hyper-parameters other than the defaults stand under method in the recipe: {brd: {boundary: 2.0}}.
         seeds: number of seeds, counted from seed, or a list of them; three or more show whether another seed would
             agree.
@@ -101,7 +111,7 @@ class AdviseOptions(CellOptions):
         methods: methods to try, separated by commas, + for several at once. By default kd, cwd, feature, at, drd, skd,
             brd and those of the recipe; the second of three or more rungs adds all others of the best one's family
             (logit, feature, relation or boundary). With none@time the last rung also trains the student alone for as
-            many seconds as the slowest method took.
+            many seconds as the slowest method took; with none@plateau, for as many epochs as help.
         seeds: number of seeds, counted from seed, or a list of them; the same in every rung.
         rungs: largest number of rungs; the last one is the whole recipe.
         eta: the runs of each rung are so many times as long as those of the one before, and the best 1/eta of its

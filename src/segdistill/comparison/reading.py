@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from segdistill.comparison import verdict
-from segdistill.comparison.options import BASELINE, EQUAL_TIME
+from segdistill.comparison.methods import is_alone
+from segdistill.comparison.options import ALONE, BASELINE, EQUAL_TIME
 from segdistill.comparison.results import Cell, Comparison, Row, summary_of
 from segdistill.comparison.statistics import Difference, Overlaps, compare_miou, gap_closure
 from segdistill.errors import UserError
@@ -55,7 +56,7 @@ def load_comparison(folder: str | Path) -> Comparison:
     _check_labels([teacher, *(cell for row in cells.values() for cell in row)])
     rows = tuple(_row(method, row, cells, teacher) for method, row in cells.items())
     teacher_row = _row("teacher", (teacher,), cells, teacher)
-    distilled = [row for row in rows if row.method not in (BASELINE, EQUAL_TIME)]
+    distilled = [row for row in rows if not is_alone(row.method)]
     every = [cell for row in cells.values() for cell in row]
     return Comparison(
         folder=folder,
@@ -71,7 +72,7 @@ def load_comparison(folder: str | Path) -> Comparison:
             failed=sum(cell.status == "failed" for cell in every),
             teacher=teacher_row.difference,
             differences={row.method: row.difference for row in distilled if row.difference is not None},
-            at_time={row.method: row.difference_at_time for row in distilled if row.difference_at_time is not None},
+            against={row.method: row.against for row in distilled},
             gaps={row.method: row.gap for row in distilled if row.gap is not None},
         ),
         warnings=_warnings(rows, len(plan["ids"]), plan),
@@ -86,7 +87,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     file = folder / "plan.json"
     if not file.exists():
         return None
-    plan = _read_json(file)
+    plan = read_json(file)
     missing = {"recipe", "methods", "seeds", "classes", "palette", "ids", "command", "versions", "machine"} - set(plan)
     if missing:
         raise UserError(f"{file} lacks {', '.join(sorted(missing))}; run segdistill compare again")
@@ -123,7 +124,7 @@ def read_cell(folder: Path, method: str, seed: int, plan: Mapping[str, Any], *, 
     if metrics is None or not (run / EVALUATION_FILE).exists() or not (run / CONFUSION_FILE).exists():
         error = error_file(run).read_text(encoding="utf-8").strip() if error_file(run).exists() else None
         return Cell(method, seed, place, error=error)
-    evaluation = _read_json(run / EVALUATION_FILE)
+    evaluation = read_json(run / EVALUATION_FILE)
     missing = {"miou", "iou", "boundary", "connectivity", "parameters", "macs"} - set(evaluation)
     if missing:
         raise UserError(
@@ -147,7 +148,12 @@ def read_cell(folder: Path, method: str, seed: int, plan: Mapping[str, Any], *, 
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """A mapping from a JSON file of a comparison.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -188,7 +194,8 @@ def _row(method: str, cells: tuple[Cell, ...], all_cells: Mapping[str, tuple[Cel
     baseline = _overlaps(all_cells[BASELINE])
     big = _overlaps((teacher,)).get(teacher.seed)
     own = _overlaps(cells)
-    difference = at_time = None
+    difference = None
+    against: dict[str, Difference] = {}
     gap = None
     if method == "teacher":
         if baseline and big is not None:
@@ -196,8 +203,9 @@ def _row(method: str, cells: tuple[Cell, ...], all_cells: Mapping[str, tuple[Cel
             difference = gap_closure(runs, runs, big).gap
     elif method != BASELINE:
         difference = _difference(own, baseline)
-        if method != EQUAL_TIME:
-            at_time = _difference(own, _overlaps(all_cells.get(EQUAL_TIME, ())))
+        if not is_alone(method):
+            others = {name: _difference(own, _overlaps(all_cells.get(name, ()))) for name in ALONE if name != BASELINE}
+            against = {name: one for name, one in others.items() if one is not None}
         if difference is not None and big is not None:
             gap = gap_closure(*_matched(own, baseline), big)
     if method == BASELINE:
@@ -213,7 +221,7 @@ def _row(method: str, cells: tuple[Cell, ...], all_cells: Mapping[str, tuple[Cel
         boundary_f1=summary_of(cells, lambda evaluation: evaluation["boundary"]["mean_boundary_f1"][TOLERANCE]),
         connectivity_error=summary_of(cells, lambda evaluation: evaluation["connectivity"]["error"]),
         difference=difference,
-        difference_at_time=at_time,
+        against=against,
         gap=gap,
         seconds=_mean([cell.seconds for cell in cells if cell.seconds is not None]),
         macs=found[0]["macs"] if found else None,
@@ -258,7 +266,7 @@ def _warnings(rows: Sequence[Row], images: int, plan: Mapping[str, Any]) -> tupl
     told = []
     by_name = {row.method: row for row in rows}
     baseline, equal_time = by_name[BASELINE], by_name.get(EQUAL_TIME)
-    compared = [row for row in rows if row.method not in (BASELINE, EQUAL_TIME) and row.difference is not None]
+    compared = [row for row in rows if not is_alone(row.method) and row.difference is not None]
     for row in rows:
         for cell in row.cells:
             if cell.status == "failed":

@@ -9,7 +9,7 @@ import yaml
 
 from segdistill.comparison import report_scores as scores
 from segdistill.comparison.in_short import EXPLANATION, Advised, advised, lead
-from segdistill.comparison.options import BASELINE, EQUAL_TIME
+from segdistill.comparison.options import ALONE, BASELINE
 from segdistill.comparison.report_networks import Seen, look
 from segdistill.comparison.report_scores import DASH, mean_and_range
 from segdistill.comparison.results import Comparison, Row
@@ -35,11 +35,7 @@ from segdistill.reporting.page import (
     Table,
 )
 
-_MEANINGS = {
-    "teacher": "the large network",
-    BASELINE: "the student without its teacher",
-    EQUAL_TIME: "the student without its teacher, for as long in seconds",
-}
+_MEANINGS = {"teacher": "the large network", **ALONE}
 
 
 def write_report(comparison: Comparison, path: Path, device: str = "cpu", quiet: bool = True) -> None:
@@ -57,7 +53,7 @@ def write_report(comparison: Comparison, path: Path, device: str = "cpu", quiet:
         UserError: if there is no such device, or the page cannot be written.
     """
     rows = [comparison.teacher, *comparison.rows]
-    looks = charts.styles([row.method for row in rows], plain=("teacher", BASELINE, EQUAL_TIME))
+    looks = charts.styles([row.method for row in rows], plain=("teacher", *ALONE))
     seen = look(comparison, device, quiet)
     measured = [row for row in rows if row.finished]
     choice = advised(comparison)
@@ -129,14 +125,14 @@ def _facts(row: Row, comparison: Comparison, seen: Seen) -> list[tuple[str, str,
 
 
 def _methods(comparison: Comparison, looks: Mapping[str, Style], seen: Seen) -> list[Block]:
-    timed = any(row.method == EQUAL_TIME for row in comparison.rows)
+    longer = [row.method for row in comparison.rows if row.method in ALONE and row.method != BASELINE]
     gains, costs = [], []
     for row in (*comparison.rows, comparison.teacher):
         name = f"{row.method}\n{_MEANINGS.get(row.method, '')}"
         seeds = DASH if row.method == "teacher" else f"{len(row.finished)} of {len(row.cells)}"
         closed = DASH if row.gap is None or row.gap.closed is None else closure(row.gap).replace(" (", "\n(")
-        at_time = [as_cell(row.difference_at_time)] * timed
-        gains.append([name, seeds, mean_and_range(row.miou), as_cell(row.difference), *at_time, closed, row.verdict])
+        against = [as_cell(row.against.get(other)) for other in longer]
+        gains.append([name, seeds, mean_and_range(row.miou), as_cell(row.difference), *against, closed, row.verdict])
         costs.append(
             [
                 name,
@@ -149,7 +145,7 @@ def _methods(comparison: Comparison, looks: Mapping[str, Style], seen: Seen) -> 
                 f"{seen.milliseconds[row.method]:.1f}" if row.method in seen.milliseconds else DASH,
             ]
         )
-    minus = [f"gain over {BASELINE}", *[f"gain over {EQUAL_TIME}"] * timed]
+    minus = [f"gain over {BASELINE}", *(f"gain over {other}" for other in longer)]
     explained = (
         "Scores are means over seeds, with the least and the most below. Gains are differences in mIoU, in points; "
         f"below them, and below the share of the gap to the teacher that was closed, are {_intervals(comparison)}. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics as averages
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,8 @@ class Row:
         boundary_f1: mean boundary F1 at 3 pixels.
         connectivity_error: 0 is best.
         difference: mIoU minus the baseline's; None for the baseline, the teacher, and where one of them is missing.
-        difference_at_time: mIoU minus that of the student alone trained for as long, `EQUAL_TIME`.
+        against: of a method, its mIoU minus that of each other way of training the student alone, by its name: those of
+            `ALONE` but the baseline.
         gap: how much of the way from the baseline to the teacher it went; None as for ``difference``.
         seconds: of one training, on average; None while no cell is finished.
         macs: multiply-accumulates of one image of ``Cell.evaluation["size"]``.
@@ -128,7 +129,7 @@ class Row:
     boundary_f1: Summary | None
     connectivity_error: Summary | None
     difference: Difference | None
-    difference_at_time: Difference | None
+    against: Mapping[str, Difference]
     gap: GapClosure | None
     seconds: float | None
     macs: int | None
@@ -160,7 +161,7 @@ class Row:
             "verdict": self.verdict,
             **scores,
             "difference": None if self.difference is None else asdict(self.difference),
-            "difference_at_time": None if self.difference_at_time is None else asdict(self.difference_at_time),
+            "against": {name: asdict(one) for name, one in self.against.items()},
             "gap": None if self.gap is None else asdict(self.gap),
             "seconds": self.seconds,
             "macs": self.macs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from segdistill.comparison.options import EQUAL_TIME, PLATEAU
 from segdistill.comparison.statistics import Difference, GapClosure
 
 _WORDS = {
@@ -11,6 +12,9 @@ _WORDS = {
     "worse": "worse than the student alone",
     "no difference seen": "no difference seen",
 }
+
+#: How long each longer training of the student alone is, in words.
+HOW_LONG = {EQUAL_TIME: "for as long in seconds", PLATEAU: "for as many epochs as make it better"}
 
 _ONE_SEED = "With one seed the intervals say nothing about other seeds: another seed may say otherwise."
 
@@ -82,7 +86,7 @@ def headline(
     failed: int,
     teacher: Difference | None,
     differences: Mapping[str, Difference],
-    at_time: Mapping[str, Difference],
+    against: Mapping[str, Mapping[str, Difference]],
     gaps: Mapping[str, GapClosure],
 ) -> str:
     """The few sentences at the top of a comparison; what speaks against all of it comes first.
@@ -92,7 +96,7 @@ def headline(
         failed: cells that failed.
         teacher: the teacher's mIoU minus the baseline's; None where one of them is missing.
         differences: mIoU of each distillation method minus the baseline's.
-        at_time: the same against the student alone trained for as long in seconds.
+        against: of each method, the same against each longer training of the student alone, by its name in `ALONE`.
         gaps: how much of the gap to the teacher each closed.
     """
     sentences = _against_the_teacher(teacher)
@@ -122,8 +126,8 @@ def headline(
         )
     if worse:
         sentences.append(f"Worse than the student alone: {', '.join(worse)}.")
-    if better and best in at_time:
-        sentences.append(_for_as_long(best, at_time[best]))
+    if better:
+        sentences += [_held_against(best, name, one) for name, one in against.get(best, {}).items()]
     if seeds == 1:
         sentences.append(_ONE_SEED)
     return " ".join(sentences)
@@ -136,7 +140,7 @@ def recommendation(
     epochs: int,
     full: int,
     teacher: Difference | None,
-    at_time: Difference | None,
+    against: Mapping[str, Difference],
 ) -> tuple[str, str]:
     """What to train, and why: what the intervals of the longest runs allow, and no more.
 
@@ -146,11 +150,10 @@ def recommendation(
         epochs: for which both were trained.
         full: epochs of the whole recipe.
         teacher: the teacher's mIoU minus that of the student alone; None where it is not known.
-        at_time: the method's mIoU minus that of the student alone trained for as long in seconds; None where that
-            was not tried.
+        against: the method's mIoU minus that of each longer training of the student alone that was tried, by name.
 
     Returns:
-        The method, ``"none"``, or ``"none@time"`` where longer training of the student alone does as well; and the
+        The method, ``"none"``, or the name of a longer training of the student alone that does as well; and the
         sentences, whatever speaks against all of it first.
     """
     sentences = _against_the_teacher(teacher)
@@ -158,11 +161,12 @@ def recommendation(
     over = f"{seeds} seeds and {difference.images} images" if seeds > 1 else f"{difference.images} images"
     told = f"{points(difference)} points of mIoU, over {over}, after {epochs_told(epochs)} each"
     chosen = "none"
-    if difference.verdict == "better" and at_time is not None and at_time.verdict != "better":
-        chosen = "none@time"
+    as_good = [name for name, one in against.items() if one.verdict != "better"]
+    if difference.verdict == "better" and as_good:
+        chosen = as_good[-1]
         sentences.append(
-            f"Train the student alone, for longer: {method} is better at equal epochs, {told}, but for as long in "
-            "seconds plain training does as well."
+            f"Train the student alone, for longer: {method} is better at equal epochs, {told}, but {HOW_LONG[chosen]} "
+            "plain training does as well."
         )
     elif difference.verdict == "better":
         chosen = method
@@ -174,8 +178,8 @@ def recommendation(
             f"Train the student alone: no difference to {method}, the best of the methods, was seen, {told}; as far as "
             "this can tell, plain training does as well."
         )
-    if difference.verdict == "better" and at_time is not None:
-        sentences.append(_for_as_long(method, at_time))
+    if difference.verdict == "better":
+        sentences += [_held_against(method, name, one) for name, one in against.items()]
     if epochs < full:
         sentences.append(
             f"The recipe has {epochs_told(full)}, which were not reached: longer training may say otherwise."
@@ -198,9 +202,9 @@ def _runs(number: int) -> str:
     return f"{number} {'run' if number == 1 else 'runs'}"
 
 
-def _for_as_long(method: str, at_time: Difference) -> str:
+def _held_against(method: str, reference: str, difference: Difference) -> str:
     seen = {"better": "better too", "worse": "worse", "no difference seen": "not seen to be better"}
     return (
-        f"Against the student alone trained for as long in seconds, {method} is {seen[at_time.verdict]}: "
-        f"{points(at_time)}."
+        f"Against the student alone trained {HOW_LONG[reference]}, {method} is {seen[difference.verdict]}: "
+        f"{points(difference)}."
     )
