@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from segdistill import Features
 from segdistill.losses import balanced_weights, relation_kl
-from segdistill.methods import BRD, CWD, DRD, KA, KD, Feature
+from segdistill.methods import BRD, CWD, DRD, KA, KD, Auto, Feature
 from tests.methods.scene import built
 
 
@@ -99,6 +99,16 @@ def test_feature_at_every_stage_is_a_mean_over_places(case: dict[str, object]) -
         rows = [(positions(adapted, i) - positions(t, i)).square().mean(1) for i in range(2)]
         expected.append(torch.cat(rows).mean())
     assert method(**case)["features"].item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-6)
+
+
+def test_auto_is_kd_and_feature_at_every_stage(case: dict[str, object]) -> None:
+    method, kd = built(Auto(logits=2.0, features=3.0)), built(KD())
+    terms = method(**case)
+    assert set(terms) == {"logits", "features"}
+    assert terms["logits"].item() == pytest.approx(2 * kd(**case)["logits"].item(), rel=1e-6)
+    feature = built(Feature(stages=True))
+    feature.adapters.load_state_dict(method.parts[1].adapters.state_dict())
+    assert terms["features"].item() == pytest.approx(3 * feature(**case)["features"].item(), rel=1e-6)
 
 
 def test_cwd(case: dict[str, object]) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from segdistill.methods.afdcd import AfDCD
     from segdistill.methods.at import AT
     from segdistill.methods.attnfd import AttnFD
+    from segdistill.methods.auto import Auto
     from segdistill.methods.bpkd import BPKD
     from segdistill.methods.brd import BRD
     from segdistill.methods.cirkd import CIRKD
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from segdistill.methods.skd import SKD
 
 _ALL = (
+    "Auto",
     "KD",
     "Feature",
     "KA",
@@ -84,6 +86,7 @@ __all__ = [
     "SKD",
     "AfDCD",
     "AttnFD",
+    "Auto",
     "Feature",
     "MasKD",
     "Method",

@@ -130,7 +130,7 @@ class DistillRecipe(Recipe):
     data: DataSpec
     teacher: Source
     student: Source
-    method: MethodSpec = "kd"
+    method: MethodSpec = "auto"
     teacher_weights: str | Path | None = None
     init_weights: str | Path | dict[str, str] | None = None
     loss_weights: LossWeights = "fixed"

@@ -1,0 +1,72 @@
+"""Auto: class probabilities and features at every stage together, as far as the two networks allow."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from segdistill.errors import UserError
+from segdistill.methods.feature import Feature
+from segdistill.methods.kd import KD
+from segdistill.methods.method import Method, TeacherOutputs, check_not_negative
+from segdistill.networks.features import Features, NetworkInfo
+
+
+class Auto(Method):
+    """The method that is used where none is named: `KD` and `Feature` with ``stages`` together.
+
+    Logits tell what the teacher sees; features at every stage tell a small student without pre-trained weights how a
+    pre-trained teacher sees it, which counts for more where images are few. What the two networks do not share is left
+    out: `KD` where the teacher has other classes or none, stages where one of the networks names none. It follows no
+    paper; it was put together in 2026 by what was measured on road scenes (docs/methods/auto.md).
+
+    Args:
+        logits: weight of `KD`; 0 leaves it out.
+        features: weight of `Feature`; 0 leaves it out.
+    """
+
+    family = "feature"
+    paper = "this library's default: kd and feature"
+    year = 2026
+    cost = 1.180
+    needs_embedding = True
+
+    def __init__(self, *, logits: float = 1.0, features: float = 1.0) -> None:
+        super().__init__()
+        check_not_negative("auto", logits=logits, features=features)
+        if not logits and not features:
+            raise UserError("auto: logits and features are both 0, expected a weight above 0 for one of them")
+        self.logits = logits
+        self.features = features
+
+    def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
+        super().build(student, teacher)
+        self.needs_logits = bool(self.logits) and student.num_classes == teacher.num_classes
+        self.needs_stages = bool(self.features and student.stages and teacher.stages)
+        parts: list[Method] = [KD(weight=self.logits)] if self.needs_logits else []
+        if self.features:
+            parts.append(Feature(weight=self.features, stages=self.needs_stages))
+        if not parts:
+            raise UserError(
+                f"auto: features is 0 and the teacher has {teacher.num_classes} classes, the student "
+                f"{student.num_classes}: nothing is left to distil; expected features above 0"
+            )
+        for part in parts:
+            part.build(student, teacher)
+        self.parts = nn.ModuleList(parts)
+
+    def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
+        outputs: TeacherOutputs = {}
+        for part in self._parts():
+            outputs |= part.teacher_outputs(teacher)
+        return outputs
+
+    def forward(
+        self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
+    ) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        for part in self._parts():
+            terms |= part(student=student, teacher=teacher, labels=labels, valid=valid)
+        return terms
+
+    def _parts(self) -> list[Method]:
+        return [part for part in self.parts if isinstance(part, Method)]
