@@ -427,3 +427,33 @@ def test_without_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     fails(capsys, [str(net), *options], f"needs the package {package}: pip install 'segdistill[deploy]'")
+
+
+# ------------------------------------------------------------------------------------------------ half precision
+
+
+def test_onnx_in_half_precision(net: Path, tmp_path: Path) -> None:
+    whole = export(net, output=tmp_path / "net.onnx", quiet=True).path
+    exported = export(net, half=True, output=tmp_path / "half.onnx", quiet=True)
+    assert exported.agreement.half
+    assert exported.agreement.is_close
+    initializers = onnx.load(exported.path).graph.initializer
+    weights = {one.data_type for one in initializers if one.name.endswith("weight")}
+    assert weights == {onnx.TensorProto.FLOAT16}
+    images = pixels(48, 64).numpy()
+    labels, expected = run_plainly(exported.path, images), run_plainly(whole, images)
+    assert labels.dtype == np.uint8
+    assert (labels == expected).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"format": "openvino"}, "half is made for onnx, not for openvino"),
+        ({"int8": True}, "half and int8 are both asked for, expected one of them"),
+        ({"format": "hub"}, "format hub saves the network as it is; leave half out"),
+    ],
+)
+def test_half_precision_where_it_is_not_made(net: Path, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        export(net, half=True, **options)

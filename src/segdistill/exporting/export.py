@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ from segdistill.exporting.options import ExportOptions
 from segdistill.exporting.sample_images import comparison_images, splits_of, spread_images
 from segdistill.files import permissions, write_json
 from segdistill.formats.about import About
-from segdistill.formats.agreement import LEAST_EQUAL_LABELS, Agreement, File, Form, compare
+from segdistill.formats.agreement import Agreement, File, Form, compare
 from segdistill.formats.deployable import Deployable
 from segdistill.formats.extra import require
 from segdistill.formats.format import Format
@@ -102,7 +103,7 @@ def export(options: ExportOptions) -> Exported:
     only = network.info.size
     if only is not None and form.size != only:
         raise UserError(f"the network of {run} takes images of one size alone; give --size {only[0]}x{only[1]}")
-    path = _output_file(Path(run), options.output, kind.suffix)
+    path = _output_file(Path(run), options.output, kind.suffix, "model-fp16" if options.half else "model")
     sets, trouble = splits_of(Path(run), ("train", "val") if int8 else ("val",), len(predictor.classes))
     if int8 and trouble is not None:
         raise UserError(f"int8 needs the data of {run}: {trouble}")
@@ -126,10 +127,10 @@ def export(options: ExportOptions) -> Exported:
         return converted(tune(Path(run), network, guide[1], finetune, console))
 
     with _beside(path) as temporary:
-        model = converted(network)
+        model = converted(copy.deepcopy(network).half() if options.half else network)
         files = kind.write(model, temporary / path.name)
         with during(f"comparing {path.name} with PyTorch on {compared_on}", console), _running(path):
-            agreement = compare(network, kind.open(temporary / path.name), form, samples)
+            agreement = compare(network, kind.open(temporary / path.name), form, samples, half=options.half)
         hint = "; a fixed size, such as --size 512x512, may do" if form.size is None else ""
         _require_close(agreement, path, run, compared_on, hint)
         report = _report(run, format, form, metadata, agreement, compared_on)
@@ -174,7 +175,7 @@ def _require_close(agreement: Agreement, path: Path, run: str | Path, compared_o
     if not agreement.is_close:
         raise UserError(
             f"{path.name} differs from {run}: {agreement} on {compared_on}; expected at least "
-            f"{100 * LEAST_EQUAL_LABELS} % and no more than rounding, so the file was deleted{hint}"
+            f"{100 * agreement.least_equal_labels:g} % and no more than rounding, so the file was deleted{hint}"
         )
 
 
@@ -183,8 +184,8 @@ def _form(options: ExportOptions) -> Form:
     return Form(options.layout, options.outputs, size, options.batch)
 
 
-def _output_file(run: Path, output: str | Path | None, suffix: str) -> Path:
-    path = run / FOLDER / f"model{suffix}" if output is None else Path(output)
+def _output_file(run: Path, output: str | Path | None, suffix: str, stem: str) -> Path:
+    path = run / FOLDER / f"{stem}{suffix}" if output is None else Path(output)
     if path.suffix != suffix:
         raise UserError(f"output {path} ends in '{path.suffix}', expected {suffix}")
     if path.is_dir():

@@ -36,6 +36,8 @@ class ExportOptions:
         size: height and width of the images, such as 512x512; by default any, where the network allows it.
         batch: number of images at once; by default any.
         images: an image or a folder of images to compare on; by default validation images of the run's data.
+        half: compute in half precision (fp16), for GPUs and other accelerators; for onnx. The file, half as large, is
+            called model-fp16 by default.
         int8: also make a file of 8 bits, calibrated on training images, and score both on the validation images.
         calibration: number of training images for the calibration.
         finetune: for int8, epochs of training with rounding to 8 bits and the teacher's guidance, at a tenth of the
@@ -53,6 +55,7 @@ class ExportOptions:
     size: str | list[int] | None = None
     batch: int | None = None
     images: str | Path | None = None
+    half: bool = False
     int8: bool = False
     calibration: int = CALIBRATION_IMAGES
     finetune: int | None = None
@@ -60,9 +63,13 @@ class ExportOptions:
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("layout", "outputs", "size", "batch", "int8"):
+        for name in ("layout", "outputs", "size", "batch", "half", "int8"):
             if self.format == "hub" and getattr(self, name) != getattr(ExportOptions, name):
                 raise UserError(f"format hub saves the network as it is; leave {name} out")
+        if self.half and self.format != "onnx":
+            raise UserError(f"half is made for onnx, not for {self.format}")
+        if self.half and self.int8:
+            raise UserError("half and int8 are both asked for, expected one of them")
         if self.batch is not None and self.batch < 1:
             raise UserError(f"batch is {self.batch}, expected at least 1")
         shape = None if self.size is None else parse_size(self.size, "size")

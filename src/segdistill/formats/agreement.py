@@ -19,6 +19,9 @@ LEAST_EQUAL_LABELS = 0.9999
 LARGEST_DIFFERENCE = 0.01
 """Of the class scores, as a part of their standard deviation; and of the probabilities."""
 
+LEAST_EQUAL_LABELS_IN_HALF, LARGEST_DIFFERENCE_IN_HALF = 0.99, 0.1
+"""The same of a file in half precision, which keeps 11 bits of each number."""
+
 
 class File(Protocol):
     """An exported file, ready to run."""
@@ -71,6 +74,7 @@ class Agreement:
         logit_deviation: standard deviation of the network's class scores, to see that difference in proportion.
         largest_probability_difference: of what the file puts out; None where it puts out labels.
         equal_labels: share of the pixels with the same label, 0 to 1.
+        half: whether the file computes in half precision.
     """
 
     images: int
@@ -79,14 +83,21 @@ class Agreement:
     logit_deviation: float
     largest_probability_difference: float | None
     equal_labels: float
+    half: bool = False
+
+    @property
+    def least_equal_labels(self) -> float:
+        """The share of the pixels that must have the network's label."""
+        return LEAST_EQUAL_LABELS_IN_HALF if self.half else LEAST_EQUAL_LABELS
 
     @property
     def is_close(self) -> bool:
         """Whether nothing but rounding differs; not for anything that is not a number."""
+        largest = LARGEST_DIFFERENCE_IN_HALF if self.half else LARGEST_DIFFERENCE
         return (
-            self.equal_labels >= LEAST_EQUAL_LABELS
-            and self.largest_logit_difference <= LARGEST_DIFFERENCE * self.logit_deviation
-            and (self.largest_probability_difference or 0.0) <= LARGEST_DIFFERENCE
+            self.equal_labels >= self.least_equal_labels
+            and self.largest_logit_difference <= largest * self.logit_deviation
+            and (self.largest_probability_difference or 0.0) <= largest
         )
 
     def __str__(self) -> str:
@@ -96,7 +107,7 @@ class Agreement:
         )
 
 
-def compare(network: Network, file: File, form: Form, images: Sequence[Tensor]) -> Agreement:
+def compare(network: Network, file: File, form: Form, images: Sequence[Tensor], *, half: bool = False) -> Agreement:
     """Runs network and file on the same images, one after another.
 
     Args:
@@ -104,6 +115,7 @@ def compare(network: Network, file: File, form: Form, images: Sequence[Tensor]) 
         file: made from it.
         form: of the file.
         images: (C, H, W) each, of the file's size where it has one.
+        half: whether the file computes in half precision.
     """
     equal = pixels = 0
     difference, probability_difference = 0.0, 0.0
@@ -131,6 +143,7 @@ def compare(network: Network, file: File, form: Form, images: Sequence[Tensor]) 
         logit_deviation=float(torch.stack(spread).mean()),
         largest_probability_difference=probability_difference if form.outputs == "probabilities" else None,
         equal_labels=equal / pixels,
+        half=half,
     )
 
 

@@ -72,7 +72,7 @@ class Deployable(nn.Module):
         # torch.export ask, and fix, whether it is.
         if self._pads:
             images = images.index_select(2, self._padded(height, images)).index_select(3, self._padded(width, images))
-        logits = self.network(images)
+        logits = self.network(images).float()  # of a network in half precision too
         # A data set has 255 classes at most.
         prediction = logits.argmax(1, keepdim=True).to(torch.uint8) if self.outputs == "labels" else logits.softmax(1)
         if self._pads:
