@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # --no-compile: Python compiles what is imported; compiling all of torch beforehand takes longer than the demo's teacher.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
-.PHONY: demo test docs format clean
+.PHONY: demo test mutants docs format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/segdistill demo --output demo
@@ -16,6 +16,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not real_data"
+
+# make mutants PART=methods: what the tests of a part would not notice; CONTRIBUTING explains it.
+mutants: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/mutants.py $(PART)
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
