@@ -329,3 +329,146 @@ def test_labels_of_one_byte() -> None:
     assert torch.equal(
         Supervised(student)(images, labels.to(torch.uint8)).loss, Supervised(student)(images, labels).loss
     )
+
+
+# Found by mutation (CONTRIBUTING): what each of these holds could be changed unnoticed before.
+
+
+class Asked(Method):
+    """Has a pre-stage, which keeps what it is given, and needs labels if told so."""
+
+    def __init__(self, needs_labels: bool = False) -> None:
+        super().__init__()
+        self.needs_labels = needs_labels
+        self.given: list[dict[str, torch.Tensor]] = []
+
+    def prepare(self, batches: Any) -> None:
+        self.given = list(batches)
+
+    def teacher_outputs(self, teacher: Features) -> dict[str, torch.Tensor]:
+        return {"embedding": teacher.embedding}
+
+    def forward(self, *, student: Features, teacher: Any, labels: Any, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"asked": student.embedding.mean()}
+
+
+def test_a_pre_stage_gets_the_teachers_outputs_of_every_kind_of_batch() -> None:
+    teacher, student = pair()
+    asked = Asked()
+    distiller = Distiller(teacher, student, [KD(), asked])
+    images = torch.rand(2, 3, 32, 32)
+    labels = torch.zeros(2, 32, 32, dtype=torch.long)
+    live = distiller.teacher_outputs(images)["embedding"]
+    kept = {"embedding": torch.full_like(live, 0.5, dtype=torch.float16)}
+    distiller.prepare([images, (images, labels), [images, labels], (images, labels, kept)])
+    found = [outputs["embedding"] for outputs in asked.given]
+    assert len(found) == 4
+    assert all(torch.equal(one, live) for one in found[:3])
+    assert found[3].dtype == torch.float32
+    assert (found[3] == 0.5).all()
+
+
+def test_only_methods_with_a_pre_stage_have_one() -> None:
+    teacher, student = pair()
+    assert not Distiller(teacher, student, KD()).has_pre_stage
+    assert Distiller(teacher, student, [KD(), Asked()]).has_pre_stage
+
+    def unread() -> Any:
+        raise AssertionError("images were read for nothing")
+        yield
+
+    Distiller(teacher, student, KD()).prepare(unread())
+
+
+def test_a_method_that_needs_labels_says_so() -> None:
+    teacher, student = pair()
+    distiller = Distiller(teacher, student, Asked(needs_labels=True))
+    distiller(torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32, dtype=torch.long))
+    with pytest.raises(UserError, match="method asked needs labels, and this batch has none"):
+        distiller(torch.rand(1, 3, 32, 32))
+
+
+def test_the_teacher_is_frozen_from_the_start() -> None:
+    teacher, student = pair()
+    teacher.train()
+    Distiller(teacher, student, KD())
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(parameter.requires_grad for parameter in student.parameters())
+
+
+def test_a_teacher_that_breaks_later_is_noticed_too() -> None:
+    teacher, student = pair()
+    distiller = Distiller(teacher, student, KD())
+    distiller(torch.rand(1, 3, 32, 32))
+    with torch.no_grad():
+        teacher.model.classifier.bias[2] = float("nan")
+    with pytest.raises(UserError, match="hold NaN"):
+        distiller(torch.rand(1, 3, 32, 32))
+
+
+class Unloaded:
+    """A source whose teacher is not there: batches bring its outputs."""
+
+    network = None
+    multiple = 64
+
+    def __init__(self) -> None:
+        self.info = tiny_network(8, seed=1).info
+
+
+def test_a_source_without_its_network() -> None:
+    distiller = Distiller(Unloaded(), tiny_network(4, seed=2), KD()).to(torch.float32)
+    assert distiller.teacher is None
+    assert distiller.multiple == 64
+    images = torch.rand(1, 3, 40, 40)
+    with pytest.raises(UserError, match="the teacher is not loaded: pass teacher_outputs"):
+        distiller(images)
+    with pytest.raises(UserError, match="the teacher is not loaded"):
+        distiller.teacher_outputs(images)
+    teacher = tiny_network(8, seed=1)
+    teacher.multiple = 64
+    whole = Distiller(teacher, distiller.student, KD())
+    kept = whole.teacher_outputs(images)
+    torch.testing.assert_close(distiller(images, None, kept).loss, whole(images).loss)
+
+
+def test_without_labels_and_methods_the_loss_is_nothing_and_has_a_gradient() -> None:
+    teacher, student = pair()
+    out = Distiller(teacher, student, [])(torch.rand(1, 3, 32, 32))
+    assert out.losses == {}
+    assert out.loss.item() == 0
+    out.loss.backward()
+    assert all((parameter.grad == 0).all() for parameter in student.parameters() if parameter.grad is not None)
+    assert student.model.classifier.weight.grad is not None
+
+
+def test_ignored_is_one_of_two_words() -> None:
+    with pytest.raises(UserError, match="ignored is 'keep', expected 'skip' or 'distil'"):
+        Distiller(*pair(), KD(), ignored="keep")  # type: ignore[arg-type]
+
+
+def test_other_ignore_labels_and_features_of_the_student() -> None:
+    """Nothing but the label named ignore is left out, in both learners; only the distiller records features."""
+    teacher, student = pair()
+    images = torch.rand(1, 3, 32, 32)
+    labels = torch.randint(0, 5, (1, 32, 32), generator=torch.Generator().manual_seed(0))
+    labels[0, :20] = 77
+    for learner in (Distiller(teacher, student, [], ignore_index=77), Supervised(student, ignore_index=77)):
+        out = learner(images, labels)
+        torch.testing.assert_close(out.loss, F.cross_entropy(out.logits, labels, ignore_index=77))
+        assert (out.features is None) == isinstance(learner, Supervised)
+        with pytest.raises(UserError, match=r"labels hold the values \[5\], expected 0 to 4"):
+            learner(images, torch.full_like(labels, 5))
+        with pytest.raises(UserError, match=r"labels have shape \(1, 32, 32, 1\)"):
+            learner(images, labels[..., None])
+
+
+def test_a_supervised_students_own_loss() -> None:
+    _, student = pair()
+
+    def constant(*, logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
+        return logits.sum() * 0 + ignore_index
+
+    out = Supervised(student, task_loss=constant, ignore_index=9)(torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32))
+    assert out.loss == 9

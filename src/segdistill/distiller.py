@@ -353,7 +353,7 @@ def _checked(images: Tensor, labels: Tensor | None, classes: int, ignore: int, u
 
 
 def _check_labels(images: Tensor, labels: Tensor, classes: int, special: list[int]) -> None:
-    if labels.dim() != 3 or labels.shape != (len(images), *images.shape[-2:]):
+    if labels.shape != (len(images), *images.shape[-2:]):
         raise UserError(
             f"labels have shape {tuple(labels.shape)}, expected {(len(images), *images.shape[-2:])} "
             f"for images of shape {tuple(images.shape)}"

@@ -130,6 +130,32 @@ def test_images_without_a_valid_pixel_change_nothing() -> None:
     assert compare_miou([with_empty(candidate)], [with_empty(baseline)], resamples=200) == expected
 
 
+def test_an_image_counts_where_any_network_shows_something() -> None:
+    """A boundary that only the second network invents, in an image without one."""
+    reference, seen = np.array([[10, 10], [0, 0]]), np.array([[8, 8], [0, 0]])
+    careful = Overlaps(seen, reference, np.array([[8, 8], [0, 0]]))
+    inventive = Overlaps(seen, reference, np.array([[8, 8], [6, 6]]))
+    for first, second, difference in ((careful, inventive, 80 - 50), (inventive, careful, 50 - 80)):
+        result = compare_miou([first], [second], resamples=100)
+        assert result.images == 2
+        assert result.difference == pytest.approx(difference)
+
+
+def test_images_and_seeds_are_drawn_from_numbers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate, baseline = experiment(np.random.default_rng(2), (0.02, 0.0), runs=2, images=10)
+    generators: list[np.random.Generator] = []
+    make = np.random.default_rng
+
+    def noted(seed: object) -> np.random.Generator:
+        generators.append(make(seed))  # type: ignore[arg-type]
+        return make(seed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(np.random, "default_rng", noted)
+    compare_miou(candidate, baseline, resamples=100)
+    first_numbers = [float(one.random()) for one in generators]
+    assert len(set(first_numbers)) == len(generators) == 2
+
+
 def test_boundary_iou_has_its_interval_too() -> None:
     generator = np.random.default_rng(12)
     counts = {"good": BoundaryCounts(2, 255), "bad": BoundaryCounts(2, 255)}

@@ -119,7 +119,7 @@ class Augmentation:
             length = min(full, max(1, round(wanted / factor)))
             starts.append(int(place * (full - length + 1)))
             lengths.append(length)
-            scaled.append(wanted if length < full else min(wanted, max(1, round(full * factor))))
+            scaled.append(min(wanted, max(1, round(full * factor))))
         brightness, contrast, saturation = (1 + self.jitter * (2 * number - 1) for number in draw[4:7])
         return View(
             window=Window(starts[0], starts[1], lengths[0], lengths[1]),
