@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp16", "fp32"])
@@ -71,8 +72,8 @@ def main() -> None:
         return make
 
     steps = {"floor": step_of(Supervised(copy.deepcopy(student)), True)}
-    for name, kind in METHODS.items():
-        distiller = Distiller(teacher, copy.deepcopy(student), kind()).to(device)
+    for name in options.methods:
+        distiller = Distiller(teacher, copy.deepcopy(student), METHODS[name]()).to(device)
         with fabric.autocast():
             distiller.prepare([images])
         steps[name] = step_of(distiller, False)

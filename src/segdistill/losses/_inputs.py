@@ -25,7 +25,7 @@ def pair(
     Ignored positions are overwritten before any arithmetic, so that whatever stands there (a huge value, even
     a NaN) reaches neither the value nor a gradient.
     """
-    student, teacher = _checked(student, teacher, valid, same_channels, weights_allowed)
+    student, teacher = checked(student, teacher, valid, same_channels=same_channels, weights_allowed=weights_allowed)
     if valid is None:
         return student, teacher
     inside = _inside(valid)
@@ -35,7 +35,7 @@ def pair(
 
 def difference(student: Tensor, teacher: Tensor, valid: Tensor | None, *, weights_allowed: bool = False) -> Tensor:
     """Student minus teacher, checked as `pair` does with equal channels; 0 at ignored positions."""
-    student, teacher = _checked(student, teacher, valid, True, weights_allowed)
+    student, teacher = checked(student, teacher, valid, same_channels=True, weights_allowed=weights_allowed)
     return student - teacher if valid is None else torch.where(_inside(valid), student - teacher, 0.0)
 
 
@@ -44,10 +44,15 @@ def _inside(valid: Tensor) -> Tensor:
     return (valid if valid.dtype == torch.bool else valid > 0).unsqueeze(1)
 
 
-def _checked(
-    student: Tensor, teacher: Tensor, valid: Tensor | None, same_channels: bool, weights_allowed: bool
+def checked(
+    student: Tensor,
+    teacher: Tensor,
+    valid: Tensor | None,
+    *,
+    same_channels: bool = False,
+    weights_allowed: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Both in float32 at least, the teacher detached."""
+    """Check a pair; return both in float32 at least, the teacher detached. Ignored positions are left as they are."""
     check_features("student", student)
     check_features("teacher", teacher)
     batch, _, height, width = student.shape

@@ -27,7 +27,8 @@ def attention_map(features: Tensor) -> Tensor:
         12.5
     """
     _inputs.check_features("features", features)
-    return _inputs.at_least_float32(features).square().mean(dim=1)
+    features = _inputs.at_least_float32(features)
+    return (features * features).mean(dim=1)  # its gradient takes one pass less than that of `square`
 
 
 def attention_mse(*, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:

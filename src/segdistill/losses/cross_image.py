@@ -111,9 +111,11 @@ def _rows(
     student: Tensor, teacher: Tensor, valid: Tensor | None, anchors: int | None, *, same_channels: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The vectors of all anchors of all images, (R, C) of both, and which count, bool (R,)."""
-    x, t, inside = _vectors(student, teacher, valid, same_channels=same_channels)
     if anchors is not None:
         _inputs.check_positive("anchors", anchors)
-        grid = _even_grid(student.shape[2], student.shape[3], anchors).to(x.device, non_blocking=True)
-        x, t, inside = x[:, grid], t[:, grid], inside[:, grid]
+        student, teacher = _inputs.checked(student, teacher, valid, same_channels=same_channels)
+        grid = _even_grid(student.shape[2], student.shape[3], anchors).to(student.device, non_blocking=True)
+        student, teacher = (maps.flatten(2)[:, :, grid].unsqueeze(3) for maps in (student, teacher))
+        valid = None if valid is None else valid.flatten(1)[:, grid].unsqueeze(2)
+    x, t, inside = _vectors(student, teacher, valid, same_channels=same_channels)
     return x.flatten(0, 1), t.flatten(0, 1), inside.flatten()
