@@ -60,8 +60,9 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     folder = Path(options.output)
     _check_folder(folder)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
-    train = recipe.train.in_epochs(len(data.train) * data.train.crops_per_image)
-    recipe = shared_recipe(replace(recipe, train=train), data.values, specs)
+    images = len(data.train) * data.train.crops_per_image
+    rounding = recipe.train.rounding(images)
+    recipe = shared_recipe(replace(recipe, train=recipe.train.in_epochs(images)), data.values, specs)
     lengths = rung_epochs(recipe.train.whole_epochs, options.rungs, options.eta)
     if len(candidates) == 1:
         lengths = lengths[-1:]  # there is nothing to choose between
@@ -71,6 +72,8 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
         check_pairs(recipe, data, (*candidates, *METHODS))
     console = Console(quiet=True) if options.quiet else rich.get_console()
     wide = console if console.is_terminal else Console(quiet=options.quiet, width=WIDTH)
+    if rounding:
+        wide.print(f"note: {rounding}")
     if options.dry_run:
         wide.print(_cost_table(ladder, data, lengths))
         return None

@@ -55,12 +55,15 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
     seeds = choose_seeds(options.seeds, recipe.seed)
     check_executor(recipe, options)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
-    train = recipe.train.in_epochs(len(data.train) * data.train.crops_per_image)
-    recipe = shared_recipe(replace(recipe, train=train), data.values, specs)
+    images = len(data.train) * data.train.crops_per_image
+    rounding = recipe.train.rounding(images)
+    recipe = shared_recipe(replace(recipe, train=recipe.train.in_epochs(images)), data.values, specs)
     folder = Path(options.output)
     plan = checked_plan(folder, recipe, names, seeds, data, options.device, resume=options.resume)
     console = Console(quiet=True) if options.quiet else rich.get_console()
     wide = console if console.is_terminal else Console(quiet=options.quiet, width=WIDTH)
+    if rounding:
+        wide.print(f"note: {rounding}")
     if options.dry_run:
         wide.print(_cost_table(folder, recipe, plan, options.device))
         return None

@@ -132,6 +132,21 @@ class TrainConfig:
         """
         return replace(self, epochs=self.total_epochs(images), steps=None)
 
+    def rounding(self, images: int) -> str | None:
+        """What `in_epochs` changes, in a sentence; None where the steps are whole epochs.
+
+        Args:
+            images: training images of an epoch.
+        """
+        batches = max(1, images // self.batch_size)
+        epochs = self.total_epochs(images)
+        if self.total_steps(batches) == epochs * batches:
+            return None
+        return (
+            f"train.steps is {self.steps}, which is no whole number of epochs; every run here trains {epochs} epochs "
+            f"of {batches} steps, {epochs * batches} in all"
+        )
+
     def build_task_loss(self, pixels_per_class: Tensor) -> TaskLoss:
         """The loss on labels.
 
