@@ -16,6 +16,7 @@ from segdistill.losses import cross_entropy, shrunk_once
 from segdistill.methods import Method
 from segdistill.methods.building import build_methods
 from segdistill.methods.method import TeacherOutputs
+from segdistill.methods.pairing import check_shown, check_taken
 from segdistill.networks.auxiliary import AuxiliaryHead
 from segdistill.networks.crop import check_crop, check_sizes
 from segdistill.networks.features import Features, NetworkInfo
@@ -140,7 +141,9 @@ class Distiller(nn.Module):
         for one in [] if isinstance(method, list | tuple) and not method else build_methods(method):
             if any(one is other for other in self.methods.values()):
                 raise UserError(f"the same {one.name} stands twice in method; make two of them")
+            check_shown(one, teacher.info)
             one.build(student.info, teacher.info)
+            check_taken(one, teacher.info)
             count = sum(type(other) is type(one) for other in self.methods.values())
             self.methods[one.name if count == 0 else f"{one.name}_{count + 1}"] = one
         # In a tuple, since a module that is an attribute would become a part of this one.

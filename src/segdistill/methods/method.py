@@ -145,7 +145,8 @@ class Method(nn.Module, ABC):
             teacher: the teacher's views of one batch; runs without gradients.
         """
         stages = {f"stages.{index}": stage for index, stage in enumerate(teacher.stages)}
-        return {"logits": teacher.logits, "embedding": teacher.embedding, **stages}
+        shown = {"logits": teacher.logits, "embedding": teacher.embedding, **stages}
+        return {name: value for name, value in shown.items() if value.shape[1]}
 
     def prepare(self, batches: Iterable[TeacherOutputs]) -> None:
         """Runs the method's pre-stage, if it has one, before the student's training.
@@ -164,7 +165,8 @@ class Method(nn.Module, ABC):
                 teacher = self.teacher_outputs(teacher)
         elif not isinstance(teacher, Features) and whole:
             stages = tuple(teacher[name] for name in map("stages.{}".format, range(len(teacher))) if name in teacher)
-            teacher = Features(stages=stages, embedding=teacher["embedding"], logits=teacher["logits"])
+            none = next(iter(teacher.values()))[:, :0]
+            teacher = Features(stages, teacher.get("embedding", none), teacher.get("logits", none))
         terms: dict[str, Tensor] = super().__call__(student=student, teacher=teacher, labels=labels, valid=valid)
         return terms
 

@@ -175,9 +175,11 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _list(of: Callable[[Any], Any], count: int | None = None) -> Callable[[Any], tuple[Any, ...]]:
+def _list(of: Callable[[Any], Any], count: int | None = None, empty: bool = False) -> Callable[[Any], tuple[Any, ...]]:
     def read(value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple) or not value or (count is not None and len(value) != count):
+        if not isinstance(value, list | tuple) or (count is not None and len(value) != count):
+            raise ValueError
+        if not value and not empty:
             raise ValueError
         return tuple(of(one) for one in value)
 
@@ -204,8 +206,8 @@ _POSITIVE = _whole(1)
 
 _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "spec": (_or_null(_text), "a network spec or null"),
-    "classes": (_list(_text), "a list of names"),
-    "palette": (_list(_list(_channel, 3)), "a list of colours [red, green, blue], each 0 to 255"),
+    "classes": (_list(_text, empty=True), "a list of names"),
+    "palette": (_list(_list(_channel, 3), empty=True), "a list of colours [red, green, blue], each 0 to 255"),
     "in_channels": (_POSITIVE, "a whole number of at least 1"),
     "mean": (_or_null(_list(_number)), "a list of numbers or null"),
     "std": (_or_null(_list(_number)), "a list of numbers or null"),

@@ -14,6 +14,8 @@ from segdistill.errors import UserError, missing_package, reason, unknown_name
 from segdistill.networks.encoder_weights import check_share, report
 from segdistill.networks.network import Network
 from segdistill.networks.request import Request
+from segdistill.networks.transformers_backbones import BACKBONES, load_folder, load_new
+from segdistill.networks.transformers_backbones import wrap as wrap_backbone
 from segdistill.networks.transformers_families import FAMILIES, Family
 from segdistill.networks.transformers_files import (
     channels_of,
@@ -44,6 +46,11 @@ def load(request: Request) -> Network:
     except ImportError as error:
         raise missing_package(f"network '{request.spec}'", "transformers", "transformers") from error
 
+    if request.name in BACKBONES:
+        return load_new(request)
+    config = None if request.name in FAMILIES else _config(request)
+    if config is not None and config.model_type in BACKBONES:
+        return load_folder(request, config)
     if request.name in FAMILIES:
         model, (mean, std) = _new(request), request.default_normalization()
         channels = request.in_channels
@@ -58,7 +65,7 @@ def load(request: Request) -> Network:
             raise UserError(
                 f"network '{request.spec}': a checkpoint takes no options, only new networks do ({', '.join(FAMILIES)})"
             )
-        model = _pretrained(request)
+        model = _pretrained(request, config)
         channels = channels_of(model.config)
         mean, std = normalization_of_checkpoint(request, channels)
     network = wrap(model, request.spec, mean, std)
@@ -73,7 +80,7 @@ def wrap(model: Any, spec: str | None = None, mean: Any = None, std: Any = None)
     """A plain model of transformers for semantic segmentation as a `Network`.
 
     Args:
-        model: of one of the `FAMILIES`.
+        model: of one of the `FAMILIES`, or a backbone.
         spec: what it can be built from again; by default its model type, its folder has the rest.
         mean, std: see `Network`.
 
@@ -81,6 +88,8 @@ def wrap(model: Any, spec: str | None = None, mean: Any = None, std: Any = None)
         UserError: another model type.
     """
     kind = model.config.model_type
+    if kind in BACKBONES:
+        return wrap_backbone(model, spec, mean, std)
     if kind not in FAMILIES:
         raise unknown_name("transformers model type", kind, FAMILIES)
     family = FAMILIES[kind]
@@ -170,30 +179,37 @@ def _check_options(request: Request, options: Iterable[str], known: Iterable[str
             raise unknown_name(f"option of '{request.spec}'", option, known)
 
 
-def _pretrained(request: Request) -> Any:
-    import transformers
+def _config(request: Request) -> Any:
+    """The configuration of a folder or of a name on the hub."""
     from transformers import AutoConfig
 
     folder = Path(request.name)
     if not folder.is_dir() and "/" not in request.name:
-        raise unknown_name("transformers network or folder", request.name, FAMILIES)
+        raise unknown_name("transformers network or folder", request.name, [*FAMILIES, *BACKBONES])
     if not folder.is_dir() and (folder.is_absolute() or request.name.startswith(".") or request.name.count("/") != 1):
         raise UserError(
             f"network '{request.spec}': '{request.name}' is neither a folder, nor a name on the hub "
-            f"(OWNER/NAME), nor one of {', '.join(FAMILIES)}"
+            f"(OWNER/NAME), nor one of {', '.join([*FAMILIES, *BACKBONES])}"
         )
-    # Old folders hold a .bin, which the library reads with weights_only=True.
-    old = folder.is_dir() and not any(folder.glob("*.safetensors"))
     for file in sorted(folder.glob("*.safetensors")):
         read_weights(file)  # names a damaged file, which the library does not
     with quiet():
         try:
-            config = AutoConfig.from_pretrained(request.name)
+            return AutoConfig.from_pretrained(request.name)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"network '{request.spec}': cannot read '{request.name}' as a folder here, nor fetch it from "
                 f"the Hugging Face hub: {reason(error)}"
             ) from error
+
+
+def _pretrained(request: Request, config: Any) -> Any:
+    import transformers
+
+    folder = Path(request.name)
+    # Old folders hold a .bin, which the library reads with weights_only=True.
+    old = folder.is_dir() and not any(folder.glob("*.safetensors"))
+    with quiet():
         if config.model_type not in FAMILIES:
             raise unknown_name(f"model type of '{request.name}':", config.model_type, FAMILIES)
         if request.imagenet:

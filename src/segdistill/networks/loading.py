@@ -10,10 +10,11 @@ from typing import Any
 
 from segdistill.errors import UserError
 from segdistill.naming import check_nameable
-from segdistill.networks import from_python, from_smp, from_torchvision, from_transformers
+from segdistill.networks import from_python, from_smp, from_timm, from_torchvision, from_transformers
 from segdistill.networks.folder import CARD_FILE, read_description
 from segdistill.networks.network import Network
 from segdistill.networks.request import Request, parse_options
+from segdistill.networks.transformers_backbones import BACKBONES
 from segdistill.networks.transformers_families import FAMILIES
 from segdistill.networks.weights import WEIGHTS_FILE
 from segdistill.plugins import entry_point_names
@@ -26,6 +27,7 @@ SOURCES: dict[str, Callable[[Request], Network]] = {
     "smp": from_smp.load,
     "torchvision": from_torchvision.load,
     "transformers": from_transformers.load,
+    "timm": from_timm.load,
     "python": from_python.load,
 }
 
@@ -51,6 +53,8 @@ def load_network(
             * ``smp:ARCH:ENCODER``, e.g. ``smp:FPN:tu-mobilenetv3_small_050``, or ``smp:FOLDER`` of ``save_pretrained``,
             * ``torchvision:NAME``, e.g. ``torchvision:deeplabv3_resnet50``,
             * ``transformers:NAME``, a model type (``transformers:segformer``), a folder or a name on the hub,
+            * ``timm:NAME``, e.g. ``timm:vit_small_patch14_dinov2``, a backbone that teaches its features alone, as does
+              ``transformers:dinov3_vit`` and the like,
             * ``python:module:function``, called with ``num_classes`` and ``in_channels``, returns a
               `Network`,
             * a name that an installed package adds by an entry point in the group ``segdistill.networks``, for such a
@@ -150,7 +154,8 @@ def load_trained(
         UserError: not there, without trained weights, or as for `load_network`.
     """
     check_trained(network, weights, role=role, key=key)
-    return load_network(network, None if has_own_weights(network) else num_classes, in_channels, weights)
+    given = has_own_weights(network) or _is_headless(os.fspath(network))
+    return load_network(network, None if given else num_classes, in_channels, weights)
 
 
 def check_trained(
@@ -184,9 +189,15 @@ def has_own_weights(network: str | os.PathLike[str]) -> bool:
     """Whether a network is given as something that holds trained weights: a folder, or a published checkpoint."""
     source, _, rest = os.fspath(network).partition(":")
     name = rest.partition("?")[0]
-    if source == "transformers" and name and name not in FAMILIES:
+    if source == "transformers" and name and name not in FAMILIES and name not in BACKBONES:
         return True
     return network_folder(network) is not None
+
+
+def _is_headless(spec: str) -> bool:
+    """Whether a spec is that of a backbone without a segmentation head."""
+    source, rest = _source_of(spec)
+    return source == "timm" or (source == "transformers" and rest.partition("?")[0] in BACKBONES)
 
 
 def network_folder(network: str | os.PathLike[str]) -> Path | None:

@@ -22,13 +22,16 @@ def write(network: Network, folder: Path) -> None:
     """Write config.json, model.safetensors and preprocessor_config.json: what the Auto classes read."""
     described = network.description
     config: Any = network.model.config
-    config.id2label = dict(enumerate(described.classes))
-    config.label2id = {name: label for label, name in config.id2label.items()}
+    if described.classes:
+        config.id2label = dict(enumerate(described.classes))
+        config.label2id = {name: label for label, name in config.id2label.items()}
     with quiet():
         network.model.save_pretrained(folder)  # type: ignore[operator]
     if network.info.in_channels == 3:
         # Rescales and normalises, nothing else.
-        settings: dict[str, Any] = {"image_processor_type": FAMILIES[config.model_type].processor, "do_resize": False}
+        known = FAMILIES.get(config.model_type)
+        processor = "ViTImageProcessor" if known is None else known.processor
+        settings: dict[str, Any] = {"image_processor_type": processor, "do_resize": False}
         settings["do_rescale"] = described.pixels in (None, "uint8")
         settings["do_normalize"] = network.mean is not None and network.std is not None
         if network.mean is not None and network.std is not None:

@@ -8,20 +8,21 @@ from typing import Any
 from torch import nn
 
 from segdistill.errors import UserError
-from segdistill.networks import from_smp, from_torchvision, from_transformers
+from segdistill.networks import from_smp, from_timm, from_torchvision, from_transformers
 from segdistill.networks.network import Network
 
 _LIBRARIES: dict[str, Any] = {
     "segmentation_models_pytorch": from_smp.wrap,
     "torchvision": from_torchvision.wrap,
     "transformers": from_transformers.wrap,
+    "timm": from_timm.wrap,
 }
 
 
 def as_network(
     model: nn.Module, role: str = "network", *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> Network:
-    """Wrap a plain model of smp, torchvision or transformers, whose inside is known; a `Network` stays as it is.
+    """Wrap a plain model of smp, torchvision, transformers or timm, whose inside is known; a `Network` stays as it is.
 
     Args:
         model: such as ``smp.Unet("resnet34", classes=11)`` or

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
-from segdistill.networks.features import Features, Tap
+from segdistill.methods.pairing import blank_features
 
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -54,12 +54,7 @@ class Form:
 
 def teacher_output_names(distiller: Distiller) -> list[str]:
     """Names of all teacher outputs that the methods take, from shapes alone: no teacher is run."""
-    info = distiller.source.info
-
-    def blank(tap: Tap) -> Tensor:
-        return torch.zeros(1, tap.channels, 8, 8)
-
-    features = Features(tuple(map(blank, info.stages)), blank(info.embedding), blank(info.logits))
+    features = blank_features(distiller.source.info)
     names: dict[str, None] = {}
     with torch.no_grad():
         for method in distiller.methods.values():
