@@ -84,8 +84,9 @@ def test_a_teacher_of_other_classes(tmp_path: Path) -> None:
     assert found.teacher.miou is None
     assert [row.gap for row in found.rows] == [None, None]
     assert found.rows[1].difference is not None
-    assert "the teacher has other classes than the data, or none, so that it has no score here and no gap to close" in (
-        found.warnings
+    assert (
+        "the teacher has other classes than the data, or none: it has no score here, and there is no gap to close"
+        in (found.warnings)
     )
     advice = segdistill.advise(**recipe(output=tmp_path / "advice", methods="feature,drd", rungs=1, **given))
     assert advice is not None

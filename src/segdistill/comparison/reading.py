@@ -295,7 +295,9 @@ def _warnings(rows: Sequence[Row], images: int, plan: Mapping[str, Any]) -> tupl
             f"the slowest method trained for {slowest:.0f} s and {EQUAL_TIME} for {equal_time.seconds:.0f} s only"
         )
     if not plan.get("teacher_scored", True):
-        told.append("the teacher has other classes than the data, or none, so that it has no score here and no gap to close")
+        told.append(
+            "the teacher has other classes than the data, or none: it has no score here, and there is no gap to close"
+        )
     if plan["recipe"].get("teacher_cache") is not None:
         told.append("the seconds leave out the time in which the teacher cache was filled")
     return tuple(told)
