@@ -1,0 +1,92 @@
+"""Every weight scales its own term and no other; 0 leaves the term out, and what it alone needed is not asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from segdistill.methods import METHODS
+from tests.methods.settings import Setting
+from tests.methods.trial import Case, case_of, leaves
+
+#: Terms by method, each with the hyper-parameter that is its weight; the others have one weight for one term.
+SEVERAL = {
+    "ka": ("adapt", "affinity"),
+    "brd": ("boundary", "relation", "kd"),
+    "drd": ("spatial", "channel"),
+    "skd": ("kd", "pairwise"),
+    "ifvd": ("variation", "kd"),
+    "dsd": ("pixel", "category"),
+    "dist": ("classes", "positions"),
+    "cirkd": ("minibatch", "pixel", "region", "kd"),
+    "idd": ("distance", "position", "kd"),
+    "dkd": ("target", "non_target"),
+    "afdcd": ("mimic", "contrast", "kd"),
+    "bpkd": ("edge", "body"),
+}
+SINGLE = ("kd", "feature", "cwd", "at", "reviewkd", "mgd", "maskd", "lskd", "attnfd")
+#: Always computed, whatever its weight.
+ALWAYS = {"ifvd": {"variation"}}
+#: Read for a term without being compared class by class, or asked for where no term reads it any more.
+NOT_AS_READ = {("dsd", "pixel"), ("afdcd", "kd")}
+WEIGHTS = [(name, weight) for name, weights in SEVERAL.items() for weight in weights]
+
+
+def made(name: str, **options: Any) -> Case:
+    """A method in training, so that memories fill, on images whose four quarters are of four classes."""
+    case = case_of(Setting(name, options))
+    case.method.train()
+    quarters = torch.tensor([[0, 1], [2, 3]]).repeat_interleave(32, 0).repeat_interleave(32, 1)
+    case.labels = quarters.expand(2, -1, -1)
+    return case
+
+
+def values(name: str, **options: Any) -> dict[str, float]:
+    return {term: value.item() for term, value in made(name, **options).terms().items()}
+
+
+def reached(case: Case) -> tuple[bool, bool, bool]:
+    """Whether a gradient arrives at the student's stages, embedding and logits."""
+    student, inputs = leaves(case.student)
+    case.value(student=student).backward()
+    *stages, embedding, logits = (maps.grad is not None and bool(maps.grad.abs().sum() > 0) for maps in inputs)
+    return any(stages), embedding, logits
+
+
+def test_every_weight_is_known_here() -> None:
+    ours = {name: values(name).keys() for name in SEVERAL}
+    assert {name: set(terms) for name, terms in ours.items()} == {name: set(terms) for name, terms in SEVERAL.items()}
+    for name in SINGLE:
+        assert len(values(name)) == 1
+
+
+@pytest.mark.parametrize(("name", "weight"), [*WEIGHTS, *((name, "weight") for name in SINGLE)])
+def test_a_weight_scales_its_own_term(name: str, weight: str) -> None:
+    before = values(name)
+    after = values(name, **{weight: 3 * METHODS[name]().hyper_parameters()[weight]})
+    for term, value in before.items():
+        assert value > 0
+        assert after[term] == pytest.approx(3 * value if weight in (term, "weight") else value, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "weight"), WEIGHTS)
+def test_a_term_alone_needs_what_it_reads(name: str, weight: str) -> None:
+    alone = {other: 0.0 for other in SEVERAL[name] if other != weight}
+    case = made(name, **alone)
+    method, terms = case.method, case.terms()
+    assert set(terms) == {weight} | ALWAYS.get(name, set())
+    if (name, weight) not in NOT_AS_READ:
+        assert reached(case) == (method.needs_stages, method.needs_embedding, method.needs_logits)
+    if not method.needs_labels:
+        torch.testing.assert_close(made(name, **alone).terms(labels=None), terms)
+
+
+@pytest.mark.parametrize(("name", "weight"), WEIGHTS)
+def test_without_a_weight_its_term_is_gone(name: str, weight: str) -> None:
+    case = made(name, **{weight: 0.0})
+    method = case.method
+    assert set(case.terms()) == set(SEVERAL[name]) - {weight} | ALWAYS.get(name, set())
+    if (name, weight) != ("dsd", "category"):  # which leaves `pixel` alone
+        assert reached(case) == (method.needs_stages, method.needs_embedding, method.needs_logits)
