@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from segdistill import Tap
-from segdistill.methods.alignment import bounded, bounded_stride, match_stages, peak_of_one, resize
+from segdistill.methods.alignment import Places, bounded, bounded_stride, match_stages, peak_of_one, resize
+from segdistill.networks.features import Features
+from tests.tiny import tiny_network
 
 
 def row(*values: float) -> torch.Tensor:
@@ -50,6 +54,24 @@ def test_a_window_over_the_border_averages_what_is_there() -> None:
 def test_stages_are_paired(student: tuple[int, ...], teacher: tuple[int, ...], pairs: list[tuple[int, int]]) -> None:
     taps = [tuple(Tap("stage", 8, stride) for stride in strides) for strides in (student, teacher)]
     assert match_stages(*taps) == pairs
+
+
+def test_stages_of_a_dilated_backbone_are_compared_where_undilated_ones_are() -> None:
+    """Strides 4, 8, 8, 8 become 8, 8, 16, 32; the embedding stays at 8."""
+    info = tiny_network(8).info
+    taps = tuple(Tap(f"stage{index}", 3, stride) for index, stride in enumerate((4, 8, 8, 8)))
+    dilated = dataclasses.replace(info, stages=taps, embedding=Tap("embedding", 3, 8))
+    sizes = {4: 32, 8: 16}
+    shown = Features(
+        stages=tuple(torch.rand(1, 3, sizes[tap.stride], sizes[tap.stride]) for tap in taps),
+        embedding=torch.rand(1, 3, 16, 16),
+        logits=torch.rand(1, 5, 16, 16),
+    )
+    places = Places(dilated, dilated, stages=True, undilated=True)
+    pairs = places.pairs(shown, places.teacher_outputs(shown))
+    assert [tuple(x.shape[-2:]) for x, _ in pairs] == [(16, 16), (16, 16), (16, 16), (8, 8), (4, 4)]
+    torch.testing.assert_close(pairs[4][0], torch.nn.functional.avg_pool2d(shown.stages[3], 4))
+    assert all(torch.equal(x, t) for x, t in pairs)
 
 
 def test_each_image_has_a_peak_of_one() -> None:

@@ -29,17 +29,26 @@ def bounded_stride(stride: int) -> int:
     return stride * _pooling(stride)
 
 
-def bounded(maps: Tensor, stride: int) -> Tensor:
-    """Average-pools (B, C, H, W) maps of a ``stride`` below `FINEST_STRIDE` to about that stride."""
-    window = _pooling(stride)
+def bounded(maps: Tensor, stride: int, finest: int = FINEST_STRIDE) -> Tensor:
+    """Average-pools (B, C, H, W) maps of a ``stride`` below ``finest`` to about that stride."""
+    window = _pooling(stride, finest)
     if window == 1:
         return maps
     maps = maps.contiguous(memory_format=torch.channels_last)
     return F.avg_pool2d(maps, window, ceil_mode=True, count_include_pad=False)
 
 
-def _pooling(stride: int) -> int:
-    return max(1, FINEST_STRIDE // stride)
+def _pooling(stride: int, finest: int = FINEST_STRIDE) -> int:
+    return max(1, finest // stride)
+
+
+def stage_stride(index: int) -> int:
+    """The finest stride at which the stage of this number, from 0, is compared: 8, 8, 16, 32.
+
+    It is that of a backbone without dilation. A dilated one shows its widest stages at stride 8; comparing 16 times as
+    many positions there would cost more than a third of a small student's step.
+    """
+    return max(FINEST_STRIDE, 4 << index)
 
 
 def peak_of_one(maps: Tensor) -> Tensor:
@@ -96,6 +105,7 @@ class Places:
         teacher: the teacher's taps.
         embedding: compare the embeddings.
         stages: compare the stages, paired by `match_stages`; or ``"last"`` for the last one of each.
+        undilated: pool the stages of dilated backbones to `stage_stride`.
 
     Attributes:
         taps: (student's, teacher's) tap of each place; the embedding is the first.
@@ -108,8 +118,10 @@ class Places:
         *,
         embedding: bool = True,
         stages: bool | Literal["last"] = False,
+        undilated: bool = False,
     ) -> None:
         self.embedding = embedding
+        self.undilated = undilated
         self.taps: list[tuple[Tap, Tap]] = [(student.embedding, teacher.embedding)] if embedding else []
         self._pairs = match_stages(student.stages, teacher.stages) if stages else []
         if stages == "last":
@@ -122,16 +134,23 @@ class Places:
         if self.embedding:
             outputs["embedding.pooled"] = bounded(teacher.embedding, self.taps[0][1].stride)
         for (_, stage), (_, tap) in zip(self._pairs, self._stage_taps(), strict=True):
-            if f"stages.{stage}.pooled" not in outputs:
-                outputs[f"stages.{stage}.pooled"] = bounded(teacher.stages[stage], tap.stride)
+            if self._name(stage) not in outputs:
+                outputs[self._name(stage)] = bounded(teacher.stages[stage], tap.stride, self._finest(stage))
         return outputs
 
     def pairs(self, student: Features, teacher: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """(student's, teacher's) map of each place, both of the same height and width."""
         found = [(student.embedding, teacher["embedding.pooled"])] if self.embedding else []
-        found += [(student.stages[i], teacher[f"stages.{j}.pooled"]) for i, j in self._pairs]
-        maps = [(bounded(x, tap.stride), t) for (x, t), (tap, _) in zip(found, self.taps, strict=True)]
-        return [(x, resize(t, size_of(x))) for x, t in maps]
+        found += [(student.stages[i], teacher[self._name(j)]) for i, j in self._pairs]
+        finest = [FINEST_STRIDE] * self.embedding + [self._finest(stage) for stage, _ in self._pairs]
+        pooled = [bounded(x, tap.stride, most) for (x, _), (tap, _), most in zip(found, self.taps, finest, strict=True)]
+        return [(x, resize(t, size_of(x))) for x, (_, t) in zip(pooled, found, strict=True)]
+
+    def _finest(self, stage: int) -> int:
+        return stage_stride(stage) if self.undilated else FINEST_STRIDE
+
+    def _name(self, stage: int) -> str:
+        return f"stages.{stage}.{'undilated' if self.undilated else 'pooled'}"
 
     def _stage_taps(self) -> list[tuple[Tap, Tap]]:
         return self.taps[1:] if self.embedding else self.taps

@@ -27,7 +27,7 @@ class Auto(Method):
     family = "feature"
     paper = "this library's default: kd and feature"
     year = 2026
-    cost = 1.180
+    cost = 1.039
     needs_embedding = True
 
     def __init__(self, *, logits: float = 1.0, features: float = 1.0) -> None:

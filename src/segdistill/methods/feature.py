@@ -24,7 +24,8 @@ class Feature(Method):
 
     ``mean over positions of d(A x, t)``, at the embedding and, with ``stages``, at every backbone stage, mean over
     these places. A is a 1x1 convolution without bias, trained with the student and left out of it. Maps finer than
-    stride 8 are average-pooled to it; the teacher's are resized bilinearly to the student's size.
+    stride 8 are average-pooled to it, stages of dilated backbones to the strides 8, 8, 16, 32 of others; the teacher's
+    are resized bilinearly to the student's size.
 
     ``preset="fitnet"`` is Romero et al., *FitNets: Hints for Thin Deep Nets*, ICLR 2015 (arXiv 1412.6550), as the
     segmentation papers compare with it: the mean squared difference of the embeddings as they are, weight 10 (the
@@ -78,7 +79,7 @@ class Feature(Method):
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
-        self._places = Places(student, teacher, stages=self.stages)
+        self._places = Places(student, teacher, stages=self.stages, undilated=True)
         self.adapters = nn.ModuleList(nn.Conv2d(s.channels, t.channels, 1, bias=False) for s, t in self._places.taps)
         self.pixels = PixelWeights(self.balance, student, teacher)
 
