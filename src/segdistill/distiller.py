@@ -18,6 +18,7 @@ from segdistill.methods.building import build_methods
 from segdistill.methods.method import TeacherOutputs
 from segdistill.methods.pairing import check_shown, check_taken
 from segdistill.networks.auxiliary import AuxiliaryHead
+from segdistill.networks.closer import features_on_student_grid, info_on_student_grid, reduced
 from segdistill.networks.crop import check_crop, check_sizes
 from segdistill.networks.features import Features, NetworkInfo
 from segdistill.networks.network import Network
@@ -90,6 +91,7 @@ class Distiller(nn.Module):
         ignored: ``"skip"`` leaves ignored pixels out of distillation too; ``"distil"`` lets the teacher speak there.
         unlabelled_index: label of pixels that nobody has labelled: the task loss leaves them out, and the teacher alone
             speaks there, whatever ``ignored`` is. None where there are none.
+        teacher_scale: the teacher sees pictures of so many times the student's height and width.
         auxiliary: weight of the task loss of an `AuxiliaryHead`, which is trained beside the student; 0 for none.
 
     Raises:
@@ -118,9 +120,12 @@ class Distiller(nn.Module):
         ignore_index: int = 255,
         ignored: Literal["skip", "distil"] = "skip",
         unlabelled_index: int | None = None,
+        teacher_scale: int = 1,
         auxiliary: float = 0.0,
     ) -> None:
         super().__init__()
+        if teacher_scale < 1:
+            raise UserError(f"teacher_scale is {teacher_scale}, expected a whole number of at least 1")
         is_source = not isinstance(teacher, nn.Module) and hasattr(teacher, "multiple")
         teacher = cast(TeacherSource, teacher) if is_source else as_network(cast(nn.Module, teacher), "teacher")
         student = as_student(student)
@@ -137,12 +142,13 @@ class Distiller(nn.Module):
         self.auxiliary = AuxiliaryHead(student.info) if auxiliary else None
         self.auxiliary_weight = auxiliary
         self.methods = nn.ModuleDict()
+        seen_closer = info_on_student_grid(teacher.info, teacher_scale)
         # None is an empty list here: the task loss alone. A recipe must name one.
         for one in [] if isinstance(method, list | tuple) and not method else build_methods(method):
             if any(one is other for other in self.methods.values()):
                 raise UserError(f"the same {one.name} stands twice in method; make two of them")
             check_shown(one, teacher.info)
-            one.build(student.info, teacher.info)
+            one.build(student.info, seen_closer)
             check_taken(one, teacher.info)
             count = sum(type(other) is type(one) for other in self.methods.values())
             self.methods[one.name if count == 0 else f"{one.name}_{count + 1}"] = one
@@ -152,9 +158,10 @@ class Distiller(nn.Module):
         self.ignore_index = ignore_index
         self.ignored = ignored
         self.unlabelled_index = unlabelled_index
+        self.teacher_scale = teacher_scale
         self._teacher_checked = False
         self.multiple = math.lcm(teacher.multiple, student.multiple)
-        self._sizes = {"teacher": teacher.info.size, "student": student.info.size}
+        self._sizes = {"teacher": seen_closer.size, "student": student.info.size}
         check_sizes(self._sizes, self.multiple)
 
     @property
@@ -198,13 +205,14 @@ class Distiller(nn.Module):
         """All that the methods need of the teacher's features, by name, without gradients.
 
         Args:
-            images: as in `forward`.
+            images: as in `forward`, at ``teacher_scale`` times the student's size.
 
         Raises:
             UserError: if the teacher is not loaded.
         """
-        self.check_crop((images.shape[-2], images.shape[-1]))
-        return self._outputs_for(pad_to_multiple(images, self.multiple))
+        scale = self.teacher_scale
+        self.check_crop((images.shape[-2] // scale, images.shape[-1] // scale))
+        return self._outputs_for(pad_to_multiple(images, scale * self.multiple))
 
     def _outputs_for(self, padded: Tensor) -> TeacherOutputs:
         if self.teacher is None:
@@ -212,7 +220,7 @@ class Distiller(nn.Module):
         # Each time: a teacher in train mode would change its own batch statistics.
         self.teacher.eval()
         with torch.no_grad():
-            features = self.teacher.features(padded)
+            features = features_on_student_grid(self.teacher.features(padded), self.teacher.info, self.teacher_scale)
             teacher_outputs: TeacherOutputs = {}
             for method in self._methods():
                 teacher_outputs |= method.teacher_outputs(features)
@@ -237,14 +245,19 @@ class Distiller(nn.Module):
         """The loss of one batch.
 
         Args:
-            images: float (B, C, H, W) in 0..1, or uint8; any size.
-            labels: class indices, any integer dtype, (B, H, W), ``ignore_index`` for pixels that do not count,
-                ``unlabelled_index`` for pixels without a label; None for images without labels.
-            teacher_outputs: what `teacher_outputs` gave for the same images before; the teacher is not run then.
+            images: float (B, C, H, W) in 0..1, or uint8; any size. At ``teacher_scale`` times the student's size where
+                the teacher is run on them; the student sees them `reduced`.
+            labels: class indices, any integer dtype, (B, H, W) at the student's size, ``ignore_index`` for pixels that
+                do not count, ``unlabelled_index`` for pixels without a label; None for images without labels.
+            teacher_outputs: what `teacher_outputs` gave for the same images before; the teacher is not run then, and
+                images are of the student's size.
 
         Raises:
             UserError: where labels and images differ in size, or a method needs labels and there are none.
         """
+        seen_by_teacher = images
+        if teacher_outputs is None:
+            images = reduced(images, self.teacher_scale)
         labels = _checked(images, labels, self.student.num_classes, self.ignore_index, self.unlabelled_index)
         height, width = images.shape[-2:]
         self.check_crop((height, width))
@@ -260,7 +273,9 @@ class Distiller(nn.Module):
 
         # The teacher first: its passing activations are gone before the student's, kept for backward, come.
         if teacher_outputs is None:
-            teacher_outputs = self._outputs_for(images)
+            teacher_outputs = (
+                self._outputs_for(images) if self.teacher_scale == 1 else self.teacher_outputs(seen_by_teacher)
+            )
         logits, student = self.student.forward_with_features(images)
         logits = logits[..., :height, :width]
 

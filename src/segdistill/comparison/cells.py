@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ def measure_cell(recipe: DistillRecipe, folder: Path, method: str, seed: int, *,
 
 def measure_teacher(recipe: DistillRecipe, folder: Path, *, device: str, quiet: bool) -> None:
     """Scores the teacher on the validation split, whose classes it has, into ``teacher/``."""
-    sets = build_data(recipe.data, recipe.overfit)
+    sets = build_data(recipe.data, recipe.overfit).looked_closer_at(recipe.teacher_scale)
+    sets = replace(sets, val=sets.val_for_teacher())
     check_teacher_finished(recipe)
     network = load_teacher(recipe, sets).to(choose_device(device))
     _write_scores(network, sets, recipe, cell_folder(folder, "teacher", -1), network_label(recipe.teacher), quiet)

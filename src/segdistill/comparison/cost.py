@@ -73,10 +73,20 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
         learner = Supervised(student, **options)
     else:
         methods = build_methods(own.method)
-        learner = Distiller(load_teacher(recipe, sets), student, methods, **options)
+        sets = sets.looked_closer_at(own.teacher_scale)
+        teacher = load_teacher(recipe, sets)
+        learner = Distiller(teacher, student, methods, teacher_scale=own.teacher_scale, **options)
     # Without processes that read ahead: what they have read before the clock starts would not be counted.
     parts = recipe.train.accumulate
-    loader = training_loader(sets.train, sets.augmentation, recipe.train.batch_size, seed=0, workers=0, parts=parts)
+    loader = training_loader(
+        sets.train,
+        sets.augmentation,
+        recipe.train.batch_size,
+        seed=0,
+        workers=0,
+        teacher_scale=sets.teacher_scale,
+        parts=parts,
+    )
     sampler: Any = loader.sampler
 
     def now() -> float:

@@ -209,7 +209,8 @@ def check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> bo
         for name in names:
             own = cell_recipe(recipe, name, recipe.seed)
             if isinstance(own, DistillRecipe):
-                learner = Distiller(big, small, build_methods(own.method), auxiliary=recipe.train.aux)
+                options: dict[str, Any] = {"teacher_scale": own.teacher_scale, "auxiliary": own.train.aux}
+                learner = Distiller(big, small, build_methods(own.method), **options)
                 if sets.augmentation.crop is not None:
                     learner.check_crop(sets.augmentation.crop)
     return big.num_classes == len(sets.train.classes)

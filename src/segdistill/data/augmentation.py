@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -156,6 +156,7 @@ class View:
         vertical_flip: mirror top and bottom.
         turns: quarter turns.
         ignore_index: the label of padding.
+        factor: the image is shown at so many times ``scaled`` and ``target``; the labels are not.
     """
 
     window: Window
@@ -167,6 +168,19 @@ class View:
     vertical_flip: bool
     turns: int
     ignore_index: int
+    factor: int = 1
+
+    def closer(self, factor: int, *, read_larger: bool) -> View:
+        """The same view with its image at ``factor`` times the size, for a teacher that looks closer.
+
+        The labels stay as they are, and each of their pixels lies under ``factor`` x ``factor`` pixels of the image.
+
+        Args:
+            factor: at least 1.
+            read_larger: whether the sample is read at ``factor`` times the size that the view was decided for.
+        """
+        window = Window(*(factor * length for length in self.window)) if read_larger else self.window
+        return replace(self, window=window, factor=factor)
 
     def apply(self, image: Tensor, mask: Tensor, fill: Sequence[float] | None = None) -> tuple[Tensor, Tensor]:
         """The view, from what ``window`` cuts out of the sample.
@@ -175,9 +189,14 @@ class View:
             image: uint8 or float32 (C, window height, window width).
             mask: int64 (window height, window width).
             fill: what padding shows in the image; by default :func:`padding_color`.
+
+        Returns:
+            image: (C, factor x h, factor x w), of the same type.
+            mask: int64 (h, w).
         """
         # NEAREST_EXACT, since NEAREST would shift labels by up to half a pixel against the bilinear image.
-        pixels = F.resize(Image(image), list(self.scaled), InterpolationMode.BILINEAR, antialias=True)
+        size = [self.factor * side for side in self.scaled]
+        pixels = F.resize(Image(image), size, InterpolationMode.BILINEAR, antialias=True)
         labels = F.resize(Mask(mask), list(self.scaled), InterpolationMode.NEAREST_EXACT)
         if self.jitter is not None and pixels.shape[0] == 3 and pixels.dtype == torch.uint8:
             pixels = _jittered(pixels, *self.jitter)
@@ -191,13 +210,14 @@ class View:
         return pixels.contiguous(), labels.contiguous()
 
     def _padded(self, image: Tensor, mask: Tensor, fill: Sequence[float] | None) -> tuple[Tensor, Tensor]:
-        free_rows, free_columns = self.target[0] - image.shape[-2], self.target[1] - image.shape[-1]
+        free_rows, free_columns = self.target[0] - self.scaled[0], self.target[1] - self.scaled[1]
         if not free_rows and not free_columns:
             return image, mask
         above, before = int(self.place[0] * (free_rows + 1)), int(self.place[1] * (free_columns + 1))
         margins = [before, above, free_columns - before, free_rows - above]
         color = padding_color(image.shape[0], image.dtype) if fill is None else list(fill)
-        return F.pad(image, margins, fill=color), F.pad(mask, margins, fill=self.ignore_index)
+        around = [self.factor * margin for margin in margins]
+        return F.pad(image, around, fill=color), F.pad(mask, margins, fill=self.ignore_index)
 
 
 def padding_color(channels: int, dtype: torch.dtype = torch.uint8) -> list[float]:

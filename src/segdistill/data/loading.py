@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.seeding import keyed_generator
 from segdistill.datasets.base import SegmentationDataset
+from segdistill.networks.closer import reduced
 
 Batch = tuple[Tensor, Tensor]
 Loader = TypeVar("Loader", bound=DataLoader[Any])
@@ -44,6 +45,9 @@ class TrainingSamples(Dataset[tuple[Any, ...]]):
         views: how many different views there are of each sample, shown in turn, one an epoch, so that what a teacher
             says of them can be kept; None for a new one in every epoch.
         attach: gives what else goes with a sample, by (view, index): what a teacher once said of it.
+        teacher_scale: images are shown at so many times the size of their labels, for a teacher that looks closer. The
+            data set, where it resizes, then reads at that multiple of the student's size. With ``attach`` the teacher
+            has seen them, and they are `reduced` to the student's size, pixel by pixel as a `Distiller` does it.
     """
 
     def __init__(
@@ -53,12 +57,14 @@ class TrainingSamples(Dataset[tuple[Any, ...]]):
         seed: int,
         views: int | None = None,
         attach: Attach | None = None,
+        teacher_scale: int = 1,
     ) -> None:
         self.dataset = dataset
         self.augmentation = augmentation
         self.seed = seed
         self.views = views
         self.attach = attach
+        self.teacher_scale = teacher_scale
 
     def __len__(self) -> int:
         return len(self.dataset) * self.dataset.crops_per_image
@@ -70,11 +76,17 @@ class TrainingSamples(Dataset[tuple[Any, ...]]):
         mixing = self.augmentation.mixing(key=(self.seed, view, index))
         if mixing is not None:
             sample = mixing(sample, self._unmixed(view, mixing.partner_of(index, len(self))))
-        return sample if self.attach is None else (*sample, self.attach(view, index))
+        if self.attach is None:
+            return sample
+        return reduced(sample[0], self.teacher_scale), sample[1], self.attach(view, index)
 
     def _unmixed(self, view: int, index: int) -> tuple[Tensor, Tensor]:
         source = self.dataset.open(index % len(self.dataset))
-        shown = self.augmentation.view(source.size, key=(self.seed, view, index))
+        read = self.teacher_scale if self.dataset.resize is not None else 1
+        height, width = source.size
+        shown = self.augmentation.view((height // read, width // read), key=(self.seed, view, index))
+        if self.teacher_scale > 1:
+            shown = shown.closer(self.teacher_scale, read_larger=read > 1)
         return shown.apply(*source.window(shown.window), self.dataset.fill)
 
     def view(self, epoch: int) -> int:
@@ -156,6 +168,7 @@ def training_loader(
     *,
     views: int | None = None,
     attach: Attach | None = None,
+    teacher_scale: int = 1,
     parts: int = 1,
     rank: int = 0,
     world: int = 1,
@@ -171,10 +184,10 @@ def training_loader(
         batch_size: samples per optimiser step, over all processes; the loader gives ``batch_size / parts`` at a time.
         seed: of order and augmentation; call ``loader.sampler.set_epoch(epoch)`` before each epoch.
         workers: processes that read ahead; :func:`default_workers` if not given.
-        views, attach: see `TrainingSamples`.
+        views, attach, teacher_scale: see `TrainingSamples`.
         parts, rank, world: see `EpochSampler`.
     """
-    samples = TrainingSamples(dataset, augmentation, seed, views, attach)
+    samples = TrainingSamples(dataset, augmentation, seed, views, attach, teacher_scale)
     loader: DataLoader[tuple[Any, ...]] = DataLoader(
         samples,
         batch_size // parts,

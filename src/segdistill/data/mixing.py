@@ -18,7 +18,7 @@ from segdistill.data.seeding import keyed_generator
 from segdistill.datasets.base import UNLABELLED
 from segdistill.errors import UserError, unknown_name
 
-#: Image (C, H, W) and labels, int64 (H, W).
+#: Image (C, k x H, k x W) and labels, int64 (H, W); k is 1, or more for a teacher that looks closer.
 Pair = tuple[Tensor, Tensor]
 
 KINDS = ("cutmix", "classmix", "mixup")
@@ -131,8 +131,10 @@ def cutmix(sample: Pair, other: Pair, share: float, center: tuple[float, float])
         for place, side in zip(center, sides, strict=True)
     )
     image, labels = sample[0].clone(), sample[1].clone()
-    image[..., rows, columns] = other[0][..., rows, columns]
     labels[rows, columns] = other[1][rows, columns]
+    factor = image.shape[-1] // labels.shape[-1]
+    rows, columns = (slice(factor * one.start, factor * one.stop) for one in (rows, columns))
+    image[..., rows, columns] = other[0][..., rows, columns]
     return image, labels
 
 
@@ -148,7 +150,9 @@ def classmix(sample: Pair, other: Pair, classes: Tensor) -> Pair:
         classes: labels of the classes that are pasted, int64 (N,).
     """
     pasted = torch.isin(other[1], classes)
-    return torch.where(pasted, other[0], sample[0]), torch.where(pasted, other[1], sample[1])
+    factor = sample[0].shape[-1] // pasted.shape[-1]
+    pixels = pasted.repeat_interleave(factor, 0).repeat_interleave(factor, 1) if factor > 1 else pasted
+    return torch.where(pixels, other[0], sample[0]), torch.where(pasted, other[1], sample[1])
 
 
 def mixup(sample: Pair, other: Pair, share: float, ignore_index: int) -> Pair:

@@ -210,10 +210,17 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
 
     def at_own_size(self) -> SegmentationDataset:
         """The same samples at the size of their files, whatever ``resize``: what scores are taken of."""
-        if self.resize is None:
+        return self.at_size(None)
+
+    def at_size(self, resize: tuple[int, int] | None) -> SegmentationDataset:
+        """The same samples, resized to ``resize`` (height, width) on reading; None: at the size of their files.
+
+        Only for data sets that resize: of one whose ``resize`` is None, other sizes are not asked for.
+        """
+        if self.resize == resize:
             return self
         other = copy.copy(self)
-        other.resize = None
+        other.resize = resize
         return other
 
 

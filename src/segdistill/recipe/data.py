@@ -59,6 +59,7 @@ class Data:
         decoded_cache: where decoded images are kept, see `keep_decoded`: "ram", a folder, or None for nowhere.
         statistics: mean and deviation that normalise the images; None for those that their kind asks for.
         values: how a recipe writes all this; made from the objects where it is not given.
+        teacher_scale: training images are read and shown at so many times the student's size; see `looked_closer_at`.
 
     Example:
         >>> from segdistill.datasets import SyntheticAerial
@@ -73,6 +74,7 @@ class Data:
     decoded_cache: str | None = None
     statistics: BandStatistics | None = None
     values: dict[str, Any] = field(default_factory=dict)
+    teacher_scale: int = 1
 
     def __post_init__(self) -> None:
         if getattr(self, "augmentation", None) is None:
@@ -80,6 +82,30 @@ class Data:
             object.__setattr__(self, "augmentation", chosen)
         if not self.values:
             object.__setattr__(self, "values", written_data(self))
+
+    def looked_closer_at(self, factor: int) -> Data:
+        """This data with its training images at ``factor`` times the student's size, for the teacher.
+
+        A data set that resizes reads so much larger images; of one that does not, the crop is cut as it was and brought
+        to ``factor`` times its size. The augmentation, ``crop`` included, stays the student's.
+        """
+        size = self.train.resize
+        train = self.train if size is None else self.train.at_size((factor * size[0], factor * size[1]))
+        return replace(self, train=train, teacher_scale=factor)
+
+    def val_for_teacher(self) -> SegmentationDataset:
+        """The validation split as the teacher is scored on it: at its own size, where the data set resizes."""
+        size = self.val.resize
+        if size is None:
+            return self.val
+        return self.val.at_size((self.teacher_scale * size[0], self.teacher_scale * size[1]))
+
+    def as_student_sees(self) -> SegmentationDataset:
+        """The training split at the student's size."""
+        size = self.train.resize
+        if size is None:
+            return self.train
+        return self.train.at_size((size[0] // self.teacher_scale, size[1] // self.teacher_scale))
 
     def check_classes(self) -> None:
         """Refuse splits of different classes.
@@ -205,8 +231,12 @@ def keep_decoded(data: Data, console: Console, *, progress: bool = False, rank: 
         return data
 
     def kept(dataset: SegmentationDataset, split: str) -> DecodedCache:
-        file = None if data.decoded_cache == KEEP_IN_MEMORY else Path(str(data.decoded_cache)) / split
         made_for = _reading(data.values) | {"split": split}
+        name = split
+        if data.teacher_scale > 1 and dataset is data.train and dataset.resize is not None:
+            # Another file: the student alone reads images of its own size, perhaps from the same folder.
+            name, made_for["teacher_scale"] = f"{split}-x{data.teacher_scale}", data.teacher_scale
+        file = None if data.decoded_cache == KEEP_IN_MEMORY else Path(str(data.decoded_cache)) / name
         return DecodedCache(dataset, file, made_for, console=console, progress=progress, rank=rank, world=world)
 
     train = kept(data.train, "train")

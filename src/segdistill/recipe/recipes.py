@@ -111,6 +111,8 @@ class DistillRecipe(Recipe):
         student: the network to train, e.g. smp:FPN:tu-mobilenetv3_small_050.
         method: a method's name, a list of names, or {name: {hyper-parameter: value}}; segdistill methods lists them.
         teacher_weights: .safetensors or .pth file with the weights of a teacher that is given as a spec.
+        teacher_scale: the teacher sees each crop at so many times the student's height and width, 1 to 4, read from the
+            original pixels; crop and resize in data are the student's.
         init_weights: weights the student starts from: none (random), "imagenet" (downloads those of the backbone), a
             .safetensors, .pth, .bin or .ckpt file of the whole network, or {encoder: FILE} for a file of the backbone.
         loss_weights: factors of the loss terms by name, on top of the method's own weights, e.g. {brd.relation: 2.0};
@@ -132,6 +134,7 @@ class DistillRecipe(Recipe):
     student: Source
     method: MethodSpec = "auto"
     teacher_weights: str | Path | None = None
+    teacher_scale: int = 1
     init_weights: str | Path | dict[str, str] | None = None
     loss_weights: LossWeights = "fixed"
     ignored: Literal["skip", "distil"] = "skip"
@@ -143,6 +146,8 @@ class DistillRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.teacher_scale not in (1, 2, 3, 4):
+            raise UserError(f"teacher_scale is {self.teacher_scale}, expected 1, 2, 3 or 4")
         if self.teacher_cache is not None and self.views is None:
             raise UserError(
                 "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views auto"

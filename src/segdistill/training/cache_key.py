@@ -25,6 +25,7 @@ def describe(
     seed: int,
     multiple: int,
     precision: str,
+    teacher_scale: int = 1,
     progress: bool = False,
 ) -> dict[str, Any]:
     """What a cache is made for, as hashes and plain values.
@@ -38,6 +39,7 @@ def describe(
         seed: of the views.
         multiple: what the sides of images are padded to.
         precision: what the teacher computes in.
+        teacher_scale: the teacher sees views of so many times the student's size.
         progress: show a progress bar on the standard error stream.
 
     Raises:
@@ -52,6 +54,7 @@ def describe(
         **changes,
         # Students that want other multiples share a cache where the padded crop is the same.
         "padded": multiple if crop is None else [side + -side % multiple for side in crop],
+        "teacher_scale": teacher_scale,
         "seed": seed,
         "precision": precision,
     }

@@ -48,7 +48,8 @@ class CachedRun:
 
     def samples(self, views: int | None) -> TrainingSamples:
         """The training images that the teacher is run on."""
-        return TrainingSamples(self.data.train, self.data.augmentation, self.recipe.seed, views)
+        scale = self.data.teacher_scale
+        return TrainingSamples(self.data.train, self.data.augmentation, self.recipe.seed, views, teacher_scale=scale)
 
 
 def fill_cache(
@@ -83,6 +84,7 @@ def fill_cache(
         teacher_weights=run.recipe.teacher_weights,
         dataset=run.data.train,
         augmentation=run.data.augmentation,
+        teacher_scale=run.data.teacher_scale,
         seed=run.recipe.seed,
         multiple=learner.multiple,
         precision=run.precision,

@@ -29,6 +29,7 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
     """
     methods = build_methods(recipe.method)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
+    data = data.looked_closer_at(recipe.teacher_scale)
 
     def make(teacher: TeacherSource | None) -> Distiller:
         assert teacher is not None
@@ -39,6 +40,7 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
             ignore_index=data.train.ignore_index,
             ignored=recipe.ignored,
             unlabelled_index=UNLABELLED,
+            teacher_scale=recipe.teacher_scale,
             auxiliary=recipe.train.aux,
         )
         if data.augmentation.crop is not None:

@@ -130,12 +130,15 @@ def _network_rows(loop: Loop, data: Data, config: Mapping[str, Any]) -> list[tup
     height, width = data.augmentation.crop or data.train.open(0).size
     rows = []
     for role, network in networks.items():
+        side = data.teacher_scale if role == "teacher" else 1
         # What is compiled cannot be counted operation by operation.
         with torch.compiler.set_stance("force_eager"):
-            macs = count_macs(network, (height, width))
+            macs = count_macs(network, (side * height, side * width))
         parameters = count_parameters(network)
         rows.append(("network", role, str(config[role])))
-        rows.append(("network", "", f"{parameters / 1e6:.2f} M parameters, {_macs(macs)} at {height} x {width}"))
+        rows.append(
+            ("network", "", f"{parameters / 1e6:.2f} M parameters, {_macs(macs)} at {side * height} x {side * width}")
+        )
     return rows
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from segdistill.data.statistics import BandStatistics, band_statistics
 from segdistill.datasets.base import Window
 from segdistill.distiller import Distiller, Supervised
+from segdistill.errors import UserError
 from segdistill.naming import objects_in
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
@@ -25,6 +26,15 @@ from segdistill.run_folder import RunFolder
 from segdistill.training.failures import short
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def check_sources(config: Mapping[str, Any], output: Path) -> None:
+    """Refuse an output folder that holds what the run starts from: it would be replaced."""
+    for key in ("network", "teacher", "teacher_weights", "student", "init_weights"):
+        value = config.get(key)
+        for source in value.values() if isinstance(value, Mapping) else [value]:
+            if isinstance(source, str) and Path(source).resolve().is_relative_to(output.resolve()):
+                raise UserError(f"{key} {source} lies in the output folder {output}; choose another output folder")
 
 
 def note_objects(config: Mapping[str, Any], console: Console) -> None:
@@ -55,10 +65,31 @@ def fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -
     if file is not None and file.exists():
         statistics = BandStatistics.load(file)
     else:
-        statistics = data.statistics or band_statistics(data.train, progress=progress)
+        statistics = data.statistics or band_statistics(data.as_student_sees(), progress=progress)
     network.set_normalization(statistics.mean, statistics.std)
     data.train.fill = data.val.fill = statistics.padding(image.dtype)
     return statistics
+
+
+def warn_of_enlarging(data: Data, console: Console) -> None:
+    """Warns where a teacher that looks closer would see enlarged pictures, which show no more than the student's.
+
+    Judged by the first image, at the scale factor nearest to 1 that the augmentation draws.
+    """
+    if data.teacher_scale == 1:
+        return
+    height, width = data.train.at_own_size().open(0).size
+    smallest, largest = data.augmentation.scale
+    zoom = min(max(1.0, smallest), largest)
+    shown = data.train.resize or (data.teacher_scale * height, data.teacher_scale * width)
+    rows, columns = (round(zoom * side) for side in shown)
+    if rows > height or columns > width:
+        remedy = "resize" if data.train.resize is not None else "scale"
+        console.out(
+            f"warning: teacher_scale {data.teacher_scale} shows the teacher images of {rows} x {columns} pixels, but "
+            f"the first one has {height} x {width}, and enlarging adds no detail; lower data.{remedy} or teacher_scale",
+            highlight=False,
+        )
 
 
 def run_pre_stage(

@@ -53,11 +53,13 @@ from segdistill.training.loggers import check_tracker, make_tracker
 from segdistill.training.loop import STEPS_BETWEEN_LOOKS, Loop
 from segdistill.training.options import RunOptions
 from segdistill.training.preparation import (
+    check_sources,
     compile_student,
     fit_bands,
     note_objects,
     run_pre_stage,
     synchronise_batch_norm,
+    warn_of_enlarging,
 )
 from segdistill.training.report import run_report
 from segdistill.training.sharding import whole_network
@@ -115,7 +117,7 @@ class _Run:
     learner: Distiller | Supervised
     source: TeacherSource | None
     bands: BandStatistics | None
-    loaders: tuple[DataLoader[Any], EvaluationLoader]
+    loaders: tuple[DataLoader[Any], EvaluationLoader, EvaluationLoader]
     state: dict[str, Any] | None
     loop: Loop
     validation: Validation
@@ -143,7 +145,7 @@ class _Run:
         factors = self.job.recipe.loss_weights if isinstance(self.job.recipe, DistillRecipe) else "fixed"
         self.balance = Balance(None if factors == "auto" else {} if isinstance(factors, str) else factors)
         self.folder.check_free(self.config, resume=options.resume, overwrite=options.overwrite)
-        _check_sources(self.config, self.folder.path)
+        check_sources(self.config, self.folder.path)
         self.device = choose_device(options.device)
         self.precision = choose_precision(train.precision, self.device)
         self.parts = _parts(train, options.processes)
@@ -190,6 +192,7 @@ class _Run:
         bands_file = self.folder.path / "bands.json"
         self.bands = fit_bands(learner.student, data, bands_file if self.options.resume else None, bar)
         describe_network(learner.student, data.val, self.bands)
+        warn_of_enlarging(data, self.console)
         views = self._views()
         learner.task_loss = self.train_config.build_task_loss(counts.pixels.to(fabric.device))
         learner.to(fabric.device)
@@ -306,7 +309,8 @@ class _Run:
         self.config["views"] = found
         return found
 
-    def _make_loaders(self, views: int | None) -> tuple[DataLoader[Any], EvaluationLoader]:
+    def _make_loaders(self, views: int | None) -> tuple[DataLoader[Any], EvaluationLoader, EvaluationLoader]:
+        """Training images, and validation images for the student and for the teacher."""
         train, data = self.train_config, self.data
         cache = None if self.source is None else self.source.cache
         training = training_loader(
@@ -317,11 +321,16 @@ class _Run:
             train.workers,
             views=views,
             attach=None if cache is None else cache.read,
+            teacher_scale=data.teacher_scale,
             parts=self.parts,
             **self.share,
         )
         batch_size = max(1, train.batch_size // self.parts)
-        return training, EvaluationLoader(EvaluationSamples.of(data.val), batch_size, train.workers, **self.share)
+        scored = [
+            EvaluationLoader(EvaluationSamples.of(split), batch_size, train.workers, **self.share)
+            for split in dict.fromkeys((data.val, data.val_for_teacher()))
+        ]
+        return training, scored[0], scored[-1]
 
     def _check_checkpoint(self) -> None:
         differences = [] if self.state is None else recipe_differences(self.state.get("recipe", {}), self.config)
@@ -334,20 +343,23 @@ class _Run:
     def _callbacks(self) -> tuple[list[Callback], Checkpoints]:
         """All callbacks of a run in the order in which they act, and the one that loads checkpoints."""
         train, console, folder = self.train_config, self.console, self.folder
-        validator = Validator(
-            self.loaders[1],
-            self.data.train.classes,
-            self.learner.ignore_index,
-            fabric=self.fabric,
-            console=console,
-            bar=self.shown,
+        student, teacher = (
+            Validator(
+                loader,
+                self.data.train.classes,
+                self.learner.ignore_index,
+                fabric=self.fabric,
+                console=console,
+                bar=self.shown,
+            )
+            for loader in self.loaders[1:]
         )
         watch = Watch(lambda line: console.out(line, highlight=False))
-        self.validation = Validation(validator, train.validate_every)
+        self.validation = Validation(student, train.validate_every)
         # A teacher of other classes can teach features, and cannot be scored on these labels.
         scored = self.source if self.teacher_has_our_classes else None
         self.teacher_score = (
-            None if scored is None else TeacherScore(scored, self.validation, self.config["data"], watch)
+            None if scored is None else TeacherScore(scored, self.validation, teacher, self.config["data"], watch)
         )
         checkpoints = Checkpoints(folder, self.config, self.options.checkpoint_minutes)
         callbacks: list[Callback | None] = [
@@ -386,12 +398,3 @@ def _parts(train: TrainConfig, processes: int) -> int:
             f"batches do not divide evenly; choose a multiple of {parts}"
         )
     return parts
-
-
-def _check_sources(config: Mapping[str, Any], output: Path) -> None:
-    """Refuses an output folder that holds what the run starts from: it would be replaced."""
-    for key in ("network", "teacher", "teacher_weights", "student", "init_weights"):
-        value = config.get(key)
-        for source in value.values() if isinstance(value, Mapping) else [value]:
-            if isinstance(source, str) and Path(source).resolve().is_relative_to(output.resolve()):
-                raise UserError(f"{key} {source} lies in the output folder {output}; choose another output folder")

@@ -115,9 +115,9 @@ class DecodedCache(SegmentationDataset):
         """See `SegmentationDataset.pixel_type`."""
         return self.dataset.pixel_type()
 
-    def at_own_size(self) -> SegmentationDataset:
-        """See `SegmentationDataset.at_own_size`; what is kept at another size is decoded anew."""
-        return self.dataset.at_own_size() if self.dataset.resize is not None else self
+    def at_size(self, resize: tuple[int, int] | None) -> SegmentationDataset:
+        """See `SegmentationDataset.at_size`; what is kept at another size is decoded anew."""
+        return self if resize == self.resize else self.dataset.at_size(resize)
 
     def _record(self, index: int) -> _Bytes:
         """A sample as it is kept: the bytes of the image, and then one for every label."""

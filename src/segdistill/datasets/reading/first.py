@@ -45,6 +45,6 @@ class FirstSamples(SegmentationDataset):
         """See `SegmentationDataset.pixel_type`."""
         return self.dataset.pixel_type()
 
-    def at_own_size(self) -> SegmentationDataset:
-        """See `SegmentationDataset.at_own_size`."""
-        return FirstSamples(self.dataset.at_own_size(), len(self))
+    def at_size(self, resize: tuple[int, int] | None) -> SegmentationDataset:
+        """See `SegmentationDataset.at_size`."""
+        return FirstSamples(self.dataset.at_size(resize), len(self))

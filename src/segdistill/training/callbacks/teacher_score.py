@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from segdistill.training.callbacks.callback import Callback
 from segdistill.training.callbacks.validation import Validation
 from segdistill.training.teacher_source import TeacherSource
+from segdistill.training.validator import Validator
 from segdistill.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ class TeacherScore(Callback):
 
     Args:
         source: the teacher.
-        validation: scores networks, and knows the student's scores.
+        validation: knows the student's scores.
+        validator: scores the teacher, at the size at which it sees images.
         data: the recipe's ``data``, by which a teacher cache keeps the score.
         watch: says the warning.
 
@@ -27,9 +29,17 @@ class TeacherScore(Callback):
         miou: the teacher's mIoU; None while, or where, it is not known.
     """
 
-    def __init__(self, source: TeacherSource, validation: Validation, data: Mapping[str, Any], watch: Watch) -> None:
+    def __init__(
+        self,
+        source: TeacherSource,
+        validation: Validation,
+        validator: Validator,
+        data: Mapping[str, Any],
+        watch: Watch,
+    ) -> None:
         self.source = source
         self.validation = validation
+        self.validator = validator
         self.data = data
         self.watch = watch
         self.miou: float | None = None
@@ -40,7 +50,7 @@ class TeacherScore(Callback):
             return
         self.miou = self.source.miou(
             self.data,
-            lambda network: self.validation.validator(network, "validating the teacher").miou,
+            lambda network: self.validator(network, "validating the teacher").miou,
             keep=loop.step.fabric.is_global_zero,
         )
         if self.miou is not None:
