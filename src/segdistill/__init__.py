@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from segdistill.playground.play import play
     from segdistill.prediction.label import label
     from segdistill.prediction.predict import predict
-    from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
+    from segdistill.recipe.recipes import DistillRecipe, PretrainRecipe, TrainRecipe
     from segdistill.recipe.train_config import TrainConfig
     from segdistill.run_folder import RunFolder
     from segdistill.training.distill import distill
     from segdistill.training.options import RunOptions
+    from segdistill.training.pretrain import pretrain
     from segdistill.training.train import train
 
 
@@ -71,10 +72,12 @@ _HOMES = {
     "Tap": "segdistill.networks.features",
     "Features": "segdistill.networks.features",
     "DistillRecipe": "segdistill.recipe.recipes",
+    "PretrainRecipe": "segdistill.recipe.recipes",
     "TrainRecipe": "segdistill.recipe.recipes",
     "TrainConfig": "segdistill.recipe.train_config",
     "RunOptions": "segdistill.training.options",
     "distill": "segdistill.training.distill",
+    "pretrain": "segdistill.training.pretrain",
     "RunFolder": "segdistill.run_folder",
     "train": "segdistill.training.train",
 }
@@ -88,6 +91,7 @@ __all__ = [
     "LearnerOutput",
     "Network",
     "NetworkInfo",
+    "PretrainRecipe",
     "RunFolder",
     "RunOptions",
     "Supervised",
@@ -115,6 +119,7 @@ __all__ = [
     "methods",
     "play",
     "predict",
+    "pretrain",
     "preview_data",
     "train",
 ]

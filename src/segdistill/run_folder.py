@@ -119,7 +119,13 @@ class RunFolder:
             BEST,
             "bands.json",
         )
-        network = ("model.safetensors", "network.json", "config.json", "preprocessor_config.json")
+        network = (
+            "pretrained.safetensors",
+            "model.safetensors",
+            "network.json",
+            "config.json",
+            "preprocessor_config.json",
+        )
         of_a_kill = (f".*{UNFINISHED}", f"checkpoints/.*{UNFINISHED}", ".saving-*")
         try:
             for pattern in of_a_kill if resume else (*mine, *network, *of_a_kill):

@@ -57,6 +57,7 @@ SETTINGS = [
     Setting("feature", {"preset": "fitnet"}),
     Setting("feature", {"distance": "cosine", "balance": "labels"}),
     Setting("feature", {"standardise": "position", "stages": True, "balance": "teacher"}),
+    Setting("feature", {"embedding": False, "stages": True}),
     Setting("ka", neighbours=True, resized=0.05),
     Setting("brd", zero_when_equal=True, neighbours=True, resized=0.05),
     Setting("drd"),

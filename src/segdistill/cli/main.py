@@ -13,6 +13,7 @@ from segdistill.version import __version__
 COMMANDS = {
     "train": "train a network from labels alone: a teacher, or a baseline",
     "distill": "distil a trained teacher into a small student",
+    "pretrain": "teach a student's backbone a teacher's features, from images without labels",
     "evaluate": "score a network on a split",
     "predict": "predict label maps of images, GeoTIFFs of any size and videos",
     "label": "label images by a model, as a data set to train on: pseudo-labels",

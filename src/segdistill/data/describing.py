@@ -14,14 +14,15 @@ def describe_network(network: Network, val: SegmentationDataset, statistics: Ban
 
     Args:
         network: what is trained; its number of classes and channels are those of the data.
-        val: the validation split, as the network is scored on it.
+        val: the validation split, as the network is scored on it; one without classes leaves those of the network.
         statistics: of the training images, where they were taken.
     """
     pixels = val.pixel_type()
+    own = network.description
     network.description = replace(
-        network.description,
-        classes=tuple(val.classes),
-        palette=tuple(val.palette),
+        own,
+        classes=tuple(val.classes) or own.classes,
+        palette=tuple(val.palette) or own.palette,
         pixels=pixels,
         value_range=None if statistics is None else _range(statistics, 255 if pixels == "uint8" else 1),
         bands=val.bands,

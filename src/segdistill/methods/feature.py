@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from segdistill.errors import UserError
 from segdistill.losses import feature_cosine, feature_mse
 from segdistill.methods.alignment import Places, size_of
 from segdistill.methods.balance import Balance, PixelWeights, check_balance
@@ -22,10 +23,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
 class Feature(Method):
     """Plain feature distillation: the student's features, through a 1x1 convolution, equal the teacher's.
 
-    ``mean over positions of d(A x, t)``, at the embedding and, with ``stages``, at every backbone stage, mean over
-    these places. A is a 1x1 convolution without bias, trained with the student and left out of it. Maps finer than
-    stride 8 are average-pooled to it, stages of dilated backbones to the strides 8, 8, 16, 32 of others; the teacher's
-    are resized bilinearly to the student's size.
+    ``mean over positions of d(A x, t)``, at the embedding, with ``stages`` also at every backbone stage, or there
+    alone; mean over these places. A is a 1x1 convolution without bias, trained with the student and left out of it.
+    Maps finer than stride 8 are average-pooled to it, stages of dilated backbones to the strides 8, 8, 16, 32 of
+    others; the teacher's are resized bilinearly to the student's size.
 
     ``preset="fitnet"`` is Romero et al., *FitNets: Hints for Thin Deep Nets*, ICLR 2015 (arXiv 1412.6550), as the
     segmentation papers compare with it: the mean squared difference of the embeddings as they are, weight 10 (the
@@ -41,7 +42,8 @@ class Feature(Method):
             ``"cosine"``: 1 - cosine of the two vectors at each position.
         standardise: for ``"normalised"``: ``"channel"``: each channel has mean 0 and variance 1 over the valid
             positions of its image; ``"position"``: each position has them over its channels.
-        stages: also match every backbone stage.
+        embedding: match the embeddings, the last features before the classifier.
+        stages: match every backbone stage; without ``embedding`` the student's backbone alone learns.
         balance: ``"labels"`` or ``"teacher"`` to weigh positions by their class; see `PixelWeights`.
     """
 
@@ -59,6 +61,7 @@ class Feature(Method):
         weight: float | None = None,
         distance: Literal["mse", "cosine", "normalised"] | None = None,
         standardise: Literal["channel", "position"] = "channel",
+        embedding: bool = True,
         stages: bool = False,
         balance: Balance = None,
     ) -> None:
@@ -68,18 +71,22 @@ class Feature(Method):
         check_choice("feature", "distance", values["distance"], ("mse", "cosine", "normalised"))
         check_choice("feature", "standardise", standardise, ("channel", "position"))
         check_balance("feature", balance)
+        if not (embedding or stages):
+            raise UserError("feature: embedding and stages are both false, expected one of them to be true at least")
         self.preset = preset
         self.weight: float = values["weight"]
         self.distance: str = values["distance"]
         self.standardise = standardise
+        self.embedding = embedding
         self.stages = stages
         self.balance = balance
+        self.needs_embedding = embedding
         self.needs_stages = stages
         self.needs_labels = balance == "labels"
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
-        self._places = Places(student, teacher, stages=self.stages, undilated=True)
+        self._places = Places(student, teacher, embedding=self.embedding, stages=self.stages, undilated=True)
         self.adapters = nn.ModuleList(nn.Conv2d(s.channels, t.channels, 1, bias=False) for s, t in self._places.taps)
         self.pixels = PixelWeights(self.balance, student, teacher)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
+from torch import Tensor
 
 from segdistill.errors import UserError
+from segdistill.networks.features import Features
 from segdistill.networks.network import Network
 from segdistill.networks.size import example_images, untouched
 
@@ -28,6 +32,16 @@ def backbone_parameters(network: Network) -> frozenset[str]:
     """
     if not network.info.stages:
         raise UserError("train.backbone_lr needs a network that names the stages of its backbone; leave it at 1")
+    return parameters_behind(network, lambda features: features.stages)
+
+
+def parameters_behind(network: Network, shown: Callable[[Features], Sequence[Tensor]]) -> frozenset[str]:
+    """Names of the parameters that some of a network's `Features` depend on; see `backbone_parameters`.
+
+    Args:
+        network: any.
+        shown: picks the features.
+    """
     named = dict(network.named_parameters())
     frozen = [value for value in named.values() if not value.requires_grad]
     side = -(-64 // network.multiple) * network.multiple
@@ -36,10 +50,9 @@ def backbone_parameters(network: Network) -> frozenset[str]:
         for value in frozen:
             value.requires_grad_(True)
         with untouched(network), torch.enable_grad():
-            stages = network.features(images).stages
-            slopes = torch.autograd.grad(
-                torch.stack([stage.float().sum() for stage in stages]).sum(), list(named.values()), allow_unused=True
-            )
+            maps = shown(network.features(images))
+            total = torch.stack([one.float().sum() for one in maps]).sum()
+            slopes = torch.autograd.grad(total, list(named.values()), allow_unused=True)
     finally:
         for value in frozen:
             value.requires_grad_(False)

@@ -13,6 +13,7 @@ from segdistill.naming import check_nameable
 from segdistill.networks import from_python, from_smp, from_timm, from_torchvision, from_transformers
 from segdistill.networks.folder import CARD_FILE, read_description
 from segdistill.networks.network import Network
+from segdistill.networks.pretrained import PRETRAINED_FILE
 from segdistill.networks.request import Request, parse_options
 from segdistill.networks.transformers_backbones import BACKBONES
 from segdistill.networks.transformers_families import FAMILIES
@@ -238,6 +239,11 @@ def load_run(folder: str | os.PathLike[str]) -> Network:
     text = os.fspath(folder)
     if network_folder(text) is not None and not Path(text).is_dir():
         return load_network(text).eval()
+    if (Path(text) / PRETRAINED_FILE).is_file():
+        raise UserError(
+            f"{text} was made by segdistill pretrain, and its classifier is not trained; start a training from it with "
+            f"init_weights {text}"
+        )
     return _load_folder(Path(text), num_classes=None, in_channels=3).eval()
 
 

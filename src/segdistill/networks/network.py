@@ -20,6 +20,7 @@ from segdistill.networks.features import Features, NetworkInfo, Tap
 from segdistill.networks.folder import CARD_FILE, read_description, save_network
 from segdistill.networks.outputs import Place, place_of_logits, usual_place, value_at
 from segdistill.networks.padding import pad_to_multiple, pad_to_size
+from segdistill.networks.pretrained import PRETRAINED_FILE, load_pretrained
 from segdistill.networks.size import example_images, untouched
 from segdistill.networks.taps import describe, record_taps
 
@@ -247,12 +248,18 @@ class Network(nn.Module):
         A file is .safetensors, or torch's (.pth, .pt, .bin, .ckpt): a state dict, or a checkpoint that holds one. What
         its makers put before the names (``module.``, ``model.``) is taken off; `notes` says what.
 
-        From such a folder the network takes its normalisation and the rest of its `description` too.
+        From such a folder the network takes its normalisation and the rest of its `description` too. That of a
+        pre-trained network gives its normalisation and the part that was trained, see `load_pretrained`.
 
         Raises:
             UserError: not there, damaged, or of another network.
         """
         file = Path(path)
+        if (file / PRETRAINED_FILE).is_file():
+            self.notes += load_pretrained(self.model, file / PRETRAINED_FILE)
+            read = read_description(file)
+            self.set_normalization(read.mean, read.std)
+            return
         described = read_description(file) if (file / CARD_FILE).is_file() else None
         self.notes += self._read(self.model, file / weights.WEIGHTS_FILE if file.is_dir() else file)
         if described is not None:

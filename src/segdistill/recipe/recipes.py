@@ -1,4 +1,4 @@
-"""`TrainRecipe` and `DistillRecipe`: what a run is made of. config.yaml of a run is one of them written down."""
+"""`TrainRecipe`, `DistillRecipe`, `PretrainRecipe`: what a run is made of, and what its config.yaml holds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ else:  # as the command line and YAML have them
 
 
 class Recipe:
-    """What `TrainRecipe` and `DistillRecipe` share: reading, writing and their common checks."""
+    """What all recipes share: reading, writing and their common checks."""
 
     data: DataSpec
     views: int | Literal["auto"] | None
@@ -174,6 +174,81 @@ class DistillRecipe(Recipe):
         if self.views == "auto":  # a new view in every epoch, as auto has it where the disk allows
             shared["views"] = None
         return TrainRecipe(network=self.student, **shared)
+
+
+#: What `PretrainRecipe` takes where no method is named: the backbone's stages learn, and nothing else.
+STAGES: dict[str, Any] = {"feature": {"embedding": False, "stages": True}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe(Recipe):
+    """A student's backbone that learns a teacher's features, from images whose labels are not used.
+
+    Args:
+        data: data set and augmentation, e.g. {dataset: images, root: photos, crop: [352, 480]}; of a labelled data set
+            the labels are not used.
+        teacher: a run folder, or a network spec together with teacher_weights; its classes do not matter.
+        student: the network whose backbone learns, e.g. smp:FPN:tu-mobilenetv3_small_050.
+        method: a method of features alone: a name, a list of names, or {name: {hyper-parameter: value}}; by default
+            {feature: {embedding: false, stages: true}}, which trains the backbone. One that compares the embedding
+            trains the decoder, too.
+        teacher_weights: of a teacher that is given as a spec: a .safetensors or .pth file of the whole network; or of
+            its backbone alone, {encoder: FILE} or "imagenet" (downloads them), for methods that compare stages alone.
+        init_weights: weights the student starts from: none (random), "imagenet" (downloads those of the backbone), a
+            .safetensors, .pth, .bin or .ckpt file of the whole network, or {encoder: FILE} for a file of the backbone.
+        train: how to train.
+        views: number of different augmented views of each image, shown in turn; null for a new one every epoch; auto,
+            with teacher_cache, for as many as there are epochs, or as the disk has room for.
+        teacher_cache: folder that keeps the teacher's outputs for every view; filled once for this teacher, data,
+            augmentation and seed. Needs views.
+        seed: random seed; the same seed gives the same run.
+        overfit: train and validate on the first so many training images, without augmentation, to check that a set-up
+            can learn.
+    """
+
+    data: DataSpec
+    teacher: Source
+    student: Source
+    method: MethodSpec | None = None
+    teacher_weights: str | Path | dict[str, str] | None = None
+    init_weights: str | Path | dict[str, str] | None = None
+    train: TrainConfig = field(default_factory=TrainConfig)
+    views: int | Literal["auto"] | None = None
+    teacher_cache: str | Path | None = None
+    seed: int = 0
+    overfit: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method is None:
+            object.__setattr__(self, "method", STAGES)
+        unused = {"loss": self.train.loss != "ce", "aux": self.train.aux != 0}
+        for name, given in unused.items():
+            if given:
+                raise UserError(
+                    f"train.{name} is {getattr(self.train, name)}, but pretrain uses no labels; leave it out"
+                )
+        if self.train.backbone_lr == 0:
+            raise UserError("train.backbone_lr is 0, which freezes the backbone, and pretrain is there to train it")
+        self.as_distillation()
+
+    def check(self) -> None:
+        """See `Recipe.check`."""
+        check_method_names(self.method)
+        super().check()
+        from segdistill.methods.building import build_methods
+        from segdistill.methods.unlabelled import check_features_alone
+
+        check_features_alone(build_methods(self.method))
+
+    def as_distillation(self) -> DistillRecipe:
+        """The same run as a distillation, whose task loss is left out."""
+        assert self.method is not None
+        weights = self.teacher_weights
+        if isinstance(weights, Mapping):
+            weights = weights.get("encoder")
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return DistillRecipe(**{**values, "teacher_weights": None if weights == "imagenet" else weights})
 
 
 def _fields_of(made: Any) -> dict[str, Any]:

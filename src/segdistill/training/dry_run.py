@@ -20,6 +20,7 @@ from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.progress import duration
 from segdistill.recipe.data import Data
+from segdistill.training.held_out import HeldOut
 from segdistill.training.loop import Loop
 from segdistill.training.validator import Validator
 
@@ -59,7 +60,7 @@ class DryRun:
         console.print(table, highlight=False)
 
 
-def dry_run(loop: Loop, validator: Validator, data: Data, config: Mapping[str, Any]) -> DryRun:
+def dry_run(loop: Loop, validator: Validator | HeldOut, data: Data, config: Mapping[str, Any]) -> DryRun:
     """Takes a few optimiser steps and one batch of the validation, and estimates the rest from them.
 
     The learner is another one afterwards: this ends what could have been a run.
@@ -86,7 +87,10 @@ def dry_run(loop: Loop, validator: Validator, data: Data, config: Mapping[str, A
     times = [_timed(loop, batches) for _ in range(TIMED_STEPS)]
     step = statistics.median(times)
     epoch = step * loop.batches
-    validation = _time_validation(validator, loop.step.network)
+    if isinstance(validator, HeldOut):
+        validation = validator.estimated_seconds(loop.step.network)
+    else:
+        validation = _time_validation(validator, loop.step.network)
     epochs = loop.epochs
     validations = -(-epochs // loop.step.config.validate_every)
     total = preparing + epochs * epoch + validations * validation

@@ -22,6 +22,7 @@ from segdistill.naming import objects_in
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
 from segdistill.recipe.data import Data
+from segdistill.recipe.train_config import TrainConfig
 from segdistill.run_folder import RunFolder
 from segdistill.training.failures import short
 
@@ -90,6 +91,17 @@ def warn_of_enlarging(data: Data, console: Console) -> None:
             f"the first one has {height} x {width}, and enlarging adds no detail; lower data.{remedy} or teacher_scale",
             highlight=False,
         )
+
+
+def parts_of_batch(train: TrainConfig, processes: int) -> int:
+    """Into how many parts each batch is split, one for each process and accumulated batch."""
+    parts = train.accumulate * processes
+    if train.batch_size % parts:
+        raise UserError(
+            f"train.batch_size is {train.batch_size}, which {processes} processes x {train.accumulate} accumulated "
+            f"batches do not divide evenly; choose a multiple of {parts}"
+        )
+    return parts
 
 
 def run_pre_stage(

@@ -30,7 +30,6 @@ from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.recipe.data import KEEP_IN_MEMORY, Data, keep_decoded
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
-from segdistill.recipe.train_config import TrainConfig
 from segdistill.run_folder import RunFolder, recipe_differences
 from segdistill.training.balance import Balance
 from segdistill.training.cached_teacher import CachedRun, fill_cache, warn_of_repeats
@@ -49,6 +48,7 @@ from segdistill.training.callbacks.warn import Warn
 from segdistill.training.checkpoint import load_checkpoint
 from segdistill.training.dry_run import dry_run
 from segdistill.training.failures import told
+from segdistill.training.held_out import HeldOut
 from segdistill.training.loggers import check_tracker, make_tracker
 from segdistill.training.loop import STEPS_BETWEEN_LOOKS, Loop
 from segdistill.training.options import RunOptions
@@ -57,6 +57,7 @@ from segdistill.training.preparation import (
     compile_student,
     fit_bands,
     note_objects,
+    parts_of_batch,
     run_pre_stage,
     synchronise_batch_norm,
     warn_of_enlarging,
@@ -87,12 +88,13 @@ class Job:
     load_teacher: Callable[[], Network] | None = None
 
 
-def run(job: Job, options: RunOptions) -> RunFolder:
+def run(job: Job, options: RunOptions, kind: Callable[[Job, RunOptions], Run] | None = None) -> RunFolder:
     """Trains a learner into a run folder, in five phases: check, build, prepare, train, finish.
 
     Args:
         job: what is trained.
         options: where and how.
+        kind: makes the run; by default a `Run`.
 
     Returns:
         The finished run; of a dry run, the folder that was not made.
@@ -101,7 +103,7 @@ def run(job: Job, options: RunOptions) -> RunFolder:
         UserError: for a recipe or data that cannot work, before anything is written.
     """
     with without_lightning_notes(), seeded(job.recipe.seed):
-        going = _Run(job, options)
+        going = (kind or Run)(job, options)
         if going.check():
             going.build()
             going.prepare()
@@ -110,17 +112,18 @@ def run(job: Job, options: RunOptions) -> RunFolder:
     return going.folder
 
 
-class _Run:
+class Run:
     """A run on its way through the phases; each sets what later ones need."""
 
     fabric: Fabric
     learner: Distiller | Supervised
     source: TeacherSource | None
     bands: BandStatistics | None
-    loaders: tuple[DataLoader[Any], EvaluationLoader, EvaluationLoader]
+    loaders: tuple[DataLoader[Any], ...]
     state: dict[str, Any] | None
     loop: Loop
     validation: Validation
+    validator: Validator | HeldOut
     teacher_score: TeacherScore | None
 
     def __init__(self, job: Job, options: RunOptions) -> None:
@@ -148,7 +151,7 @@ class _Run:
         check_sources(self.config, self.folder.path)
         self.device = choose_device(options.device)
         self.precision = choose_precision(train.precision, self.device)
-        self.parts = _parts(train, options.processes)
+        self.parts = parts_of_batch(train, options.processes)
         if options.resume and self.folder.read_metrics() is not None:
             self.console.out(f"{self.folder.path} is finished already", highlight=False)
             return False
@@ -186,21 +189,18 @@ class _Run:
     def prepare(self) -> None:
         """Checks the data, fills the teacher cache, makes the loaders, begins the run folder, runs the pre-stage."""
         data, learner, fabric, bar = self.data, self.learner, self.fabric, self.shown
-        unlabelled = self.config.get("ignored") == "distil"
-        # Every mask is read once, so that a bad label stops the run now and not after an hour.
-        counts = check_before_run(data, self.console, unlabelled=unlabelled, progress=bar)
+        self.check_data()
         bands_file = self.folder.path / "bands.json"
         self.bands = fit_bands(learner.student, data, bands_file if self.options.resume else None, bar)
         describe_network(learner.student, data.val, self.bands)
         warn_of_enlarging(data, self.console)
         views = self._views()
-        learner.task_loss = self.train_config.build_task_loss(counts.pixels.to(fabric.device))
         learner.to(fabric.device)
         if fabric.world_size > 1:
             learner.student = synchronise_batch_norm(learner.student, fabric.device, self.console)
             if learner.auxiliary is not None:
                 learner.auxiliary = synchronise_batch_norm(learner.auxiliary, fabric.device, Console(quiet=True))
-        self.loaders = self._make_loaders(views)
+        self.loaders = self.training_loader(views), *self.validation_loaders()
         resuming = self.options.resume and not self.options.dry_run
         self.state = load_checkpoint(self.folder.checkpoint_file, self.console) if resuming else None
         self._check_checkpoint()
@@ -215,6 +215,12 @@ class _Run:
             with reading(self.loaders[0]):
                 run_pre_stage(learner, self.loaders[0], fabric, self.folder, self.console, bar)
 
+    def check_data(self) -> None:
+        """Reads every mask once, so that a bad label stops the run now and not after an hour; sets the task loss."""
+        unlabelled = self.config.get("ignored") == "distil"
+        counts = check_before_run(self.data, self.console, unlabelled=unlabelled, progress=self.shown)
+        self.learner.task_loss = self.train_config.build_task_loss(counts.pixels.to(self.fabric.device))
+
     def train(self) -> bool:
         """Makes the steps that are left, or, of a dry run, a few; False if that is all."""
         if self.options.compile:
@@ -223,13 +229,14 @@ class _Run:
         step = Step(
             self.learner, self.train_config, steps, fabric=self.fabric, seed=self.job.recipe.seed, balance=self.balance
         )
-        callbacks, checkpoints = self._callbacks()
+        checkpoints = Checkpoints(self.folder, self.config, self.options.checkpoint_minutes)
+        callbacks = [*self.callbacks(), StopSignals(checkpoints, STEPS_BETWEEN_LOOKS), checkpoints]
         self.loop = Loop(step, self.loaders[0], steps, callbacks)
         if self.state is not None:
             checkpoints.load(self.loop, self.state)
         with told(self.fabric, self.config, self.data, self.train_config, self.parts), reading(*self.loaders):
             if self.options.dry_run:
-                dry_run(self.loop, self.validation.validator, self.data, self.config).show(self.console)
+                dry_run(self.loop, self.validator, self.data, self.config).show(self.console)
                 return False
             self.loop.run()
         return True
@@ -309,28 +316,30 @@ class _Run:
         self.config["views"] = found
         return found
 
-    def _make_loaders(self, views: int | None) -> tuple[DataLoader[Any], EvaluationLoader, EvaluationLoader]:
-        """Training images, and validation images for the student and for the teacher."""
-        train, data = self.train_config, self.data
+    def training_loader(self, views: int | None) -> DataLoader[Any]:
+        """Batches of views of the training images."""
+        train = self.train_config
         cache = None if self.source is None else self.source.cache
-        training = training_loader(
-            data.train,
-            data.augmentation,
+        return training_loader(
+            self.data.train,
+            self.data.augmentation,
             train.batch_size,
             self.job.recipe.seed,
             train.workers,
             views=views,
             attach=None if cache is None else cache.read,
-            teacher_scale=data.teacher_scale,
+            teacher_scale=self.data.teacher_scale,
             parts=self.parts,
             **self.share,
         )
-        batch_size = max(1, train.batch_size // self.parts)
-        scored = [
-            EvaluationLoader(EvaluationSamples.of(split), batch_size, train.workers, **self.share)
-            for split in dict.fromkeys((data.val, data.val_for_teacher()))
-        ]
-        return training, scored[0], scored[-1]
+
+    def validation_loaders(self) -> tuple[DataLoader[Any], ...]:
+        """Validation images, for the student and for the teacher."""
+        batch_size = max(1, self.train_config.batch_size // self.parts)
+        splits = dict.fromkeys((self.data.val, self.data.val_for_teacher()))
+        workers = self.train_config.workers
+        found = [EvaluationLoader(EvaluationSamples.of(one), batch_size, workers, **self.share) for one in splits]
+        return found[0], found[-1]
 
     def _check_checkpoint(self) -> None:
         differences = [] if self.state is None else recipe_differences(self.state.get("recipe", {}), self.config)
@@ -340,8 +349,8 @@ class _Run:
                 "start over with --overwrite"
             )
 
-    def _callbacks(self) -> tuple[list[Callback], Checkpoints]:
-        """All callbacks of a run in the order in which they act, and the one that loads checkpoints."""
+    def callbacks(self) -> list[Callback]:
+        """The callbacks of a run in the order in which they act, but those that keep its state."""
         train, console, folder = self.train_config, self.console, self.folder
         student, teacher = (
             Validator(
@@ -355,16 +364,16 @@ class _Run:
             for loader in self.loaders[1:]
         )
         watch = Watch(lambda line: console.out(line, highlight=False))
+        self.validator = student
         self.validation = Validation(student, train.validate_every)
         # A teacher of other classes can teach features, and cannot be scored on these labels.
         scored = self.source if self.teacher_has_our_classes else None
         self.teacher_score = (
             None if scored is None else TeacherScore(scored, self.validation, teacher, self.config["data"], watch)
         )
-        checkpoints = Checkpoints(folder, self.config, self.options.checkpoint_minutes)
         callbacks: list[Callback | None] = [
             self.validation,
-            Curves(self._loggers(), console, STEPS_BETWEEN_LOOKS),
+            Curves(self.loggers(), console, STEPS_BETWEEN_LOOKS),
             ProgressBar(console, self.shown, train.batch_size, self.validation),
             MeasuredWeights(self._keep_factors, console),
             SaveNetworks(folder, self.validation),
@@ -372,29 +381,17 @@ class _Run:
             Warn(watch, self.validation),
             self.teacher_score,
             EarlyStopping(train.patience, self.validation, console),
-            StopSignals(checkpoints, STEPS_BETWEEN_LOOKS),
-            checkpoints,
         ]
-        return [callback for callback in callbacks if callback is not None], checkpoints
+        return [callback for callback in callbacks if callback is not None]
 
     def _keep_factors(self, factors: Mapping[str, float]) -> None:
         write_yaml(self.folder.config_file, {**self.config, "loss_weights": dict(factors)})
 
-    def _loggers(self) -> list[Logger]:
+    def loggers(self) -> list[Logger]:
+        """What draws curves, on the first process."""
         if not self.fabric.is_global_zero or self.options.dry_run:
             return []
         loggers: list[Logger] = [TensorBoardLogger(self.folder.path, name="tensorboard", version="")]
         if self.options.tracker is not None:
             loggers.append(make_tracker(self.options.tracker, self.folder, self.config))
         return loggers
-
-
-def _parts(train: TrainConfig, processes: int) -> int:
-    """Into how many parts each batch is split, one for each process and accumulated batch."""
-    parts = train.accumulate * processes
-    if train.batch_size % parts:
-        raise UserError(
-            f"train.batch_size is {train.batch_size}, which {processes} processes x {train.accumulate} accumulated "
-            f"batches do not divide evenly; choose a multiple of {parts}"
-        )
-    return parts

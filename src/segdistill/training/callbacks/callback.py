@@ -44,3 +44,19 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from what `state_dict` gave."""
+
+
+class Judge(Callback):
+    """Judges the network after some of the epochs.
+
+    Attributes:
+        validated: whether the last epoch was judged.
+        better: whether it is the best epoch so far.
+    """
+
+    validated = False
+    better = False
+
+    def in_words(self) -> str:
+        """The last judgement, for a line on the terminal; empty before the first."""
+        return ""

@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from segdistill.training.callbacks.callback import Callback
-from segdistill.training.callbacks.validation import Validation
+from segdistill.training.callbacks.callback import Callback, Judge
 
 if TYPE_CHECKING:
     from segdistill.training.loop import Loop
 
 
 class EarlyStopping(Callback):
-    """Stops a run after so many validations in a row without a better mIoU.
+    """Stops a run after so many validations in a row that were not better.
 
     Args:
         patience: so many; None to never stop.
         validation: knows whether an epoch was validated, and better.
+        what: is to become better, in words.
         console: for a line that says so.
     """
 
-    def __init__(self, patience: int | None, validation: Validation, console: Console) -> None:
+    def __init__(self, patience: int | None, validation: Judge, console: Console, what: str = "mIoU") -> None:
+        self.what = what
         self.patience = patience
         self.validation = validation
         self.console = console
@@ -42,7 +43,8 @@ class EarlyStopping(Callback):
         loop.stopping = self._over
         if loop.stopping and loop.epoch < loop.epochs:
             self.console.out(
-                f"no better mIoU in {self.patience} validations; stopping after epoch {loop.epoch}", highlight=False
+                f"no better {self.what} in {self.patience} validations; stopping after epoch {loop.epoch}",
+                highlight=False,
             )
 
     def state_dict(self) -> dict[str, Any]:

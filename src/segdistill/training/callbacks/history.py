@@ -48,4 +48,6 @@ def _line(row: Mapping[str, Any], epochs: int) -> str:
     text = f"epoch {row['epoch']}/{epochs}  {losses_in_words(losses)}"
     if "val/miou" in row:
         text += f"  val mIoU {row['val/miou']:.2f}"
+    if "val/loss" in row:
+        text += f"  val loss {row['val/loss']:.4f}"
     return f"{text}  {row['seconds']} s"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from segdistill.run_folder import RunFolder
-from segdistill.training.callbacks.callback import Callback
-from segdistill.training.callbacks.validation import Validation
+from segdistill.training.callbacks.callback import Callback, Judge
 
 if TYPE_CHECKING:
     from segdistill.training.loop import Loop
@@ -23,7 +22,7 @@ class SaveNetworks(Callback):
         validation: knows whether the epoch is the best so far.
     """
 
-    def __init__(self, folder: RunFolder, validation: Validation) -> None:
+    def __init__(self, folder: RunFolder, validation: Judge) -> None:
         self.folder = folder
         self.validation = validation
 

@@ -9,25 +9,24 @@ from rich.console import Console
 from torch import Tensor
 
 from segdistill.progress import Bar
-from segdistill.training.callbacks.callback import Callback
+from segdistill.training.callbacks.callback import Callback, Judge
 from segdistill.training.callbacks.history import losses_in_words
-from segdistill.training.callbacks.validation import Validation
 
 if TYPE_CHECKING:
     from segdistill.training.loop import Loop
 
 
 class ProgressBar(Callback):
-    """Shows steps, speed, losses and the last validation's mIoU.
+    """Shows steps, speed, losses and what the last validation said.
 
     Args:
         console: where the bar is drawn.
         shown: whether there is one.
         batch_size: images of one optimiser step.
-        validation: knows the last scores.
+        validation: says what the last one found.
     """
 
-    def __init__(self, console: Console, shown: bool, batch_size: int, validation: Validation) -> None:
+    def __init__(self, console: Console, shown: bool, batch_size: int, validation: Judge) -> None:
         self.bar = Bar(console, shown, batch_size)
         self.validation = validation
 
@@ -45,5 +44,4 @@ class ProgressBar(Callback):
 
     def _state(self, terms: Mapping[str, Tensor]) -> str:
         text = losses_in_words({name: float(value) for name, value in terms.items()})
-        scores = self.validation.scores
-        return text if scores is None else f"{text}  val mIoU {scores.miou:.2f}"
+        return f"{text}  {self.validation.in_words()}".rstrip()

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from segdistill.metrics.scores import Scores
-from segdistill.training.callbacks.callback import Callback
+from segdistill.training.callbacks.callback import Judge
 from segdistill.training.validator import Validator
 
 if TYPE_CHECKING:
     from segdistill.training.loop import Loop
 
 
-class Validation(Callback):
+class Validation(Judge):
     """Scores the network every few epochs and after the last one, and remembers the best epoch.
 
     Args:
@@ -32,8 +32,9 @@ class Validation(Callback):
         self.every = every
         self.scores: Scores | None = None
         self.best: dict[str, float] = {}
-        self.validated = False
-        self.better = False
+
+    def in_words(self) -> str:
+        return "" if self.scores is None else f"val mIoU {self.scores.miou:.2f}"
 
     def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
         self.validated = loop.epoch % self.every == 0 or loop.epoch == loop.epochs

@@ -1,0 +1,82 @@
+"""The page of a pre-training: its loss on held-out images, curves, and the recipe as it was run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+from segdistill.progress import duration
+from segdistill.reporting import charts
+from segdistill.reporting.charts import Curve
+from segdistill.reporting.names import network_name
+from segdistill.reporting.page import Block, Facts, Figure, Figures, Listing, Page, Paragraph, Section, Table
+from segdistill.run_folder import RunFolder
+from segdistill.training.held_out import HeldOutLoss
+
+
+def pretrain_report(folder: RunFolder, found: HeldOutLoss, images: int, parts: Sequence[str]) -> str:
+    """A finished pre-training as a page.
+
+    Args:
+        folder: its recipe and history.
+        found: the loss of the last epoch's network.
+        images: how many were held out.
+        parts: of the student's model, those that were trained.
+    """
+    config, history = folder.read_config(), folder.read_numbers()
+    sections = [
+        Section("short", "In short", _in_short(folder, found, history, parts)),
+        Section("training", "Training", _training(history)),
+        Section("recipe", "Recipe", _recipe(folder, config)),
+    ]
+    summary = (
+        f"The features of {network_name(str(config['teacher']))}, learnt from images without labels; the loss is that "
+        f"on {images} held-out images"
+    )
+    return Page(f"{network_name(str(config['student']))}: {folder.path.name}", summary, sections).render()
+
+
+def _in_short(
+    folder: RunFolder, found: HeldOutLoss, history: Sequence[Mapping[str, float]], parts: Sequence[str]
+) -> list[Block]:
+    seconds = sum(row.get("seconds", 0.0) for row in history)
+    trained = ", ".join(parts)
+    return [
+        Paragraph(f"The held-out loss is {found.loss:.4f}; trained: {trained}.", "lead"),
+        Facts([("held-out loss", f"{found.loss:.4f}", "lower is better"), ("training", duration(seconds), "")]),
+        Paragraph(
+            "The loss says how unlike the teacher's the student's features still are. It is no accuracy: what the "
+            "pre-training is worth shows only in a training that starts from it, beside one that does not.",
+            "note",
+        ),
+        Listing(f"segdistill train RECIPE --init_weights {folder.path} --output runs/started", "command"),
+        Table(
+            "Terms of the loss", ["term", "held-out"], [[name, f"{value:.4f}"] for name, value in found.terms.items()]
+        ),
+    ]
+
+
+def _training(history: Sequence[Mapping[str, float]]) -> list[Block]:
+    """Every term on the training images, and the sum on those held out, by epoch."""
+    columns = dict.fromkeys(key for row in history for key in row if key.startswith("loss/") or key == "val/loss")
+    curves = []
+    for column in columns:
+        points = [(row["epoch"], row[column]) for row in history if column in row]
+        if len(points) > 1:
+            name = "held-out" if column == "val/loss" else column.partition("/")[2]
+            curves.append(Curve(name, *map(list, zip(*points, strict=True))))
+    if not curves:
+        return [Paragraph("One epoch makes no curve; history.csv has its numbers.", "note")]
+    looks = charts.styles([curve.name for curve in curves])
+    figure = Figure(charts.lines("loss by epoch", curves, looks, "epoch", "loss"), "Lower is better.")
+    return [Figures([figure])]
+
+
+def _recipe(folder: RunFolder, config: Mapping[str, object]) -> list[Block]:
+    recipe = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    return [
+        Paragraph("The recipe as it was run, which is also in config.yaml. This makes it again:"),
+        Listing(f"segdistill pretrain {folder.path}/config.yaml --output again", "command"),
+        Listing(recipe, "recipe"),
+    ]
