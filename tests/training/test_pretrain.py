@@ -17,6 +17,7 @@ from segdistill import PretrainRecipe, RunFolder, TrainConfig, UserError
 from segdistill.methods import METHODS
 from segdistill.methods.unlabelled import of_features_alone
 from segdistill.networks.pretrained import PRETRAINED_FILE
+from segdistill.training.held_out import HeldOut, HeldOutLoss
 from segdistill.training.step import Step
 from tests.training.runs import FAST, SCENES, STUDENT, contents, fingerprint, train_tiny
 from tests.training.test_resume import Killed, history_without_times, stop_in
@@ -208,11 +209,17 @@ def test_validation_leaves_the_run_as_it_is(tmp_path: Path, teacher: Path) -> No
     assert fingerprint(often) == fingerprint(rarely)
 
 
-def test_the_best_epoch_ends_a_run_without_progress(
-    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_without_progress_ends_and_keeps_its_best_epoch(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pretrain_tiny(tmp_path / "run", teacher, epochs=30, patience=1, lr=0.5, quiet=False)
-    assert "no better val loss in 1 validations" in capsys.readouterr().out
+    losses = iter([0.5, 0.6])
+    monkeypatch.setattr(HeldOut, "__call__", lambda *_: HeldOutLoss({"feature": next(losses)}))
+    run = pretrain_tiny(tmp_path / "run", teacher, patience=1, quiet=False)
+    assert "no better val loss in 1 validations; stopping after epoch 2" in capsys.readouterr().out
+    metrics = run.read_metrics()
+    assert metrics is not None
+    assert (metrics["loss"], metrics["best"], metrics["epochs"]) == (0.6, {"loss": 0.5, "epoch": 1}, 2)
+    assert fingerprint(run.path / "best") != fingerprint(run)
 
 
 # ------------------------------------------------------------------------------------------------ mistakes
