@@ -362,6 +362,7 @@ class Run:
                 bar=self.shown,
             )
             for loader in self.loaders[1:]
+            if isinstance(loader, EvaluationLoader)
         )
         watch = Watch(lambda line: console.out(line, highlight=False))
         self.validator = student
