@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+from pages import GENERATED
 
 #: Folder, name of its tab, and the first line of its index page.
 SECTIONS = (
@@ -20,7 +21,9 @@ SECTIONS = (
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add an index page to each section that has none, and set the navigation."""
+    """Add the generated pages and an index page to each section that has none, and set the navigation."""
+    for place, make in GENERATED.items():
+        files.append(File.generated(config, place, content=make()))
     nav: list[Any] = ["index.md"]
     for folder, name, line in SECTIONS:
         pages = sorted(

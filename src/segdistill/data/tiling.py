@@ -32,7 +32,7 @@ WINDOW = 1024
 
 OVERLAP = 1 / 16
 """Share of a window's side that it has in common with its neighbour. Twice as much changed mIoU by less than 0.3 points
-either way, and costs an eighth of the speed (docs/reference/deployment.md)."""
+either way, and costs an eighth of the speed (docs/benchmarks/prediction.md)."""
 
 
 @dataclass(frozen=True)

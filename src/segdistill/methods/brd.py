@@ -25,7 +25,7 @@ class BRD(Method):
     This library's reading: similarities are cosines. At a temperature of 1 a row of cosines is nearly uniform
     whatever the features are; 0.1 (as in CIRKD) lets the softmax tell near from far. And not every row is compared,
     but those of an even grid of ``anchors`` in each image, each with all pixels: all rows cost N^2, and at a 512 x 512
-    crop more than half of the student's own step (docs/benchmarks/speed.md).
+    crop more than half of the student's own step (docs/benchmarks/training.md).
 
     Args:
         boundary: weight of the boundary term; 0 leaves it out.

@@ -26,7 +26,7 @@ class RunOptions:
         output: folder of the run; it must not hold one yet.
         device: auto, cpu, cuda, cuda:N or mps.
         devices: number of processes on each machine, one per device; each batch is split among them.
-        nodes: number of machines; start the same command on each (docs/reference/training.md).
+        nodes: number of machines; start the same command on each (docs/how-to/use-several-gpus.md).
         strategy: how several processes work together: ddp (each holds all weights) or fsdp (each holds a part of them);
             auto is a single process, or ddp where there are several.
         compile: compile the network with torch.compile; what cannot be compiled is trained as it is.
