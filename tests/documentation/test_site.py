@@ -1,0 +1,78 @@
+"""The built site: no warning, nothing from elsewhere, no dead link, everything from the code in it."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+import segdistill
+from segdistill import DistillRecipe, TrainConfig, TrainRecipe
+from segdistill.cli.main import COMMANDS
+from tests.documentation.pages import PAGES, ROOT, name_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("material")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return folder
+
+
+def test_every_page_is_there(site: Path) -> None:
+    for page in PAGES:
+        if ROOT / "docs" in page.parents:
+            assert (site / page.relative_to(ROOT / "docs")).with_suffix(".html").exists(), name_of(page)
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 60
+    for page in pages:
+        text = page.read_text()
+        loaded = re.findall(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?([^\"' >]+)", text)
+        loaded += re.findall(r"<link\b(?![^>]*rel=[\"']?(?:canonical|prev|next))[^>]*\bhref=[\"']?([^\"' >]+)", text)
+        assert [one for one in loaded if re.match(r"(https?:)?//", one)] == [], page
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", style.read_text()), style
+
+
+def test_no_link_is_dead(site: Path) -> None:
+    texts = {page: page.read_text() for page in site.rglob("*.html") if page.name != "404.html"}
+    anchors = {page: set(re.findall(r"\bid=[\"']?([^\"' >]+)", text)) for page, text in texts.items()}
+    for page, text in texts.items():
+        for target in map(html.unescape, re.findall(r"<a\b[^>]*\bhref=[\"']?([^\"' >]+)", text)):
+            if re.match(r"https?://|mailto:", target):
+                continue
+            path, _, anchor = unquote(target).partition("#")
+            other = (page.parent / path).resolve() if path else page
+            assert other.exists(), (page, target)
+            assert not anchor or other not in anchors or anchor in anchors[other], (page, target)
+
+
+def test_what_is_made_from_the_code(site: Path) -> None:
+    api = (site / "reference/api.html").read_text()
+    assert [name for name in segdistill.__all__ if name != "__version__" and f">segdistill.{name}<" not in api] == []
+    keys = (site / "reference/recipe-keys.html").read_text()
+    names = [field.name for kind in (TrainRecipe, DistillRecipe, TrainConfig) for field in fields(kind)]
+    assert [name for name in names if f"<code>{name}</code>" not in keys] == []
+    commands = (site / "reference/commands.html").read_text()
+    assert [name for name in COMMANDS if f"usage: segdistill {name}" not in commands] == []
