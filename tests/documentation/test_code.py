@@ -37,9 +37,10 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         pytest.importorskip("onnxruntime")
         write_model(tmp_path / "model.onnx")
     Image.new("RGB", (24, 16)).save("photo.jpg")
-    run_folder = tmp_path / "runs" / "student"
-    run_folder.mkdir(parents=True)
-    (run_folder / "history.csv").write_text("epoch,miou\n1,40.0\n2,\n")
+    if "RunFolder(" in page.read_text():
+        run_folder = tmp_path / "runs" / "student"
+        run_folder.mkdir(parents=True)
+        (run_folder / "history.csv").write_text("epoch,miou\n1,40.0\n2,\n")
     run(page)
 
 
