@@ -76,3 +76,12 @@ def test_without_balance_it_is_the_mask() -> None:
     assert counted.at((2, 4)).dtype == torch.bool
     assert torch.equal(counted.at((2, 4)), valid)
     assert not list(pixel_weights(None).state_dict())
+
+
+def test_counts_are_whole_numbers_of_any_size() -> None:
+    """A run of ten thousand steps sees more pixels than single precision can count."""
+    labels, valid = scene()
+    weights = pixel_weights("labels").train()
+    weights.counts += 2**40
+    weights(valid=valid, labels=labels, teacher={})
+    assert (weights.counts - 2**40).tolist() == [4, 2, 0]

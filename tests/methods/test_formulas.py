@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from segdistill import Features
 from segdistill.losses import balanced_weights, relation_kl
 from segdistill.methods import BRD, CWD, DRD, KA, KD, Auto, Feature
+from segdistill.methods.afdcd import _divided_by_rms
 from tests.methods.scene import built
 
 
@@ -245,3 +246,11 @@ def test_ka(case: dict[str, object]) -> None:
     assert terms["adapt"].item() == pytest.approx(2 * torch.cat(distances).mean().item(), rel=1e-6)
     expected = 3 * affinity(method.affinity_adapter(x), code)
     assert terms["affinity"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_afdcd_brings_each_image_of_the_teacher_to_a_mean_square_of_one(case: dict[str, object]) -> None:
+    maps = case["teacher"].embedding.float() * torch.tensor([3.0, 1e-3]).view(2, 1, 1, 1)
+    scaled = _divided_by_rms(maps, case["valid"][:, ::8, ::8])
+    for image in range(2):
+        assert positions(scaled, image).square().mean().item() == pytest.approx(1.0, rel=1e-5)
+    assert (scaled[0, :, :3] == 0).all()  # ignored pixels

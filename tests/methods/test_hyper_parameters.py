@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import pytest
@@ -54,3 +56,31 @@ def test_hyper_parameters_make_the_method_again(setting: Setting) -> None:
 def test_impossible_hyper_parameters(kind: str, values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         METHODS[kind](**values)
+
+
+def arguments(*kinds: str) -> list[tuple[str, str]]:
+    """Method and argument of every annotation that names one of the types ``kinds``."""
+    return [
+        (name, argument)
+        for name, kind in METHODS.items()
+        for argument, parameter in inspect.signature(kind).parameters.items()
+        if any(re.search(rf"\b{one}\b", str(parameter.annotation)) for one in kinds)
+    ]
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments("int", "float"))
+def test_no_number_may_be_below_zero(name: str, argument: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}: {argument} is -1"):
+        METHODS[name](**{argument: -1})
+
+
+@pytest.mark.parametrize(("name", "argument"), [one for one in arguments("int", "float") if "temperature" in one[1]])
+def test_no_temperature_may_be_zero(name: str, argument: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}: {argument} is 0"):
+        METHODS[name](**{argument: 0.0})
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments("Literal", "Balance"))
+def test_every_choice_is_checked(name: str, argument: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}: .*{argument}|{argument}.*{name}"):
+        METHODS[name](**{argument: "nonsense"})

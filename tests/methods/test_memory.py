@@ -112,6 +112,14 @@ def test_draws_are_even_and_change_with_step_and_stream() -> None:
     assert torch.equal(draws(100, 1000), second)
 
 
+def test_draws_do_not_come_again_in_a_long_run() -> None:
+    draws, seen = Draws(), set()
+    for step in range(300):
+        draws.step.fill_(997 * step)
+        seen.add(tuple(draws(4).tolist()))
+    assert len(seen) == 300
+
+
 def memory_step(own: slice) -> list[Tensor]:
     """CIRKD's gradient by a weight that stands for the student's, and its memories, after a step in training.
 
