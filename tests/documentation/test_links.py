@@ -43,3 +43,8 @@ def test_every_howto_is_at_most_a_screen() -> None:
     pages = sorted((ROOT / "docs/how-to").glob("*.md"))
     assert len(pages) > 20
     assert [name_of(page) for page in pages if len(page.read_text().splitlines()) > 75] == []
+
+
+def test_the_front_page_is_short_and_light() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 90
+    assert sum(picture.stat().st_size for picture in (ROOT / "docs/images").iterdir()) < 200_000
