@@ -11,6 +11,7 @@ from segdistill import Features
 from segdistill.losses import balanced_weights, relation_kl
 from segdistill.methods import BRD, CWD, DRD, KA, KD, Auto, Feature
 from segdistill.methods.afdcd import _divided_by_rms
+from segdistill.methods.idd import _coordinates
 from tests.methods.scene import built
 
 
@@ -254,3 +255,9 @@ def test_afdcd_brings_each_image_of_the_teacher_to_a_mean_square_of_one(case: di
     for image in range(2):
         assert positions(scaled, image).square().mean().item() == pytest.approx(1.0, rel=1e-5)
     assert (scaled[0, :, :3] == 0).all()  # ignored pixels
+
+
+def test_idd_knows_the_middle_of_each_position() -> None:
+    rows, columns = _coordinates(torch.zeros(1, 1, 2, 4))[0]
+    assert rows.tolist() == [[-0.5] * 4, [0.5] * 4]
+    assert columns.tolist() == [[-0.75, -0.25, 0.25, 0.75]] * 2
