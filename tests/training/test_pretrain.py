@@ -239,7 +239,6 @@ def test_a_run_without_progress_ends_and_keeps_its_best_epoch(
         ({"backbone_lr": 0.0}, r"train.backbone_lr is 0, which freezes the backbone"),
         ({"views": "auto"}, r"views: auto chooses how many views a teacher cache keeps"),
         ({"seed": -1}, r"seed is -1"),
-        ({"data": {**SCENES, "teacher_scale": 2}}, r"teacher_scale is 2, but pretrain shows both networks the same"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(

@@ -49,10 +49,6 @@ def pretrain(recipe: PretrainRecipe, options: RunOptions) -> RunFolder:
     check_features_alone(methods)
     _check_teacher(recipe, methods)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
-    if data.teacher_scale != 1:
-        raise UserError(
-            f"data: teacher_scale is {data.teacher_scale}, but pretrain shows both networks the same; leave it out"
-        )
 
     def make(teacher: TeacherSource | None) -> Pretrainer:
         assert teacher is not None
