@@ -28,7 +28,6 @@ class Auto(Method):
     paper = "this library's default: kd and feature"
     year = 2026
     cost = 1.039
-    needs_embedding = True
 
     def __init__(self, *, logits: float = 1.0, features: float = 1.0) -> None:
         super().__init__()
@@ -37,18 +36,20 @@ class Auto(Method):
             raise UserError("auto: logits and features are both 0, expected a weight above 0 for one of them")
         self.logits = logits
         self.features = features
+        self.needs_embedding = not logits  # of a teacher that shows none, class scores alone are taken
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
         self.needs_logits = bool(self.logits) and student.num_classes == teacher.num_classes
-        self.needs_stages = bool(self.features and student.stages and teacher.stages)
+        self.needs_embedding = bool(self.features) and teacher.embedding.channels > 0
+        self.needs_stages = bool(self.needs_embedding and student.stages and teacher.stages)
         parts: list[Method] = [KD(weight=self.logits)] if self.needs_logits else []
-        if self.features:
+        if self.needs_embedding:
             parts.append(Feature(weight=self.features, stages=self.needs_stages))
         if not parts:
             raise UserError(
-                f"auto: features is 0 and the teacher has {teacher.num_classes} classes, the student "
-                f"{student.num_classes}: nothing is left to distil; expected features above 0"
+                f"auto: the teacher has {teacher.num_classes} classes and the student {student.num_classes}, and there "
+                "are no features to compare: nothing is left to distil"
             )
         for part in parts:
             part.build(student, teacher)

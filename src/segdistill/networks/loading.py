@@ -10,7 +10,7 @@ from typing import Any
 
 from segdistill.errors import UserError
 from segdistill.naming import check_nameable
-from segdistill.networks import from_python, from_smp, from_timm, from_torchvision, from_transformers
+from segdistill.networks import from_onnx, from_python, from_smp, from_timm, from_torchvision, from_transformers
 from segdistill.networks.folder import CARD_FILE, read_description
 from segdistill.networks.network import Network
 from segdistill.networks.pretrained import PRETRAINED_FILE
@@ -23,12 +23,15 @@ from segdistill.plugins import entry_point_names
 CONFIG_FILE = "config.json"
 """In which smp and transformers write how a model is built."""
 
+ONNX = ".onnx"
+
 # A new source is one file and one line here.
 SOURCES: dict[str, Callable[[Request], Network]] = {
     "smp": from_smp.load,
     "torchvision": from_torchvision.load,
     "transformers": from_transformers.load,
     "timm": from_timm.load,
+    "onnx": from_onnx.load,
     "python": from_python.load,
 }
 
@@ -60,6 +63,7 @@ def load_network(
               `Network`,
             * a name that an installed package adds by an entry point in the group ``segdistill.networks``, for such a
               function,
+            * ``FILE.onnx``, which can teach its class scores alone,
             * a folder made by `Network.save`, or by the ``save_pretrained`` of smp or transformers,
 
             options for the constructor follow as ``?key=value&key=value``, each value in YAML. ``mean`` and ``std``
@@ -124,6 +128,8 @@ def is_spec(name: str) -> bool:
 
 def _source_of(spec: str) -> tuple[str | None, str]:
     """The source of a spec, None for none, and what follows it; names that installed packages add are Python's."""
+    if spec.partition("?")[0].lower().endswith(ONNX):
+        return "onnx", spec.removeprefix("onnx:")
     source, colon, rest = spec.partition(":")
     if colon and source in SOURCES:
         return source, rest
@@ -192,7 +198,7 @@ def has_own_weights(network: str | os.PathLike[str]) -> bool:
     name = rest.partition("?")[0]
     if source == "transformers" and name and name not in FAMILIES and name not in BACKBONES:
         return True
-    return network_folder(network) is not None
+    return _source_of(os.fspath(network))[0] == "onnx" or network_folder(network) is not None
 
 
 def _is_headless(spec: str) -> bool:
@@ -218,6 +224,9 @@ def files_of(network: str | os.PathLike[str], weights: str | os.PathLike[str] | 
         network: as for `load_trained`.
         weights: as for `load_trained`.
     """
+    source, rest = _source_of(os.fspath(network))
+    if source == "onnx":
+        return from_onnx.files_beside(Path(rest.partition("?")[0]))
     folder = network_folder(network if weights is None else weights)
     if folder is None:
         return () if weights is None else (Path(weights),)
