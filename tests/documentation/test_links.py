@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from segdistill.datasets import DATASETS
 from tests.documentation.pages import MADE, PAGES, ROOT, name_of
 
 
@@ -43,6 +44,11 @@ def test_every_howto_is_at_most_a_screen() -> None:
     pages = sorted((ROOT / "docs/how-to").glob("*.md"))
     assert len(pages) > 20
     assert [name_of(page) for page in pages if len(page.read_text().splitlines()) > 75] == []
+
+
+def test_every_data_set_is_in_the_table() -> None:
+    table = (ROOT / "docs/reference/data.md").read_text()
+    assert [name for name in DATASETS if f"\n| `{name}` |" not in table] == []
 
 
 def test_the_front_page_is_short_and_light() -> None:
