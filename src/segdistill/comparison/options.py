@@ -99,7 +99,7 @@ class CompareOptions(CellOptions):
             agree.
     """
 
-    methods: MethodList = "none,kd,brd"
+    methods: MethodList = "none,auto"
     seeds: list[int] | int = 3
 
 

@@ -26,7 +26,7 @@ class DemoOptions:
     """
 
     output: str | Path = "demo"
-    method: str = "brd"
+    method: str = "auto"
     teacher_epochs: int = 7
     epochs: int = 6
     seed: int = 0
