@@ -78,3 +78,31 @@ def test_damaged_metrics(tmp_path: Path) -> None:
 def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="resume and overwrite exclude each other"):
         RunFolder(tmp_path / "run").check_free({}, resume=True, overwrite=True)
+
+
+METRICS = {"miou": 61.25, "mean_f1": 70.5, "iou": {"road": 81.5, "<b>": None}, "f1": {"road": 90.25, "<b>": None}}
+
+
+def test_a_notebook_shows_a_run(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "<i>")
+    assert "no run yet" in run._repr_html_()
+    run.start(CONFIG, resume=False)
+    assert "not finished, 0 epochs so far<" in run._repr_html_()
+    run.write_history([{"epoch": 1, "seconds": 4, "val/miou": 33.333}, {"epoch": 2, "seconds": 5}])
+    shown = "not finished, 2 epochs so far; mIoU 33.33 % on the validation images after epoch 1<"
+    assert shown in run._repr_html_()
+    run.write_metrics({**METRICS, "epochs": 2, "teacher_miou": 75.125})
+    page = run._repr_html_()
+    assert "2 epochs in 9.0 s; mIoU 61.25 % on the validation images; its teacher has 75.12 %<" in page
+    assert [text in page for text in ("81.50", "90.25", "absent", "70.50", "&lt;b&gt;", "&lt;i&gt;")] == [True] * 6
+    assert "<b>" not in page
+    assert "<i>" not in page
+    run.write_metrics({**METRICS, "epochs": 1, "teacher_miou": None})
+    assert "1 epoch in 9.0 s; mIoU 61.25 % on the validation images<" in run._repr_html_()
+
+
+def test_a_notebook_shows_a_pretraining(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.start(CONFIG, resume=False)
+    run.write_metrics({"kind": "pretrain", "loss": 0.123456, "epochs": 3})
+    assert "loss 0.1235 on the validation images" in run._repr_html_()

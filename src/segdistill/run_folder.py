@@ -12,7 +12,10 @@ from typing import Any
 
 from segdistill.errors import UserError, reason
 from segdistill.files import UNFINISHED, read_yaml, write_json, write_text, write_yaml
+from segdistill.metrics.scores import percent
 from segdistill.networks.network import Network
+from segdistill.progress import duration
+from segdistill.reporting.page import Block, Paragraph, Table, fragment
 
 BEST = "best"
 """The folder in a run that holds the network of the epoch with the best mIoU."""
@@ -186,6 +189,39 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.history_file, text.getvalue())
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: epochs so far, and the scores on the validation images."""
+        if not self.config_file.exists():
+            return fragment([Paragraph(f"{self.path}: no run yet")])
+        history, metrics = self.read_numbers(), self.read_metrics()
+        return fragment(_unfinished(self.path, history) if metrics is None else _finished(self.path, history, metrics))
+
+
+def _unfinished(path: Path, history: Sequence[Mapping[str, float]]) -> list[Block]:
+    text = f"{path}: not finished, {_epochs(len(history))} so far"
+    scored = [row for row in history if "val/miou" in row]
+    if scored:
+        text += f"; mIoU {scored[-1]['val/miou']:.2f} % on the validation images after epoch {scored[-1]['epoch']:.0f}"
+    return [Paragraph(text)]
+
+
+def _finished(path: Path, history: Sequence[Mapping[str, float]], metrics: Mapping[str, Any]) -> list[Block]:
+    trained = f"{_epochs(metrics['epochs'])} in {duration(sum(row.get('seconds', 0.0) for row in history))}"
+    if "miou" not in metrics:
+        return [Paragraph(f"{path}: {trained}; loss {metrics['loss']:.4f} on the validation images")]
+    teacher = metrics["teacher_miou"]
+    beside = "" if teacher is None else f"; its teacher has {teacher:.2f} %"
+    rows = [[name, percent(iou), percent(metrics["f1"][name])] for name, iou in metrics["iou"].items()]
+    rows.append(["mean", percent(metrics["miou"]), percent(metrics["mean_f1"])])
+    return [
+        Paragraph(f"{path}: {trained}; mIoU {metrics['miou']:.2f} % on the validation images{beside}"),
+        Table("Scores by class on the validation images", ["class", "IoU %", "F1 %"], rows),
+    ]
+
+
+def _epochs(number: int) -> str:
+    return f"{number} epoch" if number == 1 else f"{number} epochs"
 
 
 def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

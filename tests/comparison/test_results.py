@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,3 +270,17 @@ def test_classes_are_those_of_the_plan(tmp_path: Path) -> None:
     assert found.classes == CLASSES
     assert found.palette == ((255, 0, 0), (0, 255, 0), (0, 0, 255))
     assert len(found.ids) == IMAGES
+
+
+def test_a_notebook_shows_a_comparison(tmp_path: Path) -> None:
+    found = load_comparison(plant(tmp_path, {"none": ALONE, "kd": GAIN}))
+    kd = row(found, "kd")
+    assert kd.miou is not None
+    assert kd.difference is not None
+    page = replace(found, warnings=("<b>",), rows=(found.baseline, replace(kd, method="<i>")))._repr_html_()
+    assert f"{kd.miou.mean:.2f} ({kd.miou.least:.2f} to {kd.miou.most:.2f})" in page
+    assert f"+{kd.difference.difference:.2f} (+{kd.difference.low:.2f} to" in page
+    assert "kd is better than the same student trained alone" in page
+    assert [text in page for text in ("60 validation images", "&lt;b&gt;", "&lt;i&gt;", ">teacher<")] == [True] * 4
+    assert "<b>" not in page
+    assert "<i>" not in page

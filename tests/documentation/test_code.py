@@ -40,7 +40,7 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     if "RunFolder(" in page.read_text():
         run_folder = tmp_path / "runs" / "student"
         run_folder.mkdir(parents=True)
-        (run_folder / "history.csv").write_text("epoch,miou\n1,40.0\n2,\n")
+        (run_folder / "history.csv").write_text("epoch,val/miou\n1,40.0\n2,\n")
     run(page)
 
 

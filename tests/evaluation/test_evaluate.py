@@ -156,3 +156,15 @@ def test_damaged_image_is_named(run: Path, tmp_path: Path) -> None:
     data = {"dataset": "folder", "root": root, "classes": list("abcdef")}
     with pytest.raises(UserError, match=r"val1.png cannot be read, it is truncated"):
         segdistill.evaluate(model=run, data=data, device="cpu", quiet=True)
+
+
+def test_a_notebook_shows_the_scores() -> None:
+    images = OfAllSizes()
+    images.classes = ("<b>", *images.classes[1:])
+    found = measure(tiny_network(), images)
+    page = found._repr_html_()
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    for score in (found.miou, found.pixel_accuracy, found.iou["<b>"], found.boundary.mean_boundary_f1[3]):
+        assert score is not None
+        assert f">{score:.2f}<" in page

@@ -11,7 +11,6 @@ import rich
 from rich.console import Console
 from rich.table import Table
 
-from segdistill.comparison import verdict
 from segdistill.comparison.cells import measure_teacher, run_cell
 from segdistill.comparison.cost import cell_cost
 from segdistill.comparison.longer import LONGER, estimated_seconds, finished_cells, finished_seconds, run_longer
@@ -20,11 +19,11 @@ from segdistill.comparison.on_ray import run_on_ray
 from segdistill.comparison.options import BASELINE, EQUAL_TIME, PLATEAU, CellOptions, CompareOptions
 from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_teacher
 from segdistill.comparison.reading import load_comparison, read_cell
-from segdistill.comparison.results import Comparison, Row, Summary
+from segdistill.comparison.results import Comparison
+from segdistill.comparison.table import comparison_table
 from segdistill.device import choose_device
 from segdistill.errors import UserError, missing_package
 from segdistill.files import write_json, write_yaml
-from segdistill.metrics.scores import percent
 from segdistill.networks.identity import network_label
 from segdistill.progress import duration
 from segdistill.recipe.data import build_data
@@ -152,54 +151,6 @@ def _run_cells(
         console.rule(f"{name}, seed {seed} ({index + 1} of {len(left)})")
         run_cell(recipe, folder, name, seed, device=options.device, quiet=console.quiet)
         tell(name, seed)
-
-
-def comparison_table(comparison: Comparison) -> Table:
-    """All methods as a table for the terminal."""
-    level = next((row.difference.level for row in comparison.rows if row.difference is not None), 0.95)
-    table = Table(
-        title=f"{len(comparison.ids)} validation images",
-        title_justify="left",
-        caption=(
-            f"mIoU: mean (least to most over seeds); in brackets behind difference and gap {100 * level:g}% intervals; "
-            "BIoU: boundary IoU; connect.: connectivity error, 0 is best; all in %"
-        ),
-        caption_justify="left",
-    )
-    table.add_column("method", no_wrap=True)
-    for heading in ("mIoU", "minus none", "gap closed", "BIoU", "connect.", "train s"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
-    for row in comparison.rows:
-        table.add_row(*_cells_of(row))
-    table.add_section()
-    table.add_row(*_cells_of(comparison.teacher))
-    return table
-
-
-def _cells_of(row: Row) -> list[str]:
-    difference = ""
-    if row.difference is not None:
-        found = row.difference
-        difference = f"{found.difference:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
-    return [
-        row.method,
-        _spread(row.miou),
-        difference,
-        "" if row.difference is None or row.method == "teacher" else verdict.closure(row.gap),
-        "" if row.boundary_iou is None else f"{row.boundary_iou.mean:.2f}",
-        "" if row.connectivity_error is None else f"{row.connectivity_error.mean:.2f}",
-        "" if row.seconds is None else f"{row.seconds:.0f}",
-        row.verdict,
-    ]
-
-
-def _spread(summary: Summary | None) -> str:
-    if summary is None:
-        return ""
-    if len(summary.runs) == 1:
-        return percent(summary.mean)
-    return f"{summary.mean:.2f} ({summary.least:.2f} to {summary.most:.2f})"
 
 
 def _cost_table(folder: Path, recipe: DistillRecipe, plan: dict[str, Any], device: str) -> Table:

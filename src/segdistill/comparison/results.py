@@ -13,6 +13,7 @@ from torch import Tensor
 from segdistill.colors import Color
 from segdistill.comparison.options import BASELINE
 from segdistill.comparison.statistics import Difference, GapClosure
+from segdistill.comparison.table import comparison_html
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,10 @@ class Comparison:
             "versions": self.versions,
             "machine": self.machine,
         }
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the verdict, the warnings and the table of all methods."""
+        return comparison_html(self)
 
 
 def summary_of(cells: Sequence[Cell], score: Callable[[dict[str, Any]], float | None]) -> Summary | None:

@@ -33,6 +33,7 @@ from segdistill.recipe.data import build_split
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.sizes import parse_resize
 from segdistill.recipe.values import plain
+from segdistill.reporting import page
 from segdistill.run_folder import RunFolder
 
 
@@ -54,6 +55,10 @@ class Evaluation(Scores):
     def as_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON; without the counts of each image."""
         return {name: value for name, value in asdict(self).items() if name != "confusion"}
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the table that the command prints."""
+        return page.fragment([page.Table(_CAPTION, ["class", *_HEADINGS], _rows(self))])
 
 
 @takes_fields
@@ -241,19 +246,32 @@ class _LabelMaps:
         return self._missing == 0
 
 
+_HEADINGS = ("IoU", "F1", "BIoU", "BF1", "connect.")
+_CAPTION = "BIoU: boundary IoU; BF1: boundary F1 at 3 px; connect.: connectivity error, 0 is best; all in %"
+
+
 def evaluation_table(found: Evaluation, title: str) -> Table:
     """What was measured as a table for the terminal."""
-    caption = "BIoU: boundary IoU; BF1: boundary F1 at 3 px; connect.: connectivity error, 0 is best; all in %"
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table = Table(title=title, title_justify="left", caption=_CAPTION, caption_justify="left")
     table.add_column("class", no_wrap=True)
-    for heading in ("IoU", "F1", "BIoU", "BF1", "connect."):
+    for heading in _HEADINGS:
         table.add_column(heading, justify="right")
+    rows = _rows(found)
+    for row in rows[:-2]:
+        table.add_row(*row)
+    table.add_section()
+    for row in rows[-2:]:
+        table.add_row(*row)
+    return table
+
+
+def _rows(found: Evaluation) -> list[list[str]]:
+    """Return a row of texts for each class, then one for the means and one for the pixel accuracy."""
     near, objects = found.boundary, found.connectivity
+    rows = []
     for name, iou in found.iou.items():
         row = (iou, found.f1[name], near.boundary_iou[name], near.boundary_f1[3][name], objects.class_error[name])
-        table.add_row(name, *map(percent, row))
-    table.add_section()
+        rows.append([name, *map(percent, row)])
     means = (found.miou, found.mean_f1, near.mean_boundary_iou, near.mean_boundary_f1[3], objects.error)
-    table.add_row("mean", *map(percent, means))
-    table.add_row("pixel accuracy", percent(found.pixel_accuracy), "", "", "", "")
-    return table
+    rows.append(["mean", *map(percent, means)])
+    return [*rows, ["pixel accuracy", percent(found.pixel_accuracy), "", "", "", ""]]

@@ -173,6 +173,11 @@ class Page:
         return render("page.html", title=self.title, summary=self.summary, sections=shown)
 
 
+def fragment(blocks: Sequence[Block]) -> str:
+    """Return blocks alone as HTML, for a notebook, which has a style of its own."""
+    return render("fragment.html", shown=blocks)
+
+
 def render(template: str, **values: object) -> str:
     """One of the templates as HTML; every text in ``values`` is escaped."""
     return _TEMPLATES.get_template(template).render(**values)
