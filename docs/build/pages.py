@@ -11,6 +11,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from api import api, escaped
+from licences import licences
 
 from segdistill.cli.data import COMMANDS as DATA_COMMANDS
 from segdistill.cli.main import COMMANDS, main
@@ -147,4 +148,5 @@ GENERATED: dict[str, Callable[[], str]] = {
     "reference/api.md": api,
     "reference/recipe-keys.md": recipe_keys,
     "reference/commands.md": commands,
+    "reference/licences.md": licences,
 }
