@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, overload
 
@@ -20,6 +20,7 @@ from segdistill.methods.pairing import check_shown, check_taken
 from segdistill.networks.auxiliary import AuxiliaryHead
 from segdistill.networks.closer import features_on_student_grid, info_on_student_grid, reduced
 from segdistill.networks.crop import check_crop, check_sizes
+from segdistill.networks.ensemble import Ensemble
 from segdistill.networks.features import Features, NetworkInfo
 from segdistill.networks.network import Network
 from segdistill.networks.padding import pad_to_multiple
@@ -82,7 +83,8 @@ class Distiller(nn.Module):
 
     Args:
         teacher: a trained `Network`; a plain model of smp, torchvision or transformers, which `as_network` wraps and
-            which gets the images as they are; or a `TeacherSource` where batches may bring their teacher outputs.
+            which gets the images as they are; several of these, for an `Ensemble`; or a `TeacherSource` where batches
+            may bring their teacher outputs.
         student: the `Network`, or plain model, to train.
         method: a method, its name as in recipes (``"kd"``), ``{name: {hyper-parameter: value}}``, or a list of these;
             their terms are added up.
@@ -112,7 +114,7 @@ class Distiller(nn.Module):
 
     def __init__(
         self,
-        teacher: nn.Module | TeacherSource,
+        teacher: nn.Module | Sequence[nn.Module] | TeacherSource,
         student: nn.Module,
         method: str | Method | Mapping[str, Any] | list[Any] | tuple[Any, ...],
         *,
@@ -126,15 +128,17 @@ class Distiller(nn.Module):
         super().__init__()
         if teacher_scale < 1:
             raise UserError(f"teacher_scale is {teacher_scale}, expected a whole number of at least 1")
+        if isinstance(teacher, list | tuple):
+            teacher = Ensemble([as_network(one, "teacher") for one in teacher])
         is_source = not isinstance(teacher, nn.Module) and hasattr(teacher, "multiple")
         teacher = cast(TeacherSource, teacher) if is_source else as_network(cast(nn.Module, teacher), "teacher")
         student = as_student(student)
-        if isinstance(teacher, Network) and teacher.model is student.model:
+        if isinstance(teacher, Network) and any(module is student.model for module in teacher.modules()):
             raise UserError("teacher and student are the same module; give the student its own copy (copy.deepcopy)")
         if teacher.info.in_channels != student.info.in_channels:
             raise UserError(
                 f"the teacher takes {teacher.info.in_channels} channels and the student {student.info.in_channels}; "
-                "both see the same images"
+                "both see the same images, of which teacher_bands (SelectedBands in Python) shows some to the teacher"
             )
         if ignored not in ("skip", "distil"):
             raise UserError(f"ignored is '{ignored}', expected 'skip' or 'distil'")

@@ -31,6 +31,7 @@ from segdistill.data.loading import TrainingSamples
 from segdistill.datasets import SyntheticAerial
 from segdistill.methods import KD, METHODS, Method
 from segdistill.networks.features import Features
+from segdistill.recipe.teachers import GivenTeacher
 from segdistill.training import loading
 from segdistill.training.cache_key import describe
 from segdistill.training.step import Kept
@@ -562,7 +563,7 @@ def test_hash_of_images_knows_their_shapes(teacher: Path) -> None:
             image, labels = super().__getitem__(index)
             return image.reshape(3, 64, 32), labels.reshape(64, 32)
 
-    common: dict[str, Any] = {"teacher": teacher, "teacher_weights": None, "seed": 0, "precision": "fp32"}
+    common: dict[str, Any] = {"teachers": [GivenTeacher(teacher)], "seed": 0, "precision": "fp32"}
     made = [
         describe(dataset=kind("train", 2, (32, 64)), augmentation=Augmentation(None), multiple=1, **common)
         for kind in (SyntheticAerial, SyntheticAerial, Turned)
@@ -576,8 +577,7 @@ def test_students_of_other_multiples_share_a_cache(teacher: Path) -> None:
 
     def made(crop: tuple[int, int], multiple: int) -> dict[str, Any]:
         return describe(
-            teacher=teacher,
-            teacher_weights=None,
+            teachers=[GivenTeacher(teacher)],
             dataset=scenes,
             augmentation=Augmentation(crop),
             seed=0,
@@ -599,7 +599,6 @@ def test_weights_that_are_not_there(filled: Path, tmp_path: Path, teacher: Path)
 def test_a_spec_with_weights(tmp_path: Path, teacher: Path) -> None:
     """The same file in a network that is built otherwise is another teacher."""
     common: dict[str, Any] = {
-        "teacher_weights": str(teacher / "model.safetensors"),
         "dataset": SyntheticAerial("train", 1, (32, 32)),
         "augmentation": Augmentation(None),
         "seed": 0,
@@ -607,7 +606,8 @@ def test_a_spec_with_weights(tmp_path: Path, teacher: Path) -> None:
         "precision": "fp32",
     }
     specs = ("smp:PSPNet:resnet18?output_stride=8", "smp:PSPNet:resnet18?output_stride=16")
-    hashes = {describe(teacher=spec, **common)["teacher"] for spec in specs}
+    weights = teacher / "model.safetensors"
+    hashes = {describe(teachers=[GivenTeacher(spec, weights=weights)], **common)["teacher"] for spec in specs}
     assert len(hashes) == 2
 
 

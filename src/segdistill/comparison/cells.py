@@ -24,6 +24,7 @@ from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.recipe.data import Data, build_data
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
+from segdistill.recipe.teachers import GivenTeacher
 from segdistill.run_folder import RunFolder, recipe_differences
 from segdistill.training.distill import distill
 from segdistill.training.loading import load_teacher
@@ -75,20 +76,29 @@ def check_teacher_finished(recipe: DistillRecipe) -> None:
     Raises:
         UserError: the teacher is a run folder without scores.
     """
-    if not isinstance(recipe.teacher, str | Path):
-        return
-    run = RunFolder(recipe.teacher)
-    if run.config_file.exists() and run.read_metrics() is None:
-        raise UserError(
-            f"teacher {recipe.teacher} has no metrics.json: its training has not ended; continue it with --resume first"
-        )
+    for one in recipe.teachers():
+        if not isinstance(one.source, str | Path):
+            continue
+        run = RunFolder(one.source)
+        if run.config_file.exists() and run.read_metrics() is None:
+            raise UserError(
+                f"teacher {one.source} has no metrics.json: its training has not ended; continue it with --resume first"
+            )
 
 
 def teacher_hash(recipe: DistillRecipe) -> str | None:
-    """Hash of the teacher's files, or of its weights if it is an object; None for a name on the hub, without files."""
-    if not isinstance(recipe.teacher, str | Path):
-        return network_digest(recipe.teacher)
-    files = files_of(recipe.teacher, recipe.teacher_weights)
+    """Hash of the teacher's files, or of its weights if it is an object; None for a name on the hub, without files.
+
+    Of several teachers, all of these.
+    """
+    hashes = [_hash_of(one) for one in recipe.teachers()]
+    return hashes[0] if len(hashes) == 1 else "+".join(str(one) for one in hashes)
+
+
+def _hash_of(teacher: GivenTeacher) -> str | None:
+    if not isinstance(teacher.source, str | Path):
+        return network_digest(teacher.source)
+    files = files_of(teacher.source, teacher.weights)
     return digest(*files) if files and all(file.is_file() for file in files) else None
 
 

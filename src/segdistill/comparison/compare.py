@@ -93,7 +93,8 @@ def check_executor(recipe: DistillRecipe, options: CellOptions) -> None:
         raise missing_package("executor ray", "ray", "ray")
     if options.executor == "ray" and recipe.teacher_cache is not None:
         raise UserError("teacher_cache does not go with executor ray: cells of one seed would fill its cache at once")
-    for role, source in (("teacher", recipe.teacher), ("student", recipe.student)):
+    given = [*(("teacher", one.source) for one in recipe.teachers()), ("student", recipe.student)]
+    for role, source in given:
         if options.executor == "ray" and not isinstance(source, str | Path):
             raise UserError(
                 f"the {role} is an {network_label(source)}, which executor ray cannot send to other machines; give "

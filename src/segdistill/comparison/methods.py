@@ -126,11 +126,13 @@ def shared_recipe(recipe: DistillRecipe, data: Mapping[str, Any], specs: Specs) 
     Raises:
         UserError: the student is an object that could not be loaded again from the folder of a run.
     """
-    objects: dict[str, Any] = {
-        role: as_network(source, role)
-        for role, source in (("teacher", recipe.teacher), ("student", recipe.student))
-        if not isinstance(source, str | Path)
-    }
+    objects: dict[str, Any] = {}
+    if not isinstance(recipe.student, str | Path):
+        objects["student"] = as_network(recipe.student, "student")
+    if isinstance(recipe.teacher, list | tuple):
+        objects["teacher"] = [_loadable(one) for one in recipe.teacher]
+    elif not isinstance(recipe.teacher, Mapping):
+        objects["teacher"] = _loadable(recipe.teacher)
     if "student" in objects and objects["student"].spec is None:
         raise UserError(
             f"the student is an {network_label(objects['student'])} wrapped by hand, which cannot be loaded again from "
@@ -138,3 +140,8 @@ def shared_recipe(recipe: DistillRecipe, data: Mapping[str, Any], specs: Specs) 
         )
     own = data if isinstance(recipe.data, Mapping) else recipe.data
     return replace(recipe, data=own, method=list(specs.values()), **objects)
+
+
+def _loadable(teacher: Any) -> Any:
+    """A teacher as a recipe names it, or as a `Network`."""
+    return teacher if isinstance(teacher, str | Path) else as_network(teacher, "teacher")

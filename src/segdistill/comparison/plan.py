@@ -19,6 +19,7 @@ from segdistill.device import choose_device, processor
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
 from segdistill.methods.building import build_methods
+from segdistill.networks.identity import network_label
 from segdistill.recipe.data import Data
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.training.loading import load_student, load_teacher
@@ -141,8 +142,8 @@ def _check_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
         )
     if old.get("teacher_hash") != plan["teacher_hash"]:
         raise UserError(
-            f"the teacher {plan['recipe']['teacher']} has other weights than when the runs in {folder} were made; "
-            "choose another output folder"
+            f"the teacher {network_label(plan['recipe']['teacher'])} has other weights than when the runs in {folder} "
+            "were made; choose another output folder"
         )
     if old.get("student_hash") != plan["student_hash"]:
         raise UserError(
@@ -158,7 +159,8 @@ def forget_other_teacher(folder: Path, plan: dict[str, Any]) -> None:
         return
 
     def measured(of: dict[str, Any]) -> list[Any]:
-        return [of["classes"], of["ids"], of.get("teacher_hash"), of["recipe"]["data"], of["recipe"]["teacher"]]
+        keys = ("data", "teacher", "teacher_classes", "teacher_bands")
+        return [of["classes"], of["ids"], of.get("teacher_hash"), *(of["recipe"].get(key) for key in keys)]
 
     if measured(old) != measured(plan):
         (cell_folder(folder, "teacher", -1) / EVALUATION_FILE).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from segdistill.comparison.options import ALONE, BASELINE, EQUAL_TIME
 from segdistill.comparison.results import Cell, Comparison, Row, summary_of
 from segdistill.comparison.statistics import Difference, Overlaps, compare_miou, gap_closure
 from segdistill.errors import UserError
+from segdistill.networks.identity import network_label
 from segdistill.run_folder import RunFolder
 
 #: Pixels within which boundary F1 forgives.
@@ -119,7 +120,7 @@ def read_cell(folder: Path, method: str, seed: int, plan: Mapping[str, Any], *, 
     """
     run = cell_folder(folder, method, seed)
     # The teacher was trained elsewhere; its folder here holds only what was measured.
-    place = Path(plan["recipe"]["teacher"]) if method == "teacher" else run
+    place = Path(network_label(plan["recipe"]["teacher"])) if method == "teacher" else run
     metrics = {} if method == "teacher" else RunFolder(run).read_metrics()
     if metrics is None or not (run / EVALUATION_FILE).exists() or not (run / CONFUSION_FILE).exists():
         error = error_file(run).read_text(encoding="utf-8").strip() if error_file(run).exists() else None

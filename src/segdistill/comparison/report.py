@@ -70,7 +70,7 @@ def write_report(comparison: Comparison, path: Path, device: str = "cpu", quiet:
         Section("recipe", "How it was made", _recipe(comparison)),
     ]
     student = network_name(str(comparison.recipe.get("student", "the student")))
-    teacher = network_name(str(comparison.recipe.get("teacher", "the teacher")))
+    teacher = network_name(comparison.recipe.get("teacher", "the teacher"))
     seeds = max(len(row.cells) for row in comparison.rows)
     summary = (
         f"Teacher: {teacher}. {_count(len(comparison.rows), 'way')} of training, {_count(seeds, 'seed')}, "

@@ -13,12 +13,14 @@ from segdistill.datasets import SegmentationDataset
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.evaluation.forward_time import forward_ms
-from segdistill.networks.loading import load_run, load_trained
+from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
 from segdistill.recipe.data import build_split
+from segdistill.recipe.teachers import given_teachers
 from segdistill.reporting import gallery
 from segdistill.reporting.picture import predict
+from segdistill.training.loading import Images, teacher_for
 
 #: Images in the gallery.
 IMAGES = 8
@@ -88,9 +90,9 @@ def _network(row: Row, comparison: Comparison, in_channels: int) -> Network:
     """The network of a row's first finished cell."""
     if row.method != "teacher":
         return load_run(row.finished[0].run)
-    spec = str(comparison.recipe["teacher"])
-    weights = comparison.recipe.get("teacher_weights")
-    return load_trained(spec, len(comparison.classes), in_channels, weights, role="teacher")
+    keys = ("teacher", "teacher_weights", "teacher_classes", "teacher_bands")
+    given = given_teachers(*(comparison.recipe.get(key) for key in keys))
+    return teacher_for(given, Images(tuple(comparison.classes), in_channels))
 
 
 def _confusion(rows: Sequence[Row]) -> dict[str, list[Any]]:

@@ -22,12 +22,14 @@ from segdistill.distiller import Distiller
 from segdistill.errors import UserError, reason
 from segdistill.exporting.int8 import quiet_nncf
 from segdistill.methods import KD
-from segdistill.networks.loading import load_run
+from segdistill.networks.identity import network_label
 from segdistill.networks.network import Network
 from segdistill.progress import during, tracked
 from segdistill.recipe.data import build_data
+from segdistill.recipe.teachers import given_teachers
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.run_folder import RunFolder
+from segdistill.training.loading import Images, teacher_for
 from segdistill.training.step import Step
 from segdistill.training.strategies import launch
 
@@ -45,17 +47,17 @@ def find_teacher(run: Path, named: str | Path | None, network: Network) -> tuple
         UserError: none named, not there, or of other classes or channels.
     """
     config = RunFolder.of(run).read_config()
-    folder = config.get("teacher") if named is None else named
-    if folder is None or not Path(folder).is_dir():
-        found = "names none" if folder is None else f"'{folder}' is no folder"
-        raise UserError(f"finetune needs the folder of a teacher, but {run} {found}; give one as --teacher")
-    teacher = load_run(folder)
+    keys = ("teacher_classes", "teacher_bands")
+    found = config.get("teacher") if named is None else named
+    given = [] if found is None else given_teachers(found, None, *(config.get(key) for key in keys if named is None))
+    no_folder = [one.source for one in given if not isinstance(one.source, str | Path) or not Path(one.source).is_dir()]
+    if not given or no_folder:
+        lacking = f"'{network_label(no_folder[0])}' is no folder" if no_folder else "names none"
+        raise UserError(f"finetune needs the folder of a teacher, but {run} {lacking}; give one as --teacher")
+    folder, described = network_label(found), network.description
+    teacher = teacher_for(given, Images(described.classes, described.in_channels, described.pixels, described.bands))
     teacher.description.check_classes(network.description.classes, f"teacher {folder}", str(run))
-    if teacher.info.in_channels != network.info.in_channels:
-        raise UserError(
-            f"teacher {folder} has {teacher.info.in_channels} channels, but {run} has {network.info.in_channels}"
-        )
-    return str(folder), teacher
+    return folder, teacher
 
 
 def finetune(run: Path, network: Network, teacher: Network, epochs: int, console: Console) -> Network:

@@ -148,8 +148,11 @@ def _teacher(recipe: Mapping[str, Any]) -> str | None:
     teacher = recipe.get("teacher")
     if teacher is None:
         return None
+    if isinstance(teacher, Mapping | list):
+        return f"{len(teacher)} networks, averaged: {' '.join(str(_teacher({'teacher': one})) for one in teacher)}"
     try:
-        return f"`{read_description(Path(teacher)).spec}`, trained before on the same classes."
+        own = "" if recipe.get("teacher_classes") else ", trained before on the same classes"
+        return f"`{read_description(Path(teacher)).spec}`{own}."
     except UserError:
         return f"`{teacher}`." if ":" in teacher else "Its folder is gone; the author should name it here."
 
@@ -157,7 +160,7 @@ def _teacher(recipe: Mapping[str, Any]) -> str | None:
 def _scores(run: Path, recipe: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     """mIoU in percent on the validation split: the teacher's, the student's alone, its own; None: not measured."""
     of_teacher = metrics.get("teacher_miou")
-    if of_teacher is None and recipe.get("teacher"):
+    if of_teacher is None and isinstance(recipe.get("teacher"), str):
         of_teacher = (RunFolder(recipe["teacher"]).read_metrics() or {}).get("miou")
     # In a comparison the student alone lies beside the distilled one: cells/none/seed-0 and cells/brd/seed-0.
     run = run.resolve()

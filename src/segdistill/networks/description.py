@@ -104,12 +104,13 @@ class Description:
             raise UserError(f"{where}: mean is {found.mean} and std is {found.std}, expected both or neither")
         return found
 
-    def check_pixels(self, pixels: str, what: str) -> None:
+    def check_pixels(self, pixels: str, what: str, network: str = "the model") -> None:
         """Check that images are of the kind that the network was trained on: 8 bits, or the files' own unit.
 
         Args:
             pixels: the type of their pixels, numpy's name.
             what: what the images are called in the message.
+            network: what the network is called there.
 
         Raises:
             UserError: the one is of 8 bits and the other is not.
@@ -119,11 +120,11 @@ class Description:
         kinds = {True: "8 bits (uint8)", False: "their own unit ({})"}
         found, expected = (kinds[one == "uint8"].format(one) for one in (pixels, self.pixels))
         raise UserError(
-            f"{what} holds pixels of {found}, but the model was trained on pixels of {expected}; its labels would be "
+            f"{what} holds pixels of {found}, but {network} was trained on pixels of {expected}; its labels would be "
             "wrong without a sign"
         )
 
-    def check_classes(self, classes: Sequence[str], network: str, data: str = "the data") -> None:
+    def check_classes(self, classes: Sequence[str], network: str, data: str = "the data", remedy: str = "") -> None:
         """Check that the network's classes are ``classes``: as many, and in the same order.
 
         Names that only one side knows are not compared: a class may have been renamed.
@@ -132,6 +133,7 @@ class Description:
             classes: the names of the other side.
             network: what the network is called in the message.
             data: what the other side is called there.
+            remedy: what to do about another order, the end of the message.
 
         Raises:
             UserError: another number of classes, or a name that stands at another place.
@@ -146,7 +148,7 @@ class Description:
             raise UserError(
                 f"{network} has the classes in another order than {data}: '{classes[label]}' is class "
                 f"{own.index(other[label])} of {network} ({_few(self.classes)}), but class {label} of {data} "
-                f"({_few(classes)})"
+                f"({_few(classes)}){remedy and '; '}{remedy}"
             )
 
 

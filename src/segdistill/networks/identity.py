@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -32,12 +33,17 @@ def network_digest(model: nn.Module) -> str:
 
 
 def network_label(source: object) -> str:
-    """Name a network in a message: the folder or spec that it is given as, or what its object is.
+    """Name a network, or several, in a message: the folder or spec that it is given as, or what its object is.
 
     Example:
         >>> network_label("runs/teacher"), network_label(nn.Identity())
         ('runs/teacher', 'object (Identity)')
+        >>> network_label(["runs/a", "runs/b"])
+        'runs/a + runs/b'
     """
+    if isinstance(source, list | tuple | Mapping):
+        return " + ".join(map(network_label, source))
     if isinstance(source, Network):
-        return f"object ({source.spec or type(source.model).__name__})"
+        kind = type(source.model if type(source) is Network else source)
+        return f"object ({source.spec or kind.__name__})"
     return f"object ({type(source).__name__})" if isinstance(source, nn.Module) else str(source)

@@ -141,6 +141,11 @@ class Network(nn.Module):
         return self.info.num_classes
 
     @property
+    def parts(self) -> list[Network]:
+        """The networks that hold weights: this one, or those inside of one that is made of others."""
+        return [self]
+
+    @property
     def description(self) -> Description:
         """All that must be known to use the network: names and colours of its classes, kind of images, and more.
 

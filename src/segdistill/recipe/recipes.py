@@ -11,11 +11,14 @@ from typing import Any, Literal, Self
 from segdistill.errors import UserError
 from segdistill.naming import check_dataset_names, check_method_names
 from segdistill.recipe.keywords import from_values
+from segdistill.recipe.teachers import GivenTeacher, given_teachers
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.recipe.values import plain
 
 # Not "from typing import TYPE_CHECKING": the parser of command lines would look for types in here, and import torch.
 if typing.TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from segdistill.methods import Method
@@ -24,11 +27,13 @@ if typing.TYPE_CHECKING:
     DataSpec = Mapping[str, Any] | Data
     MethodSpec = str | list[Any] | Mapping[str, Any] | Method
     Source = str | Path | nn.Module
+    TeacherSpec = Source | Sequence[Source] | Mapping[str, float]
     LossWeights = Mapping[str, float] | Literal["fixed", "auto"]
 else:  # as the command line and YAML have them
     DataSpec = dict[str, Any]
     MethodSpec = str | list[Any] | dict[str, Any]
     Source = str
+    TeacherSpec = str | list[Any] | dict[str, Any]
     LossWeights = str | dict[str, Any]  # checked in words of our own
 
 
@@ -107,10 +112,17 @@ class DistillRecipe(Recipe):
 
     Args:
         data: data set and augmentation, e.g. {dataset: camvid, root: data/camvid, crop: [352, 480]}.
-        teacher: a run folder, or a network spec together with teacher_weights.
+        teacher: a run folder, or a network spec together with teacher_weights; a list of these, or {teacher: weight},
+            for the mean of their class probabilities.
         student: the network to train, e.g. smp:FPN:tu-mobilenetv3_small_050.
         method: a method's name, a list of names, or {name: {hyper-parameter: value}}; segdistill methods lists them.
-        teacher_weights: .safetensors or .pth file with the weights of a teacher that is given as a spec.
+        teacher_weights: .safetensors or .pth file with the weights of a teacher that is given as a spec; of several
+            teachers a list of files, null for one that has its own, or {teacher: file}.
+        teacher_classes: which class of the data each class of the teacher means, {theirs: ours}, by name or number from
+            0; several are merged, ignore leaves one out, "*" stands for all others; of several teachers perhaps
+            {teacher: {theirs: ours}}.
+        teacher_bands: which channels of the images the teacher sees, e.g. [1, 2, 3]; 1 is the first channel of the
+            data, whatever its band in the file; of several teachers perhaps {teacher: [1, 2, 3]}.
         teacher_scale: the teacher sees each crop at so many times the student's height and width, 1 to 4, read from the
             original pixels; crop and resize in data are the student's.
         init_weights: weights the student starts from: none (random), "imagenet" (downloads those of the backbone), a
@@ -130,10 +142,12 @@ class DistillRecipe(Recipe):
     """
 
     data: DataSpec
-    teacher: Source
+    teacher: TeacherSpec
     student: Source
     method: MethodSpec = "auto"
-    teacher_weights: str | Path | None = None
+    teacher_weights: str | Path | list[Any] | dict[str, Any] | None = None
+    teacher_classes: dict[Any, Any] | None = None
+    teacher_bands: list[int] | dict[str, Any] | None = None
     teacher_scale: int = 1
     init_weights: str | Path | dict[str, str] | None = None
     loss_weights: LossWeights = "fixed"
@@ -148,6 +162,7 @@ class DistillRecipe(Recipe):
         super().__post_init__()
         if self.teacher_scale not in (1, 2, 3, 4):
             raise UserError(f"teacher_scale is {self.teacher_scale}, expected 1, 2, 3 or 4")
+        self.teachers()
         if self.teacher_cache is not None and self.views is None:
             raise UserError(
                 "teacher_cache needs views: how many views of each image to keep and show in turn, e.g. --views auto"
@@ -167,6 +182,14 @@ class DistillRecipe(Recipe):
         from segdistill.methods.building import build_methods
 
         build_methods(self.method)
+
+    def teachers(self) -> list[GivenTeacher]:
+        """The teachers one by one, each with its weights, classes and bands.
+
+        Raises:
+            UserError: see `given_teachers`.
+        """
+        return given_teachers(self.teacher, self.teacher_weights, self.teacher_classes, self.teacher_bands)
 
     def alone(self) -> TrainRecipe:
         """The same student trained in the same way from labels alone: the baseline of this recipe."""

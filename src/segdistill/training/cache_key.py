@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,12 @@ from segdistill.datasets.reading.checking import STRIP, in_threads
 from segdistill.errors import UserError
 from segdistill.networks.identity import network_digest
 from segdistill.networks.loading import files_of, has_own_weights, network_folder
+from segdistill.recipe.teachers import GivenTeacher
 
 
 def describe(
     *,
-    teacher: str | Path | nn.Module,
-    teacher_weights: str | Path | None,
+    teachers: Sequence[GivenTeacher],
     dataset: SegmentationDataset,
     augmentation: Augmentation,
     seed: int,
@@ -31,9 +33,8 @@ def describe(
     """What a cache is made for, as hashes and plain values.
 
     Args:
-        teacher: run folder or spec, or the network itself. Of an object or a ``python:`` teacher only name and weights
-            are known, not the code.
-        teacher_weights: file, or folder, with other weights than the folder's, or with those of a spec.
+        teachers: run folders or specs, or the networks themselves. Of an object or a ``python:`` teacher only name and
+            weights are known, not the code.
         dataset: train split; every image is read once.
         augmentation: what makes the views.
         seed: of the views.
@@ -48,7 +49,7 @@ def describe(
     changes = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(augmentation).items()}
     crop = augmentation.crop
     return {
-        "teacher": _teacher_hash(teacher, teacher_weights),
+        "teacher": _hash_of_all(teachers, dataset.classes),
         "data": _data_hash(dataset, progress),
         "fill": None if dataset.fill is None else [float(f"{level:.6g}") for level in dataset.fill],
         **changes,
@@ -58,6 +59,20 @@ def describe(
         "seed": seed,
         "precision": precision,
     }
+
+
+def _hash_of_all(teachers: Sequence[GivenTeacher], classes: Sequence[str]) -> str:
+    """Of the teachers and of what is made of their outputs; of one that is taken as it is, the hash of itself."""
+    hashes = [_teacher_hash(one.source, one.weights) for one in teachers]
+    if len(teachers) == 1 and teachers[0].classes is None and teachers[0].bands is None:
+        return hashes[0]
+    parts = []
+    for one, own in zip(teachers, hashes, strict=True):
+        mapping = (
+            None if one.classes is None else [{str(key): str(ours) for key, ours in one.classes.items()}, *classes]
+        )
+        parts.append([own, one.share, mapping, one.bands])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _teacher_hash(teacher: str | Path | nn.Module, teacher_weights: str | Path | None) -> str:

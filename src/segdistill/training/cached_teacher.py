@@ -80,8 +80,7 @@ def fill_cache(
     if views == "auto":
         views = _as_many_views(run, learner, source, fabric, console)
     made_for = describe(
-        teacher=run.recipe.teacher,
-        teacher_weights=run.recipe.teacher_weights,
+        teachers=run.recipe.teachers(),
         dataset=run.data.train,
         augmentation=run.data.augmentation,
         teacher_scale=run.data.teacher_scale,

@@ -16,6 +16,7 @@ from rich.table import Table
 from segdistill.data.evaluation import scored_parts
 from segdistill.device import peak_memory_mb, wait_for
 from segdistill.distiller import Distiller
+from segdistill.networks.identity import network_label
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.progress import duration
@@ -139,7 +140,7 @@ def _network_rows(loop: Loop, data: Data, config: Mapping[str, Any]) -> list[tup
         with torch.compiler.set_stance("force_eager"):
             macs = count_macs(network, (side * height, side * width))
         parameters = count_parameters(network)
-        rows.append(("network", role, str(config[role])))
+        rows.append(("network", role, network_label(config[role])))
         rows.append(
             ("network", "", f"{parameters / 1e6:.2f} M parameters, {_macs(macs)} at {side * height} x {side * width}")
         )

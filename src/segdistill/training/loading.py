@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from segdistill.errors import UserError
+from segdistill.networks.bands import SelectedBands
+from segdistill.networks.class_map import count_of_classes
+from segdistill.networks.classes import MappedClasses
 from segdistill.networks.crop import check_crop
-from segdistill.networks.loading import load_network, load_trained
+from segdistill.networks.ensemble import Ensemble
+from segdistill.networks.identity import network_label
+from segdistill.networks.loading import has_own_weights, load_network, load_trained
 from segdistill.networks.network import Network
 from segdistill.networks.wrapping import as_network, as_student
 from segdistill.recipe.data import Data
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
+from segdistill.recipe.teachers import GivenTeacher
 
 
 def load_student(recipe: TrainRecipe | DistillRecipe, data: Data) -> Network:
@@ -42,25 +50,88 @@ def _fitting(network: Network, role: str, data: Data) -> Network:
 
 
 def load_teacher(recipe: DistillRecipe, data: Data) -> Network:
-    """Load the teacher of a recipe, without touching the random state that the student begins with.
+    """Load the teacher of a recipe, or the `Ensemble` of several; the random state of the student is not touched.
 
     It may have another number of classes than the data: methods that compare class scores refuse that.
 
     Raises:
-        UserError: it is not there, has no trained weights, or has the data's classes in another order.
+        UserError: one is not there, has no trained weights, or does not fit the data: its classes are in another order,
+            or it takes other channels or another kind of pixels.
     """
-    if not isinstance(recipe.teacher, str | Path):
-        return as_network(recipe.teacher, "teacher")
-    name = str(recipe.teacher)
+    dataset = data.train
+    images = Images(tuple(dataset.classes), dataset.in_channels, dataset.pixel_type(), dataset.bands)
+    return teacher_for(recipe.teachers(), images)
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a teacher must know of the data.
+
+    Attributes:
+        classes: names of its classes.
+        in_channels: channels of its images.
+        pixels: the type of their pixels, numpy's name; None: not known.
+        bands: which bands of the files these are, from 1; None: not known, or red, green and blue.
+    """
+
+    classes: tuple[str, ...]
+    in_channels: int
+    pixels: str | None = None
+    bands: Sequence[int] | None = None
+
+
+def teacher_for(given: Sequence[GivenTeacher], images: Images) -> Network:
+    """Load the teachers of a recipe for images; see `load_teacher`."""
     with torch.random.fork_rng():
-        teacher = load_trained(
-            name,
-            len(data.train.classes),
-            data.train.in_channels,
-            recipe.teacher_weights,
-            role="teacher",
-            key="teacher_weights",
+        networks = [_one_teacher(one, images) for one in given]
+    if len(networks) == 1:
+        return networks[0]
+    for one, network in zip(given, networks, strict=True):
+        network.notes = [f"{network_label(one.source)}: {note}" for note in network.notes]
+    return Ensemble(networks, [one.share for one in given])
+
+
+def _one_teacher(given: GivenTeacher, images: Images) -> Network:
+    """A teacher that takes the images of the data and, if its recipe maps them, has the data's classes."""
+    name = f"teacher {network_label(given.source)}"
+    network = _loaded(given, name, images)
+    if images.pixels is not None:
+        network.description.check_pixels(images.pixels, "the data", name)
+    if given.bands is not None:
+        network = SelectedBands(network, given.bands, images.in_channels, name)
+        network.notes += _other_bands(network.networks[0], given.bands, images)
+    elif network.info.in_channels != images.in_channels:
+        raise UserError(
+            f"{name} takes {network.info.in_channels} channels, but the images of the data have {images.in_channels}; "
+            f"say which of them it sees as teacher_bands, such as {list(range(1, network.info.in_channels + 1))}"
         )
-    if teacher.num_classes == len(data.train.classes):
-        teacher.description.check_classes(data.train.classes, f"teacher {name}")
-    return teacher
+    if given.classes is not None:
+        return MappedClasses(network, given.classes, images.classes, name)
+    if network.num_classes == len(images.classes):
+        remedy = "say which of them means which as teacher_classes: {theirs: ours}"
+        network.description.check_classes(images.classes, name, remedy=remedy)
+    return network
+
+
+def _loaded(given: GivenTeacher, name: str, images: Images) -> Network:
+    if not isinstance(given.source, str | Path):
+        return as_network(given.source, "teacher")
+    classes = len(images.classes)
+    if given.classes is not None and not has_own_weights(given.source):
+        classes = count_of_classes(given.classes, name)
+    # What has its own weights knows its channels, which are compared with those of the data later.
+    channels = images.in_channels if given.bands is None else len(given.bands)
+    channels = 3 if has_own_weights(given.source) else channels
+    return load_trained(given.source, classes, channels, given.weights, role="teacher", key="teacher_weights")
+
+
+def _other_bands(network: Network, chosen: Sequence[int], images: Images) -> list[str]:
+    """A line where a teacher sees other bands of the files than it was trained on."""
+    trained = network.description.bands
+    if trained is None or images.bands is None:
+        return []
+    shown = tuple(images.bands[channel - 1] for channel in chosen)
+    if shown == tuple(trained):
+        return []
+    told = "trained on bands {} of its files, and sees bands {} of these"
+    return [told.format(*(", ".join(map(str, bands)) for bands in (trained, shown)))]

@@ -33,7 +33,9 @@ def check_sources(config: Mapping[str, Any], output: Path) -> None:
     """Refuse an output folder that holds what the run starts from: it would be replaced."""
     for key in ("network", "teacher", "teacher_weights", "student", "init_weights"):
         value = config.get(key)
-        for source in value.values() if isinstance(value, Mapping) else [value]:
+        # Weights of several networks are by network: the files are the values.
+        sources = list(value.values() if key != "teacher" else value) if isinstance(value, Mapping) else value
+        for source in sources if isinstance(sources, list) else [sources]:
             if isinstance(source, str) and Path(source).resolve().is_relative_to(output.resolve()):
                 raise UserError(f"{key} {source} lies in the output folder {output}; choose another output folder")
 

@@ -37,7 +37,8 @@ def shard_objective(objective: nn.Module, mesh: DeviceMesh) -> nn.Module:
     learner = cast(Any, objective.learner)
     shard(learner.student, mesh)
     if isinstance(getattr(learner, "teacher", None), Network):
-        shard(learner.teacher, mesh)
+        for part in learner.teacher.parts:
+            shard(part, mesh)
     # Layer by layer, since a method may be called by other methods than its forward (`teacher_outputs`).
     beside = [getattr(learner, "methods", None), learner.auxiliary]
     for module in [part for one in beside if one is not None for part in one.modules()]:
