@@ -18,7 +18,7 @@ from segdistill.comparison.cost import CellCost, cell_cost
 from segdistill.comparison.longer import LONGER, estimated_seconds
 from segdistill.comparison.methods import Specs, is_alone, parse_methods, shared_recipe
 from segdistill.comparison.options import BASELINE, AdviseOptions, CellOptions, CompareOptions
-from segdistill.comparison.plan import check_pairs, checked_plan, choose_seeds
+from segdistill.comparison.plan import checked_plan, choose_seeds, misfits
 from segdistill.comparison.reading import load_comparison, read_cell, read_plan
 from segdistill.comparison.statistics import Difference
 from segdistill.comparison.verdict import epochs_told
@@ -63,14 +63,16 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     images = len(data.train) * data.train.crops_per_image
     rounding = recipe.train.rounding(images)
     recipe = shared_recipe(replace(recipe, train=recipe.train.in_epochs(images)), data.values, specs)
+    console = Console(quiet=True) if options.quiet else rich.get_console()
+    misfit: tuple[str, ...] = ()
+    if options.methods is None:  # whichever of them the second rung may need
+        misfit = _left_out(recipe, data, candidates, console)
+        candidates = tuple(name for name in candidates if name not in misfit)
     lengths = rung_epochs(recipe.train.whole_epochs, options.rungs, options.eta)
     if len(candidates) == 1:
         lengths = lengths[-1:]  # there is nothing to choose between
     widening = options.methods is None and len(lengths) > 2
-    ladder = _Ladder(recipe, options, seeds, candidates, tuple(filter(is_alone, asked)), widening)
-    if widening:  # whichever of them the second rung may need
-        check_pairs(recipe, data, (*candidates, *METHODS))
-    console = Console(quiet=True) if options.quiet else rich.get_console()
+    ladder = _Ladder(recipe, options, seeds, candidates, tuple(filter(is_alone, asked)), widening, misfit)
     wide = console if console.is_terminal else Console(quiet=options.quiet, width=WIDTH)
     if rounding:
         wide.print(f"note: {rounding}")
@@ -136,6 +138,21 @@ def _asked(methods: str | list[Any] | None, given: Any) -> tuple[tuple[str, ...]
     return tuple(name for name in names if name != BASELINE), specs
 
 
+def _left_out(recipe: DistillRecipe, data: Data, candidates: Sequence[str], console: Console) -> tuple[str, ...]:
+    """Methods that nobody named and that do not fit teacher and student, such as those on features of many teachers.
+
+    Raises:
+        UserError: a method of the recipe does not fit, or none of the others does.
+    """
+    found = misfits(recipe, data, tuple(dict.fromkeys([*candidates, *METHODS])))
+    for name in candidates:
+        if name in found and (name not in REPRESENTATIVES or set(candidates) <= set(found)):
+            raise found[name]
+    if found:
+        console.out(f"left out, since they do not fit these networks: {', '.join(found)}", highlight=False)
+    return tuple(found)
+
+
 def _check_folder(folder: Path) -> None:
     """Refuses a folder that holds something else."""
     if folder.exists() and not folder.is_dir():
@@ -163,9 +180,11 @@ class _Ladder:
         candidates: tuple[str, ...],
         longer: tuple[str, ...],
         widening: bool,
+        misfit: tuple[str, ...] = (),
     ) -> None:
         self.folder, self.recipe, self.options, self.seeds = Path(options.output), recipe, options, seeds
         self.candidates, self.longer, self.widening = candidates, longer, widening
+        self.no_kin = {*candidates, *misfit}
         self._estimates: dict[str, CellCost] = {}
 
     def kin(self, best: str) -> tuple[str, ...]:
@@ -173,7 +192,7 @@ class _Ladder:
         if not self.widening or best not in METHODS:
             return ()
         family = METHODS[best].family
-        return tuple(name for name, one in METHODS.items() if one.family == family and name not in self.candidates)
+        return tuple(name for name, one in METHODS.items() if one.family == family and name not in self.no_kin)
 
     def recipe_of(self, epochs: int) -> DistillRecipe:
         """The recipe over so many epochs."""

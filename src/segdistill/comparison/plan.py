@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shlex
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from segdistill.distiller import Distiller
 from segdistill.errors import UserError
 from segdistill.methods.building import build_methods
 from segdistill.networks.identity import network_label
+from segdistill.networks.network import Network
 from segdistill.recipe.data import Data
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.training.loading import load_student, load_teacher
@@ -203,7 +205,25 @@ def check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> bo
     Raises:
         UserError: a method cannot pair the two networks, or one of these cannot be loaded.
     """
+    big, misfits = _pairs(recipe, sets, names)
+    for told in misfits.values():
+        raise told
+    return big.num_classes == len(sets.train.classes)
+
+
+def misfits(recipe: DistillRecipe, sets: Data, names: Sequence[str]) -> dict[str, UserError]:
+    """The methods that cannot pair the two networks, each with why; arguments as for `check_pairs`.
+
+    Raises:
+        UserError: one of the networks cannot be loaded.
+    """
+    return _pairs(recipe, sets, names)[1]
+
+
+def _pairs(recipe: DistillRecipe, sets: Data, names: Sequence[str]) -> tuple[Network, dict[str, UserError]]:
+    """The teacher, and why methods do not fit it and the student."""
     sets.check_classes()
+    found: dict[str, UserError] = {}
     with torch.random.fork_rng(devices=[]):
         check_teacher_finished(recipe)
         big = load_teacher(recipe, sets)
@@ -212,7 +232,11 @@ def check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> bo
             own = cell_recipe(recipe, name, recipe.seed)
             if isinstance(own, DistillRecipe):
                 options: dict[str, Any] = {"teacher_scale": own.teacher_scale, "auxiliary": own.train.aux}
-                learner = Distiller(big, small, build_methods(own.method), **options)
+                try:
+                    learner = Distiller(big, small, build_methods(own.method), **options)
+                except UserError as error:
+                    found[name] = error
+                    continue
                 if sets.augmentation.crop is not None:
                     learner.check_crop(sets.augmentation.crop)
-    return big.num_classes == len(sets.train.classes)
+    return big, found

@@ -51,8 +51,7 @@ class SelectedBands(Wrapper):
         info = replace(network.info, in_channels=in_channels)
         description = replace(network.description, spec=None, in_channels=in_channels, mean=None, std=None, bands=None)
         super().__init__([network], info, description)
-        device = next((parameter.device for parameter in network.parameters()), None)
-        self.register_buffer("chosen", torch.tensor(bands, device=device) - 1, persistent=False)
+        self.register_buffer("chosen", torch.tensor(bands, device=self.device) - 1, persistent=False)
 
     def seen(self, images: Tensor) -> Tensor:
         """The chosen channels."""

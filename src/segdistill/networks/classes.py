@@ -55,11 +55,10 @@ class MappedClasses(Wrapper):
         described = replace(described, spec=None, classes=tuple(classes), palette=palette, mean=None, std=None)
         super().__init__([network], info, described)
         self._sizes = [len(group) for group in groups]
-        device = next((parameter.device for parameter in network.parameters()), None)
-        order = torch.tensor([label for group in groups for label in group], device=device)
+        order = torch.tensor([label for group in groups for label in group], device=self.device)
         self.register_buffer("order", order, persistent=False)
         # For the hash of a network: the order alone does not say where one class ends.
-        numbers = torch.tensor([-1 if own is None else own for own in meanings], device=device)
+        numbers = torch.tensor([-1 if own is None else own for own in meanings], device=self.device)
         self.register_buffer("meanings", numbers, persistent=False)
 
     def scores(self, logits: Sequence[Tensor]) -> Tensor:

@@ -48,7 +48,9 @@ class Ensemble(Wrapper):
         if len(weights) != len(networks) or not all(0 < weight < math.inf for weight in weights):
             raise UserError(f"weights of an ensemble are {list(weights)}, expected {len(networks)} numbers above 0")
         first = networks[0]
-        for number, network in enumerate(networks[1:], 2):
+        for number, network in enumerate(networks, 1):
+            if not network.num_classes:
+                raise UserError(f"network {number} of an ensemble has no classifier, expected class scores to average")
             if network.info.in_channels != first.info.in_channels:
                 raise UserError(
                     f"network {number} of an ensemble takes {network.info.in_channels} channels, but the first "
@@ -61,8 +63,7 @@ class Ensemble(Wrapper):
         stride = math.lcm(*(network.description.stride for network in networks))
         described = replace(described, spec=None, mean=None, std=None, stride=stride)
         super().__init__(networks, _info(networks), described)
-        device = next((parameter.device for parameter in self.parameters()), None)
-        shares = torch.tensor([weight / sum(weights) for weight in weights], device=device)
+        shares = torch.tensor([weight / sum(weights) for weight in weights], device=self.device)
         self.register_buffer("log_weights", shares.log(), persistent=False)
 
     def scores(self, logits: Sequence[Tensor]) -> Tensor:
@@ -88,4 +89,9 @@ def _info(networks: Sequence[Network]) -> NetworkInfo:
     finest = min((network.info.logits for network in networks), key=lambda tap: tap.stride)
     mean = replace(finest, name="mean")
     none = Tap(name="", channels=0, stride=mean.stride)
-    return replace(networks[0].info, stages=(), embedding=none, logits=mean, networks=len(networks))
+    sizes = sorted({network.info.size for network in networks if network.info.size is not None})
+    if len(sizes) > 1:
+        told = " and ".join(f"{height} x {width}" for height, width in sizes)
+        raise UserError(f"networks of an ensemble take images of {told} pixels alone: no image fits all of them")
+    info = replace(networks[0].info, stages=(), embedding=none, logits=mean, networks=len(networks))
+    return replace(info, size=sizes[0] if sizes else None)

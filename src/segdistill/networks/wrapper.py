@@ -34,6 +34,9 @@ class Wrapper(Network):
         self.spec = None
         self.notes = [note for network in networks for note in network.notes]
         self.info = info
+        self.size = info.size
+        self.scorer = None
+        self.teaches_only = "it is made of other networks"
         self._in_channels = info.in_channels
         self._write, self._read = write_state_dict, weights.load_weights
         self.set_normalization(None, None)
