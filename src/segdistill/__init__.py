@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from segdistill.inspection.bands import data_statistics
     from segdistill.inspection.check import check_data
     from segdistill.inspection.preview import preview_data
+    from segdistill.networks.bands import SelectedBands
+    from segdistill.networks.classes import MappedClasses
+    from segdistill.networks.ensemble import Ensemble
     from segdistill.networks.features import Features, NetworkInfo, Tap
     from segdistill.networks.loading import load_network, load_run
     from segdistill.networks.network import Network
@@ -64,6 +67,9 @@ _HOMES = {
     "check_data": "segdistill.inspection.check",
     "data_statistics": "segdistill.inspection.bands",
     "preview_data": "segdistill.inspection.preview",
+    "SelectedBands": "segdistill.networks.bands",
+    "MappedClasses": "segdistill.networks.classes",
+    "Ensemble": "segdistill.networks.ensemble",
     "load_network": "segdistill.networks.loading",
     "load_run": "segdistill.networks.loading",
     "as_network": "segdistill.networks.wrapping",
@@ -87,13 +93,16 @@ __all__ = [
     "Comparison",
     "DistillRecipe",
     "Distiller",
+    "Ensemble",
     "Features",
     "LearnerOutput",
+    "MappedClasses",
     "Network",
     "NetworkInfo",
     "PretrainRecipe",
     "RunFolder",
     "RunOptions",
+    "SelectedBands",
     "Supervised",
     "Tap",
     "TrainConfig",
