@@ -53,7 +53,7 @@ def both(teacher: Path, weights: Path) -> dict[str, Any]:
 
 
 def distill(output: Path, given: dict[str, Any], **options: Any) -> RunFolder:
-    return distill_tiny(output, **given, **options)
+    return distill_tiny(output, **given, **{"method": "kd"} | options)
 
 
 def losses(run: RunFolder) -> list[float]:
