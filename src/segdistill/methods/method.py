@@ -123,12 +123,6 @@ class Method(nn.Module, ABC):
         Raises:
             UserError: where the two networks cannot be paired by this method.
         """
-        if teacher.networks > 1 and (self.needs_embedding or self.needs_stages):
-            raise UserError(
-                f"method {self.name} compares features, which the {teacher.networks} networks of this teacher do not "
-                "share; give one teacher, or a method that compares class scores alone, such as kd, dist, dkd, lskd or "
-                "cwd"
-            )
         if self.needs_logits and student.num_classes != teacher.num_classes:
             raise UserError(
                 f"method {self.name} compares class scores, but the student has {student.num_classes} classes and the "

@@ -21,7 +21,7 @@ class Ensemble(Wrapper):
 
     ``log sum_i w_i softmax(z_i)``: the logits ``z_i`` of each network are resized bilinearly to the finest of their
     grids, and the weighted mean of their probabilities is shown as log-probabilities, in ``logits`` and as the scores.
-    There are no features: `Method.build` refuses methods that compare them.
+    There are no features: the `Distiller` refuses methods that compare them.
 
     Args:
         networks: two or more.
@@ -93,5 +93,5 @@ def _info(networks: Sequence[Network]) -> NetworkInfo:
     if len(sizes) > 1:
         told = " and ".join(f"{height} x {width}" for height, width in sizes)
         raise UserError(f"networks of an ensemble take images of {told} pixels alone: no image fits all of them")
-    info = replace(networks[0].info, stages=(), embedding=none, logits=mean, networks=len(networks))
+    info = replace(networks[0].info, stages=(), embedding=none, logits=mean)
     return replace(info, size=sizes[0] if sizes else None)

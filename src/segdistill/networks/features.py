@@ -50,7 +50,6 @@ class NetworkInfo:
         num_classes: K; 0 where the network has no classifier.
         in_channels: channels of the images.
         size: (height, width) of the only images that the network takes; None: any.
-        networks: how many networks it is; several have class scores alone, see `Ensemble`.
     """
 
     stages: tuple[Tap, ...]
@@ -59,4 +58,3 @@ class NetworkInfo:
     num_classes: int
     in_channels: int
     size: tuple[int, int] | None = None
-    networks: int = 1

@@ -333,7 +333,6 @@ def _known_teacher(values: Mapping[str, Any]) -> KnownTeacher:
             num_classes=info["num_classes"],
             in_channels=info["in_channels"],
             size=None if info.get("size") is None else tuple(info["size"]),
-            networks=info.get("networks", 1),
         ),
         values["multiple"],
     )
