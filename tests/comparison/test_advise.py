@@ -198,11 +198,11 @@ LOGIT = ("dist", "dkd", "lskd", "rdd")
 def test_the_best_family_is_looked_at_more_closely(
     tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, best: str, kin: tuple[str, ...]
 ) -> None:
-    """No methods named: seven in the first rung, of which 3 stay, then 1, for which those of the family compete."""
-    first = ("kd", "cwd", "feature", "at", "drd", "skd", "brd")
+    """No methods named: eight in the first rung, of which 3 stay, then 1, for which those of the family compete."""
+    first = ("auto", "kd", "cwd", "feature", "at", "drd", "skd", "brd")
     rights = dict.fromkeys(("none", *METHODS), 0.70) | {best: 0.73, "kd" if best != "kd" else "cwd": 0.72, "skd": 0.71}
     rights[kin[-1]] = 0.76
-    monkeypatch.setattr(module, "check_pairs", lambda *_: None)
+    monkeypatch.setattr(module, "misfits", lambda *_: {})
     found, stand_in = planted(monkeypatch, tmp_path / "out", teacher, rights, methods=None)
     (short, *of_first), (middle, *of_second), (whole, *of_last) = ((epochs, *names) for epochs, names in stand_in.calls)
     assert (short, middle, whole) == (1, 3, 9)
@@ -223,12 +223,12 @@ def test_methods_that_are_named_are_all_that_is_tried(
     # Two rungs: the second is the last one, whose runs are too long for newcomers.
     rights = dict.fromkeys(("none", *METHODS), 0.70) | {"brd": 0.75}
     _, stand_in = planted(monkeypatch, tmp_path / "two", teacher, rights, methods=None, rungs=2)
-    assert [len(names) for _, names in stand_in.calls] == [8, 4]
+    assert [len(names) for _, names in stand_in.calls] == [9, 4]
 
 
 def test_methods_of_the_recipe_are_tried_too(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rights = dict.fromkeys(("none", *METHODS), 0.70) | {"mgd": 0.75}
-    monkeypatch.setattr(module, "check_pairs", lambda *_: None)
+    monkeypatch.setattr(module, "misfits", lambda *_: {})
     found, stand_in = planted(monkeypatch, tmp_path / "out", teacher, rights, methods=None, method={"mgd": {}})
     assert stand_in.calls[0][1][-1] == "mgd"
     assert found.recommended == "mgd"

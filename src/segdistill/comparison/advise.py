@@ -32,7 +32,7 @@ from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.recipes import DistillRecipe
 
 #: What is tried first where no methods are named: one or two of each family, simple ones that cost little.
-REPRESENTATIVES = ("kd", "cwd", "feature", "at", "drd", "skd", "brd")
+REPRESENTATIVES = ("auto", "kd", "cwd", "feature", "at", "drd", "skd", "brd")
 
 
 @takes_fields

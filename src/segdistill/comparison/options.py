@@ -108,8 +108,8 @@ class AdviseOptions(CellOptions):
     """What advice is about.
 
     Args:
-        methods: methods to try, separated by commas, + for several at once. By default kd, cwd, feature, at, drd, skd,
-            brd and those of the recipe; the second of three or more rungs adds all others of the best one's family
+        methods: methods to try, separated by commas, + for several at once. By default auto, kd, cwd, feature, at, drd,
+            skd, brd and those of the recipe; the second of three or more rungs adds all others of the best one's family
             (logit, feature, relation or boundary). With none@time the last rung also trains the student alone for as
             many seconds as the slowest method took; with none@plateau, for as many epochs as help.
         seeds: number of seeds, counted from seed, or a list of them; the same in every rung.
