@@ -15,9 +15,9 @@ from rich.table import Table
 from segdistill.comparison.advice import Advice, Rung, advice, read_rung, rung_epochs, survivors
 from segdistill.comparison.compare import WIDTH, check_executor, compare
 from segdistill.comparison.cost import CellCost, cell_cost
-from segdistill.comparison.longer import LONGER, estimated_seconds
+from segdistill.comparison.longer import estimated_seconds
 from segdistill.comparison.methods import Specs, is_alone, parse_methods, shared_recipe
-from segdistill.comparison.options import BASELINE, AdviseOptions, CellOptions, CompareOptions
+from segdistill.comparison.options import BASELINE, LONGER, PSEUDO, AdviseOptions, CellOptions, CompareOptions
 from segdistill.comparison.plan import checked_plan, choose_seeds, misfits
 from segdistill.comparison.reading import load_comparison, read_cell, read_plan
 from segdistill.comparison.statistics import Difference
@@ -54,13 +54,15 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
             recipe, a budget too small for the first rung, or where the student alone or every method failed.
     """
     asked, specs = _asked(options.methods, recipe.method)
+    if PSEUDO in asked:
+        raise UserError(f"methods holds {PSEUDO}, which compare trains; advise chooses among distillation methods")
     candidates = tuple(name for name in asked if not is_alone(name))
     seeds = choose_seeds(options.seeds, recipe.seed)
     check_executor(recipe, options)
     folder = Path(options.output)
     _check_folder(folder)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
-    images = len(data.train) * data.train.crops_per_image
+    images = data.images_per_epoch(recipe.train.batch_size)
     rounding = recipe.train.rounding(images)
     recipe = shared_recipe(replace(recipe, train=recipe.train.in_epochs(images)), data.values, specs)
     console = Console(quiet=True) if options.quiet else rich.get_console()

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from segdistill.comparison.methods import cell_recipe, is_alone
-from segdistill.comparison.options import BASELINE
+from segdistill.comparison.methods import cell_recipe
+from segdistill.comparison.options import LONGER
 from segdistill.comparison.reading import CONFUSION_FILE, EVALUATION_FILE, cell_folder, error_file
 from segdistill.data.tiling import Tiling
 from segdistill.device import choose_device
@@ -152,6 +152,6 @@ def cell_differences(recipe: DistillRecipe, folder: Path, method: str, seed: int
         return []
     theirs: Mapping[str, Any] = run.read_config()
     ours = cell_recipe(recipe, method, seed).as_dict()
-    if is_alone(method) and method != BASELINE:  # its epochs were found by measurement
+    if method in LONGER:  # its epochs were found by measurement
         ours["train"]["epochs"] = theirs["train"]["epochs"]
     return recipe_differences(theirs, ours)

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from segdistill.comparison.cells import measure_teacher, run_cell
 from segdistill.comparison.cost import cell_cost
-from segdistill.comparison.longer import LONGER, estimated_seconds, finished_cells, finished_seconds, run_longer
+from segdistill.comparison.longer import estimated_seconds, finished_cells, finished_seconds, run_longer
 from segdistill.comparison.methods import parse_methods, shared_recipe
 from segdistill.comparison.on_ray import run_on_ray
-from segdistill.comparison.options import BASELINE, EQUAL_TIME, PLATEAU, CellOptions, CompareOptions
+from segdistill.comparison.options import BASELINE, EQUAL_TIME, LONGER, PLATEAU, CellOptions, CompareOptions
 from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_teacher
 from segdistill.comparison.reading import load_comparison, read_cell
 from segdistill.comparison.results import Comparison
@@ -54,7 +54,7 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
     seeds = choose_seeds(options.seeds, recipe.seed)
     check_executor(recipe, options)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
-    images = len(data.train) * data.train.crops_per_image
+    images = data.images_per_epoch(recipe.train.batch_size)
     rounding = recipe.train.rounding(images)
     recipe = shared_recipe(replace(recipe, train=recipe.train.in_epochs(images)), data.values, specs)
     folder = Path(options.output)

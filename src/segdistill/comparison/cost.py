@@ -59,14 +59,14 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
     Raises:
         UserError: where the two networks cannot be paired by the method.
     """
-    sets, where = build_data(recipe.data, recipe.overfit, converting=False), choose_device(device)
+    own = cell_recipe(recipe, method, recipe.seed)
+    sets, where = build_data(own.data, own.overfit, converting=False), choose_device(device)
     fabric = launch(where, choose_precision(recipe.train.precision, where))
     options: dict[str, Any] = {
         "ignore_index": sets.train.ignore_index,
         "unlabelled_index": UNLABELLED,
         "auxiliary": recipe.train.aux,
     }
-    own = cell_recipe(recipe, method, recipe.seed)
     student = load_student(replace(own, init_weights=None), sets)
     learner: Supervised | Distiller
     if isinstance(own, TrainRecipe):
@@ -77,15 +77,16 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
         teacher = load_teacher(recipe, sets)
         learner = Distiller(teacher, student, methods, teacher_scale=own.teacher_scale, **options)
     # Without processes that read ahead: what they have read before the clock starts would not be counted.
-    parts = recipe.train.accumulate
+    batch_size, parts = own.train.batch_size, own.train.accumulate
     loader = training_loader(
-        sets.train,
+        sets.training_set(batch_size),
         sets.augmentation,
-        recipe.train.batch_size,
+        batch_size,
         seed=0,
         workers=0,
         teacher_scale=sets.teacher_scale,
         parts=parts,
+        unlabelled_in_batch=sets.unlabelled_in_batch(batch_size),
     )
     sampler: Any = loader.sampler
 
@@ -96,7 +97,7 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
     def endless() -> Iterator[Any]:
         return itertools.chain.from_iterable(itertools.repeat(loader))
 
-    step = Step(learner, recipe.train, sampler.batches, fabric=fabric)
+    step = Step(learner, own.train, sampler.batches, fabric=fabric)
     pre_stage = 0.0
     if isinstance(learner, Distiller) and learner.has_pre_stage:
         with fabric.autocast():

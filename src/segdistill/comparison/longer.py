@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from segdistill.comparison.methods import is_alone
-from segdistill.comparison.options import ALONE, BASELINE, EQUAL_TIME, PLATEAU
+from segdistill.comparison.options import BASELINE, EQUAL_TIME, PLATEAU
 from segdistill.comparison.reading import cell_folder, read_cell, read_json
 from segdistill.comparison.results import Cell
 from segdistill.files import write_json
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.run_folder import RunFolder
-
-#: All longer trainings of the student alone, in the order in which they are made: after all methods.
-LONGER = tuple(name for name in ALONE if name != BASELINE)
 
 #: Points of mIoU that twice the epochs must bring for the student alone to be trained for longer still.
 STILL_BETTER = 0.3

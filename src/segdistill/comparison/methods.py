@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segdistill.comparison.options import ALONE, BASELINE
+from segdistill.comparison.options import ALONE, BASELINE, PSEUDO
+from segdistill.comparison.pseudo import PseudoLabels
 from segdistill.errors import UserError, unknown_name
 from segdistill.methods import Method
 from segdistill.methods.building import build_methods
 from segdistill.naming import known_names, resolve, written
 from segdistill.networks.identity import network_label
 from segdistill.networks.wrapping import as_network
+from segdistill.recipe.data import has_unlabelled
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 
 #: How a recipe writes each method of a comparison, ``{name in recipes: {hyper-parameter: value}}``, by its name.
@@ -22,7 +24,7 @@ Specs = dict[str, dict[str, dict[str, Any]]]
 
 
 def is_alone(method: str) -> bool:
-    """Whether a method of a comparison is the student alone."""
+    """Whether a method of a comparison is what the others are held against, and no distillation method."""
     return method in ALONE
 
 
@@ -111,12 +113,16 @@ def cell_recipe(recipe: DistillRecipe, method: str, seed: int) -> TrainRecipe | 
     """
     if not isinstance(recipe.student, str | Path):  # each cell trains a student of its own
         recipe = replace(recipe, student=copy.deepcopy(recipe.student))
+    cache = None if recipe.teacher_cache is None else Path(recipe.teacher_cache) / f"seed-{seed}"
+    if method == PSEUDO:
+        if not has_unlabelled(recipe.data):
+            raise UserError(f"{PSEUDO} trains on pseudo-labels of unlabelled images; name some as data.unlabelled")
+        return replace(recipe, method=[written("method", PseudoLabels())], teacher_cache=cache, seed=seed)
     if is_alone(method):
         return replace(recipe.alone(), seed=seed)
     given = recipe.method if isinstance(recipe.method, Mapping | list) and recipe.method else None
     specs: Specs = {} if given is None else {one.name: written("method", one) for one in build_methods(given)}
     methods = build_methods([specs.get(name, name) for name in method.split("+")])
-    cache = None if recipe.teacher_cache is None else Path(recipe.teacher_cache) / f"seed-{seed}"
     return replace(recipe, method=[written("method", one) for one in methods], teacher_cache=cache, seed=seed)
 
 

@@ -18,15 +18,20 @@ else:  # as the command line and YAML have it
 
 
 #: The student trained alone, among the methods of a comparison: for the recipe's epochs, for as many seconds as the
-#: slowest method, and for as many epochs as make it better.
-BASELINE, EQUAL_TIME, PLATEAU = "none", "none@time", "none@plateau"
+#: slowest method, and for as many epochs as make it better. The last also learns its teacher's hard labels of the
+#: unlabelled images.
+BASELINE, EQUAL_TIME, PLATEAU, PSEUDO = "none", "none@time", "none@plateau", "none@pseudo"
 
-#: All ways of training the student without its teacher, in words: what methods are held against.
+#: All ways of training the student without a distillation method, in words: what methods are held against.
 ALONE = {
     BASELINE: "the student without its teacher",
     EQUAL_TIME: "the student without its teacher, for as long in seconds",
     PLATEAU: "the student without its teacher, for as many epochs as make it better",
+    PSEUDO: "the student on labels, and on its teacher's hard labels of the unlabelled images",
 }
+
+#: All longer trainings of the student alone, in the order in which they are made: after all methods.
+LONGER = (EQUAL_TIME, PLATEAU)
 
 
 def check_comparison(recipe: DistillRecipe, options: CompareOptions | AdviseOptions) -> None:
@@ -93,7 +98,7 @@ class CompareOptions(CellOptions):
         methods: methods separated by commas, + for several at once: none,kd,kd+brd. none is the student trained alone,
             which must be among them; none@time is the student alone, trained for as many seconds as the slowest method;
             none@plateau is the student alone, trained for twice, four times ... as many epochs until that helps no
-            more.
+            more; none@pseudo is the student trained on its teacher's hard labels of data.unlabelled as well.
             Hyper-parameters other than the defaults stand under method in the recipe: {brd: {boundary: 2.0}}.
         seeds: number of seeds, counted from seed, or a list of them; three or more show whether another seed would
             agree.

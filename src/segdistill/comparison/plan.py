@@ -222,6 +222,12 @@ def misfits(recipe: DistillRecipe, sets: Data, names: Sequence[str]) -> dict[str
 
 def _pairs(recipe: DistillRecipe, sets: Data, names: Sequence[str]) -> tuple[Network, dict[str, UserError]]:
     """The teacher, and why methods do not fit it and the student."""
+    for split, images in (("training", sets.train), ("validation", sets.val)):
+        if images.unlabelled_index is not None:
+            raise UserError(
+                f"the {split} images have no labels, which the student alone learns from and all are scored on; name a "
+                "data set with labels, and further images as data.unlabelled"
+            )
     sets.check_classes()
     found: dict[str, UserError] = {}
     with torch.random.fork_rng(devices=[]):

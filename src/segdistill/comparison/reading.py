@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segdistill.comparison import verdict
 from segdistill.comparison.methods import is_alone
-from segdistill.comparison.options import ALONE, BASELINE, EQUAL_TIME
+from segdistill.comparison.options import BASELINE, EQUAL_TIME, LONGER
 from segdistill.comparison.results import Cell, Comparison, Row, summary_of
 from segdistill.comparison.statistics import Difference, Overlaps, compare_miou, gap_closure
 from segdistill.errors import UserError
@@ -205,7 +205,7 @@ def _row(method: str, cells: tuple[Cell, ...], all_cells: Mapping[str, tuple[Cel
     elif method != BASELINE:
         difference = _difference(own, baseline)
         if not is_alone(method):
-            others = {name: _difference(own, _overlaps(all_cells.get(name, ()))) for name in ALONE if name != BASELINE}
+            others = {name: _difference(own, _overlaps(all_cells.get(name, ()))) for name in LONGER}
             against = {name: one for name, one in others.items() if one is not None}
         if difference is not None and big is not None:
             gap = gap_closure(*_matched(own, baseline), big)

@@ -9,7 +9,7 @@ import yaml
 
 from segdistill.comparison import report_scores as scores
 from segdistill.comparison.in_short import EXPLANATION, Advised, advised, lead
-from segdistill.comparison.options import ALONE, BASELINE
+from segdistill.comparison.options import ALONE, BASELINE, LONGER
 from segdistill.comparison.report_networks import Seen, look
 from segdistill.comparison.report_scores import DASH, mean_and_range
 from segdistill.comparison.results import Comparison, Row
@@ -125,7 +125,7 @@ def _facts(row: Row, comparison: Comparison, seen: Seen) -> list[tuple[str, str,
 
 
 def _methods(comparison: Comparison, looks: Mapping[str, Style], seen: Seen) -> list[Block]:
-    longer = [row.method for row in comparison.rows if row.method in ALONE and row.method != BASELINE]
+    longer = [row.method for row in comparison.rows if row.method in LONGER]
     gains, costs = [], []
     for row in (*comparison.rows, comparison.teacher):
         name = f"{row.method}\n{_MEANINGS.get(row.method, '')}"

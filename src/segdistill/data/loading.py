@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import math
 import os
 import signal
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.seeding import keyed_generator
 from segdistill.datasets.base import SegmentationDataset
+from segdistill.datasets.reading.joined import Joined
 from segdistill.networks.closer import reduced
 
 Batch = tuple[Tensor, Tensor]
@@ -25,6 +27,9 @@ Loader = TypeVar("Loader", bound=DataLoader[Any])
 
 #: All loaders with processes of their own, while they live.
 _loaders: weakref.WeakSet[DataLoader[Any]] = weakref.WeakSet()
+
+#: Tells the order of unlabelled samples from that of labelled ones.
+_UNLABELLED = 1
 
 Attach = Callable[[int, int], dict[str, Tensor]]
 
@@ -103,13 +108,20 @@ class EpochSampler(Sampler[tuple[int, int]]):
     Of every batch each process takes its equal part, so that the batches, and with them the run, are the same
     however many processes share the work; ``batch_size`` is their sum.
 
+    Unlabelled samples lie behind the ``length`` labelled ones. An epoch is one pass over the labelled samples. The
+    unlabelled ones go through all epochs in one endless row of shuffled passes, of which every epoch takes the next
+    part; with an index goes the number of its pass, so that each pass shows another view of them. The two kinds are
+    spread evenly over a batch, so that its parts have as many of each as can be.
+
     Args:
-        length: number of samples in the data set.
+        length: number of samples in the data set; where there are unlabelled ones, of the labelled ones.
         seed: of the order.
         batch_size: samples of one optimiser step, over all processes.
         parts: into how many equal parts each batch falls: processes x gradient accumulation steps.
         rank: number of this process, from 0; it takes the parts rank, rank + world and so on.
         world: number of processes.
+        unlabelled: number of unlabelled samples.
+        unlabelled_in_batch: how many of each batch are unlabelled.
 
     Example:
         >>> sampler = EpochSampler(length=5, seed=0, batch_size=2)
@@ -120,20 +132,37 @@ class EpochSampler(Sampler[tuple[int, int]]):
         {7}
     """
 
-    def __init__(self, length: int, seed: int, batch_size: int, parts: int = 1, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        batch_size: int,
+        parts: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        unlabelled: int = 0,
+        unlabelled_in_batch: int = 0,
+    ) -> None:
         self.length = length
         self.seed = seed
         self.batch_size = batch_size
         self.parts = parts
         self.rank = rank
         self.world = world
+        self.unlabelled = unlabelled
+        self.unlabelled_in_batch = unlabelled_in_batch
         self.epoch = 0
         self.skipped = 0
 
     @property
     def batches(self) -> int:
         """Optimiser steps of an epoch."""
-        return max(self.length // self.batch_size, 1)
+        return max(self.length // self.labelled_in_batch, 1)
+
+    @property
+    def labelled_in_batch(self) -> int:
+        """How many samples of each batch are labelled."""
+        return self.batch_size - self.unlabelled_in_batch
 
     def set_epoch(self, epoch: int, skipped: int = 0) -> None:
         """Called before each epoch; without it every epoch is the same.
@@ -149,14 +178,30 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return (self.batches - self.skipped) * self.batch_size // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        count = max(self.length, self.batch_size)
+        count = max(self.length, self.labelled_in_batch)
         order = torch.randperm(count, generator=keyed_generator(self.seed, self.epoch))
+        labelled = ((self.epoch, index) for index in order[self.skipped * self.labelled_in_batch :].tolist())
+        unlabelled = self._unlabelled((self.epoch * self.batches + self.skipped) * self.unlabelled_in_batch)
         part = self.batch_size // self.parts
-        for batch in range(self.skipped, self.batches):
+        for _ in range(self.skipped, self.batches):
+            batch = [next(unlabelled if self._is_unlabelled(place) else labelled) for place in range(self.batch_size)]
             for number in range(self.rank, self.parts, self.world):
-                start = batch * self.batch_size + number * part
-                for index in order[start : start + part].tolist():
-                    yield self.epoch, index
+                yield from batch[number * part : (number + 1) * part]
+
+    def _is_unlabelled(self, place: int) -> bool:
+        """Whether a place in a batch is one of an unlabelled sample."""
+        share = self.unlabelled_in_batch
+        return (place + 1) * share // self.batch_size > place * share // self.batch_size
+
+    def _unlabelled(self, first: int) -> Iterator[tuple[int, int]]:
+        """(pass, index) of the unlabelled samples, from the ``first``-th one of the run on."""
+        if not self.unlabelled_in_batch:
+            return
+        for number in itertools.count(first // self.unlabelled):
+            order = torch.randperm(self.unlabelled, generator=keyed_generator(self.seed, number, _UNLABELLED))
+            for index in order[first % self.unlabelled :].tolist():
+                yield number, self.length + index
+            first = 0
 
 
 def training_loader(
@@ -172,6 +217,7 @@ def training_loader(
     parts: int = 1,
     rank: int = 0,
     world: int = 1,
+    unlabelled_in_batch: int = 0,
 ) -> DataLoader[tuple[Any, ...]]:
     """Full batches of augmented views; the same for every number of workers.
 
@@ -179,19 +225,22 @@ def training_loader(
     that read ahead and on to the device; else int64.
 
     Args:
-        dataset: the train split.
+        dataset: the train split; or a `Joined` one, where batches hold unlabelled images too.
         augmentation: must bring all images to one size.
         batch_size: samples per optimiser step, over all processes; the loader gives ``batch_size / parts`` at a time.
         seed: of order and augmentation; call ``loader.sampler.set_epoch(epoch)`` before each epoch.
         workers: processes that read ahead; :func:`default_workers` if not given.
         views, attach, teacher_scale: see `TrainingSamples`.
-        parts, rank, world: see `EpochSampler`.
+        parts, rank, world, unlabelled_in_batch: see `EpochSampler`.
     """
     samples = TrainingSamples(dataset, augmentation, seed, views, attach, teacher_scale)
+    labelled = dataset.first_unlabelled if isinstance(dataset, Joined) else len(samples)
     loader: DataLoader[tuple[Any, ...]] = DataLoader(
         samples,
         batch_size // parts,
-        sampler=EpochSampler(len(samples), seed, batch_size, parts, rank, world),
+        sampler=EpochSampler(
+            labelled, seed, batch_size, parts, rank, world, len(samples) - labelled, unlabelled_in_batch
+        ),
         collate_fn=training_batch if 0 <= dataset.ignore_index <= 255 and len(dataset.classes) <= 256 else None,
         **loader_options(workers),
     )

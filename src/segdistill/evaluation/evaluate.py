@@ -164,11 +164,16 @@ def measure(
         lines: names of classes that are lines, such as roads, whose broken length is measured too.
 
     Raises:
-        UserError: if a name in ``lines`` is no class of the data.
+        UserError: if a name in ``lines`` is no class of the data, or the images have no labels.
     """
     for name in lines:
         if name not in dataset.classes:
             raise unknown_name("class in lines:", name, dataset.classes)
+    if dataset.unlabelled_index is not None:
+        raise UserError(
+            f"the {len(dataset)} images from {dataset.ids[0]} on have no labels, so nothing can be scored on them; "
+            "name a data set with labels"
+        )
     tiled = tiled_on(model, dataset) if isinstance(model, Network) else model
     network = tiled.scorer if isinstance(tiled.scorer, nn.Module) else nn.Identity()
     was_training = network.training

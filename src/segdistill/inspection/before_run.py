@@ -16,6 +16,7 @@ from segdistill.errors import UserError
 from segdistill.inspection.diagnosis import in_order, label_findings, pixel_findings, sample_findings, summary
 from segdistill.inspection.duplicates import same_files
 from segdistill.inspection.findings import Finding
+from segdistill.inspection.leakage import Names, names_by_pixels, refuse_leaks
 from segdistill.inspection.samples import SampleFacts, bands_of, facts_of
 from segdistill.inspection.tolerant import TOLERANT, open_tolerantly
 from segdistill.recipe.data import Data
@@ -40,29 +41,43 @@ def check_before_run(data: Data, console: Console, *, unlabelled: bool = False, 
         The labelled pixels of the training split.
 
     Raises:
-        UserError: the first sample that cannot be read or holds a label that is no class; else the first of the
-            findings that would spoil the training.
+        UserError: the first sample that cannot be read or holds a label that is no class; unlabelled images that are
+            also images of val or test; else the first of the findings that would spoil the training.
     """
     splits = {"train": data.train} if data.val is data.train else {"train": data.train, "val": data.val}
     findings: list[Finding] = []
     samples: dict[str, list[SampleFacts]] = {}
     images: dict[str, list[Path]] = {}
+    scored: dict[str, Names] = {}
     for split, dataset in splits.items():
         palette = None
         if data.values.get("dataset") in TOLERANT:
             tolerant = open_tolerantly(data.values, split)
             palette = tolerant.reader.palette
             findings += tolerant.findings
-        pairs = _pairs(dataset)
+        pairs, contents = _pairs(dataset), list(_contents(dataset, progress))
         samples[split] = [
             facts_of(dataset.ids[index], None if pairs is None else pairs[index], content, palette, bands_of(dataset))
-            for index, content in enumerate(_contents(dataset, progress))
+            for index, content in enumerate(contents)
         ]
+        if split == "val":
+            scored[split] = names_by_pixels(dataset, contents)
         findings += sample_findings(split, samples[split])
         seen = (("blank-image", sample.image) not in sample.remarks for sample in samples[split])
         images[split] = [image for (image, _), shows in zip(pairs or (), seen, strict=False) if shows]
     summaries = {split: summary(dataset, samples[split]) for split, dataset in splits.items()}
-    findings += label_findings(data.train.classes, summaries, samples)
+    labelled = {split: found for split, found in summaries.items() if splits[split].unlabelled_index is None}
+    if data.train.unlabelled_index is None:
+        findings += label_findings(data.train.classes, labelled, samples)
+    if data.unlabelled is not None:
+        # At the size of those that are scored, also where the teacher looks closer.
+        unlabelled_images = data.unlabelled.at_size(data.val.resize)
+        contents = list(_contents(unlabelled_images, progress))
+        refuse_leaks(data, names_by_pixels(unlabelled_images, contents), scored, progress)
+        samples["unlabelled"] = [
+            facts_of(name, None, content, None) for name, content in zip(data.unlabelled.ids, contents, strict=True)
+        ]
+        findings += sample_findings("unlabelled", samples["unlabelled"])
     findings += pixel_findings(samples)
     findings += same_files(images)
     told = [finding for finding in in_order(findings) if finding.severity != "note"]

@@ -14,7 +14,7 @@ from segdistill.datasets import SegmentationDataset
 from segdistill.errors import UserError
 from segdistill.files import write_json
 from segdistill.inspection.diagnosis import in_order, label_findings, pixel_findings, sample_findings, summary
-from segdistill.inspection.duplicates import same_images
+from segdistill.inspection.duplicates import Fingerprint, same_images
 from segdistill.inspection.findings import DataReport, Finding, Severity
 from segdistill.inspection.mask_values import diagnose
 from segdistill.inspection.options import CheckOptions
@@ -23,6 +23,7 @@ from segdistill.inspection.samples import SampleFacts, read_samples
 from segdistill.inspection.tolerant import TOLERANT, TolerantFiles, TolerantFolder, open_tolerantly
 from segdistill.recipe.data import build_split, check_keys
 from segdistill.recipe.keywords import takes_fields
+from segdistill.recipe.unlabelled import build_unlabelled
 from segdistill.recipe.values import plain
 
 
@@ -53,18 +54,42 @@ def check_data(options: CheckOptions) -> DataReport:
     summaries = {split: summary(dataset, samples[split]) for split, dataset in datasets.items()}
     classes = next((dataset.classes for dataset in datasets.values()), ())
     findings += label_findings(classes, summaries, samples)
+    marks = {split: _marks(found) for split, found in samples.items()}
+    findings += same_images(marks)
+    if (unlabelled := _unlabelled(data, datasets, findings)) is not None:
+        samples["unlabelled"] = read_samples(unlabelled, progress=not options.quiet)
+        findings += sample_findings("unlabelled", samples["unlabelled"])
+        # A student may well see its training images once more, without their labels.
+        scored = {split: marks[split] for split in marks if split != "train"}
+        findings += [
+            finding
+            for finding in same_images(scored | {"unlabelled": _marks(samples["unlabelled"])})
+            if finding.split == "unlabelled" or (finding.split is None and "unlabelled" in finding.what)
+        ]
     findings += pixel_findings(samples)
-    findings += same_images(
-        {
-            split: [(sample.image, sample.mark) for sample in found if sample.mark is not None]
-            for split, found in samples.items()
-        }
-    )
     report = DataReport(plain(data, "data"), classes, summaries, in_order(findings))
     report.show(console, options.names)
     if options.output is not None:
         write_json(Path(options.output), report.as_dict())
     return report
+
+
+def _marks(samples: Sequence[SampleFacts]) -> list[tuple[str, Fingerprint]]:
+    return [(sample.image, sample.mark) for sample in samples if sample.mark is not None]
+
+
+def _unlabelled(
+    data: Mapping[str, Any], datasets: Mapping[str, SegmentationDataset], findings: list[Finding]
+) -> SegmentationDataset | None:
+    """The unlabelled images, if there are some and they can be opened; else ``findings`` get what is wrong."""
+    train = datasets.get("train")
+    if train is None or not len(train):
+        return None
+    try:
+        return build_unlabelled({key: value for key, value in data.items() if key != "resize"}, train)
+    except UserError as error:
+        findings.append(_unopened("unlabelled", error))
+        return None
 
 
 def _open(data: Mapping[str, Any]) -> tuple[dict[str, SegmentationDataset], list[Finding]]:
@@ -99,7 +124,7 @@ def _open(data: Mapping[str, Any]) -> tuple[dict[str, SegmentationDataset], list
 
 def _unopened(split: str, error: UserError) -> Finding:
     # A run needs train and val, and evaluation asks for test when it is there.
-    severity: Severity = "note" if split not in ("train", "val") else "error"
+    severity: Severity = "note" if split not in ("train", "val", "unlabelled") else "error"
     return Finding(severity, "unopened-split", split, str(error), "a run with this split would stop with this sentence")
 
 

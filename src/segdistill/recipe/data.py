@@ -17,9 +17,17 @@ from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Window
 from segdistill.datasets.reading.decoded_cache import DecodedCache
 from segdistill.datasets.reading.first import FirstSamples
+from segdistill.datasets.reading.joined import Joined
 from segdistill.errors import UserError, unknown_name
 from segdistill.naming import OBJECT, is_plain, known_names, recipe_name, resolve
 from segdistill.plugins import PREFIX, name_of
+from segdistill.recipe.unlabelled import (
+    FOR_A_TEACHER,
+    build_unlabelled,
+    check_unlabelled,
+    share_of,
+    unlabelled_in_batch,
+)
 from segdistill.recipe.values import plain
 
 #: As ``decoded_cache`` in a recipe's data: decoded images stay in memory. Anything else is a folder.
@@ -44,6 +52,9 @@ UNCHANGED: dict[str, Any] = {
     "mix": None,
 }
 
+#: Keys of a recipe's data that are neither the data set's nor the augmentation's.
+_OTHERS = ("decoded_cache", "statistics", *FOR_A_TEACHER)
+
 #: Longest side of a training crop where the recipe names none.
 LARGEST_DEFAULT_CROP = 512
 
@@ -58,6 +69,8 @@ class Data:
         augmentation: how training images are changed; by default a random scale, crop and flip, see `default_crop`.
         decoded_cache: where decoded images are kept, see `keep_decoded`: "ram", a folder, or None for nowhere.
         statistics: mean and deviation that normalise the images; None for those that their kind asks for.
+        unlabelled: images that only a teacher speaks about, drawn into every batch; None for none.
+        unlabelled_share: how much of each batch they are, between 0 and 1.
         values: how a recipe writes all this; made from the objects where it is not given.
         teacher_scale: training images are read and shown at so many times the student's size; see `looked_closer_at`.
 
@@ -73,6 +86,8 @@ class Data:
     augmentation: Augmentation = field(default=cast(Augmentation, None))
     decoded_cache: str | None = None
     statistics: BandStatistics | None = None
+    unlabelled: SegmentationDataset | None = None
+    unlabelled_share: float = 0.5
     values: dict[str, Any] = field(default_factory=dict)
     teacher_scale: int = 1
 
@@ -80,6 +95,8 @@ class Data:
         if getattr(self, "augmentation", None) is None:
             chosen = Augmentation(default_crop(self.train), ignore_index=self.train.ignore_index)
             object.__setattr__(self, "augmentation", chosen)
+        if self.unlabelled is not None:
+            check_unlabelled(self.train, self.unlabelled, self.unlabelled_share)
         if not self.values:
             object.__setattr__(self, "values", written_data(self))
 
@@ -90,8 +107,11 @@ class Data:
         to ``factor`` times its size. The augmentation, ``crop`` included, stays the student's.
         """
         size = self.train.resize
-        train = self.train if size is None else self.train.at_size((factor * size[0], factor * size[1]))
-        return replace(self, train=train, teacher_scale=factor)
+        if size is None:
+            return replace(self, teacher_scale=factor)
+        closer = (factor * size[0], factor * size[1])
+        unlabelled = None if self.unlabelled is None else self.unlabelled.at_size(closer)
+        return replace(self, train=self.train.at_size(closer), unlabelled=unlabelled, teacher_scale=factor)
 
     def val_for_teacher(self) -> SegmentationDataset:
         """The validation split as the teacher is scored on it: at its own size, where the data set resizes."""
@@ -116,6 +136,28 @@ class Data:
         if self.train.classes != self.val.classes:
             raise UserError(f"the splits disagree on classes: train {self.train.classes}, val {self.val.classes}")
 
+    def unlabelled_in_batch(self, batch_size: int) -> int:
+        """How many of so many images of a batch are unlabelled ones.
+
+        Raises:
+            UserError: a batch has no room for both kinds.
+        """
+        return 0 if self.unlabelled is None else unlabelled_in_batch(batch_size, self.unlabelled_share)
+
+    def training_set(self, batch_size: int) -> SegmentationDataset:
+        """What batches of so many images are drawn from: the train split, and the unlabelled images where there are."""
+        if self.unlabelled is None:
+            return self.train
+        unlabelled = self.unlabelled_in_batch(batch_size)
+        return Joined(self.train, self.unlabelled, batch_size - unlabelled, unlabelled)
+
+    def images_per_epoch(self, batch_size: int) -> int:
+        """How many training images an epoch shows: one pass over the labelled ones, and the unlabelled ones beside."""
+        labelled = len(self.train) * self.train.crops_per_image
+        if self.unlabelled is None:
+            return labelled
+        return batch_size * max(1, labelled // (batch_size - self.unlabelled_in_batch(batch_size)))
+
     def in_recipe(self) -> dict[str, Any]:
         """How a recipe writes this data."""
         return self.values
@@ -131,10 +173,12 @@ def build_data(values: Mapping[str, Any] | Data, overfit: int | None = None, *, 
 
     Args:
         values: ``dataset`` (a name, see `resolve`), the arguments of that data set's class but ``split``, those of
-            `Augmentation`, ``decoded_cache``, and ``statistics``, a file that `data stats` wrote, side by side. Without
-            ``crop`` the `default_crop` is taken. Where the splits differ in more than their name, ``train`` and ``val``
-            hold data set and arguments of each. A `Data` is taken as it is.
-        overfit: only the first so many training images, not augmented, for training and validation alike.
+            `Augmentation`, ``decoded_cache``, ``statistics``, a file that `data stats` wrote, and ``unlabelled``, a
+            folder or several of further images, or the arguments of `Images`, with ``unlabelled_share``, side by side.
+            Without ``crop`` the `default_crop` is taken. Where the splits differ in more than their name, ``train`` and
+            ``val`` hold data set and arguments of each. A `Data` is taken as it is.
+        overfit: only the first so many training images, not augmented, for training and validation alike, and no
+            unlabelled ones.
         converting: whether data sets may convert their files into the folder ``tiled_copy``; if not, they do without.
 
     Raises:
@@ -158,15 +202,19 @@ def build_data(values: Mapping[str, Any] | Data, overfit: int | None = None, *, 
         few = _first(train, overfit)
         augmentation = construct(Augmentation, settings | UNCHANGED | {"ignore_index": train.ignore_index}, "data")
         # A few are soon read, and a file of them would be in the way of that of all.
-        return Data(few, few, augmentation, decoded_cache and KEEP_IN_MEMORY, statistics, chosen)
+        keeping = decoded_cache and KEEP_IN_MEMORY
+        return Data(few, few, augmentation, keeping, statistics, values=chosen)
     augmentation = construct(Augmentation, settings | {"ignore_index": train.ignore_index}, "data")
-    return Data(train, build_split(read, "val"), augmentation, decoded_cache, statistics, chosen)
+    unlabelled = build_unlabelled(values, train)
+    share = share_of(values)
+    val = build_split(read, "val")
+    return Data(train, val, augmentation, decoded_cache, statistics, unlabelled, share, chosen)
 
 
 def _first_of(data: Data, overfit: int) -> Data:
     few = _first(data.train, overfit)
     augmentation = Augmentation(data.augmentation.crop, **UNCHANGED, ignore_index=few.ignore_index)
-    return replace(data, train=few, val=few, augmentation=augmentation)
+    return replace(data, train=few, val=few, augmentation=augmentation, unlabelled=None)
 
 
 def _first(train: SegmentationDataset, overfit: int) -> SegmentationDataset:
@@ -186,8 +234,29 @@ def check_keys(values: Mapping[str, Any]) -> None:
     kind = None if own and "dataset" not in values else _dataset_class(values)
     reading = own if kind is None else [name for name in _arguments(kind) if name != "split"]
     for key in values:
-        if key not in ("dataset", "decoded_cache", "statistics") and key not in AUGMENTING and key not in reading:
-            raise unknown_name("key in data:", key, ["dataset", *AUGMENTING, *reading, "decoded_cache", "statistics"])
+        if key not in ("dataset", *_OTHERS, *AUGMENTING, *reading):
+            raise unknown_name("key in data:", key, ["dataset", *AUGMENTING, *reading, *_OTHERS])
+
+
+def has_unlabelled(values: Mapping[str, Any] | Data) -> bool:
+    """Whether a recipe's ``data`` has unlabelled images beside its train split."""
+    return (values.get("unlabelled") if isinstance(values, Mapping) else values.unlabelled) is not None
+
+
+def labels_alone(values: Mapping[str, Any] | Data, batch_size: int) -> tuple[Mapping[str, Any] | Data, int]:
+    """A recipe's ``data`` without its unlabelled images, and how many labelled images each of its batches holds.
+
+    Args:
+        values: a recipe's ``data``.
+        batch_size: images of a batch, of both kinds.
+    """
+    if isinstance(values, Mapping):
+        own = {key: value for key, value in values.items() if key not in FOR_A_TEACHER}
+        if values.get("unlabelled") is None:
+            return own, batch_size
+        return own, batch_size - unlabelled_in_batch(batch_size, share_of(values))
+    own = {key: value for key, value in values.values.items() if key not in FOR_A_TEACHER}
+    return replace(values, unlabelled=None, values=own), batch_size - values.unlabelled_in_batch(batch_size)
 
 
 def written_data(data: Data) -> dict[str, Any]:
@@ -204,6 +273,9 @@ def written_data(data: Data) -> dict[str, Any]:
         values["decoded_cache"] = data.decoded_cache
     if data.statistics is not None:
         values["statistics"] = f"{OBJECT}BandStatistics"
+    if data.unlabelled is not None:
+        values["unlabelled"] = _written_split(data.unlabelled)
+        values["unlabelled_share"] = data.unlabelled_share
     return values
 
 
@@ -233,16 +305,17 @@ def keep_decoded(data: Data, console: Console, *, progress: bool = False, rank: 
     def kept(dataset: SegmentationDataset, split: str) -> DecodedCache:
         made_for = _reading(data.values) | {"split": split}
         name = split
-        if data.teacher_scale > 1 and dataset is data.train and dataset.resize is not None:
+        taught = dataset is data.train or dataset is data.unlabelled
+        if data.teacher_scale > 1 and taught and dataset.resize is not None:
             # Another file: the student alone reads images of its own size, perhaps from the same folder.
             name, made_for["teacher_scale"] = f"{split}-x{data.teacher_scale}", data.teacher_scale
         file = None if data.decoded_cache == KEEP_IN_MEMORY else Path(str(data.decoded_cache)) / name
         return DecodedCache(dataset, file, made_for, console=console, progress=progress, rank=rank, world=world)
 
     train = kept(data.train, "train")
-    return replace(
-        data, train=train, val=train if data.val is data.train else kept(data.val, "val"), decoded_cache=None
-    )
+    val = train if data.val is data.train else kept(data.val, "val")
+    unlabelled = None if data.unlabelled is None else kept(data.unlabelled, "unlabelled")
+    return replace(data, train=train, val=val, unlabelled=unlabelled, decoded_cache=None)
 
 
 def build_split(values: Mapping[str, Any], split: str) -> SegmentationDataset:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -192,8 +193,17 @@ class DistillRecipe(Recipe):
         return given_teachers(self.teacher, self.teacher_weights, self.teacher_classes, self.teacher_bands)
 
     def alone(self) -> TrainRecipe:
-        """The same student trained in the same way from labels alone: the baseline of this recipe."""
+        """The same student trained in the same way from labels alone: the baseline of this recipe.
+
+        Where the recipe has unlabelled images, its batches are the labelled part of this recipe's: as many steps, in
+        each of which the task loss sees the same labelled images.
+        """
+        from segdistill.recipe.data import labels_alone  # heavy
+
         shared = {name: getattr(self, name) for name in _SHARED}
+        shared["data"], labelled = labels_alone(self.data, self.train.batch_size)
+        accumulate = math.gcd(self.train.accumulate, labelled)
+        shared["train"] = replace(self.train, batch_size=labelled, accumulate=accumulate)
         if self.views == "auto":  # a new view in every epoch, as auto has it where the disk allows
             shared["views"] = None
         return TrainRecipe(network=self.student, **shared)

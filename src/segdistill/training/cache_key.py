@@ -13,6 +13,7 @@ from torch import nn
 from segdistill.data.augmentation import Augmentation
 from segdistill.datasets.base import SegmentationDataset, Window
 from segdistill.datasets.reading.checking import STRIP, in_threads
+from segdistill.datasets.reading.joined import Joined
 from segdistill.errors import UserError
 from segdistill.networks.identity import network_digest
 from segdistill.networks.loading import files_of, has_own_weights, network_folder
@@ -35,7 +36,7 @@ def describe(
     Args:
         teachers: run folders or specs, or the networks themselves. Of an object or a ``python:`` teacher only name and
             weights are known, not the code.
-        dataset: train split; every image is read once.
+        dataset: train split, or a `Joined` one with unlabelled images; every image is read once.
         augmentation: what makes the views.
         seed: of the views.
         multiple: what the sides of images are padded to.
@@ -50,7 +51,7 @@ def describe(
     crop = augmentation.crop
     return {
         "teacher": _hash_of_all(teachers, dataset.classes),
-        "data": _data_hash(dataset, progress),
+        **_data_hashes(dataset, progress),
         "fill": None if dataset.fill is None else [float(f"{level:.6g}") for level in dataset.fill],
         **changes,
         # Students that want other multiples share a cache where the padded crop is the same.
@@ -92,6 +93,16 @@ def _teacher_hash(teacher: str | Path | nn.Module, teacher_weights: str | Path |
         except OSError as error:
             raise UserError(f"cannot read the teacher's {file}: {error.strerror}") from error
     return digest.hexdigest()[:16]
+
+
+def _data_hashes(dataset: SegmentationDataset, progress: bool) -> dict[str, Any]:
+    if not isinstance(dataset, Joined):
+        return {"data": _data_hash(dataset, progress)}
+    return {
+        "data": _data_hash(dataset.labelled, progress),
+        "unlabelled images": _data_hash(dataset.unlabelled, progress),
+        "the first unlabelled one": dataset.first_unlabelled,
+    }
 
 
 def _data_hash(dataset: SegmentationDataset, progress: bool) -> str:

@@ -9,6 +9,7 @@ from lightning.fabric import Fabric
 from rich.console import Console
 
 from segdistill.data.loading import TrainingSamples, default_workers
+from segdistill.datasets.base import SegmentationDataset
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
 from segdistill.recipe.data import Data
@@ -44,12 +45,18 @@ class CachedRun:
     @property
     def images(self) -> int:
         """Records of each view."""
-        return max(len(self.data.train) * self.data.train.crops_per_image, self.recipe.train.batch_size)
+        training = self.training_set
+        return max(len(training) * training.crops_per_image, self.recipe.train.batch_size)
+
+    @property
+    def training_set(self) -> SegmentationDataset:
+        """What the batches of the run are drawn from."""
+        return self.data.training_set(self.recipe.train.batch_size)
 
     def samples(self, views: int | None) -> TrainingSamples:
         """The training images that the teacher is run on."""
         scale = self.data.teacher_scale
-        return TrainingSamples(self.data.train, self.data.augmentation, self.recipe.seed, views, teacher_scale=scale)
+        return TrainingSamples(self.training_set, self.data.augmentation, self.recipe.seed, views, teacher_scale=scale)
 
 
 def fill_cache(
@@ -81,7 +88,7 @@ def fill_cache(
         views = _as_many_views(run, learner, source, fabric, console)
     made_for = describe(
         teachers=run.recipe.teachers(),
-        dataset=run.data.train,
+        dataset=run.training_set,
         augmentation=run.data.augmentation,
         teacher_scale=run.data.teacher_scale,
         seed=run.recipe.seed,

@@ -14,6 +14,7 @@ from segdistill.run_folder import RunFolder
 from segdistill.training.loading import load_student, load_teacher
 from segdistill.training.options import RunOptions
 from segdistill.training.run import Job, run
+from segdistill.training.teacher_labels import check_without_labels, with_classes
 from segdistill.training.teacher_source import TeacherSource
 
 
@@ -28,7 +29,9 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
         UserError: a recipe or data that cannot work, before anything is written.
     """
     methods = build_methods(recipe.method)
-    data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
+    data = with_classes(build_data(recipe.data, recipe.overfit, converting=not options.dry_run), recipe)
+    if data.train.unlabelled_index is not None:
+        check_without_labels(recipe, methods)
     data = data.looked_closer_at(recipe.teacher_scale)
 
     def make(teacher: TeacherSource | None) -> Distiller:

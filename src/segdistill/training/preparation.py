@@ -23,7 +23,7 @@ from segdistill.networks.network import Network
 from segdistill.progress import tracked
 from segdistill.recipe.data import Data
 from segdistill.recipe.train_config import TrainConfig
-from segdistill.run_folder import RunFolder
+from segdistill.run_folder import RunFolder, recipe_differences
 from segdistill.training.failures import short
 
 M = TypeVar("M", bound=nn.Module)
@@ -70,7 +70,9 @@ def fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -
     else:
         statistics = data.statistics or band_statistics(data.as_student_sees(), progress=progress)
     network.set_normalization(statistics.mean, statistics.std)
-    data.train.fill = data.val.fill = statistics.padding(image.dtype)
+    for images in (data.train, data.val, data.unlabelled):
+        if images is not None:
+            images.fill = statistics.padding(image.dtype)
     return statistics
 
 
@@ -131,6 +133,20 @@ def synchronise_batch_norm(student: M, device: torch.device, console: Console) -
             "batch normalisation stays within each process: torch synchronises it on GPUs only", highlight=False
         )
     return student
+
+
+def check_checkpoint(state: Mapping[str, Any] | None, config: Mapping[str, Any], folder: RunFolder) -> None:
+    """Refuse the checkpoint of a run of another recipe.
+
+    Raises:
+        UserError: it is one.
+    """
+    differences = [] if state is None else recipe_differences(state.get("recipe", {}), config)
+    if differences:
+        raise UserError(
+            f"checkpoint {folder.checkpoint_file} is of another recipe: {'; '.join(differences)}; "
+            "start over with --overwrite"
+        )
 
 
 def compile_student(learner: Distiller | Supervised, data: Data, fabric: Fabric, console: Console) -> None:

@@ -13,6 +13,7 @@ from segdistill.metrics.scores import Scores, percent
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.progress import duration
+from segdistill.recipe.data import Data
 from segdistill.reporting import charts
 from segdistill.reporting.charts import Curve, Point
 from segdistill.reporting.names import network_name
@@ -27,30 +28,34 @@ PICTURED = 6
 def run_report(
     folder: RunFolder,
     scores: Scores,
-    validation: SegmentationDataset,
+    data: Data,
     networks: Mapping[str, Network],
     teacher_miou: float | None,
+    *,
+    agreement: bool = False,
 ) -> str:
     """A finished run as a page.
 
     Args:
         folder: its recipe and history.
         scores: on the validation split.
-        validation: the validation split.
+        data: its splits.
         networks: the trained one, last, and before it the teacher, where it is at hand, by name.
         teacher_miou: the teacher's mIoU on the same images in percent; None where it is not known.
+        agreement: whether the validation images have no labels but the teacher's.
     """
-    history = folder.read_numbers()
+    history, validation = folder.read_numbers(), data.val
     # Spread over the split, since neighbours in a list are often neighbours in a film.
     shown = sorted({index * len(validation) // PICTURED for index in range(PICTURED)})
+    truth = "the teacher's labels, shown as truth," if agreement else "their labels (the truth)"
     picture = Picture(
         side_by_side(validation, networks, shown),
-        "Validation images, their labels (the truth) and what is predicted. Each colour is a class.",
+        f"Validation images, {truth} and what is predicted. Each colour is a class.",
         "image, truth and predictions side by side",
     )
     config = folder.read_config()
     sections = [
-        Section("short", "In short", _in_short(scores, validation, networks, teacher_miou, history)),
+        Section("short", "In short", _in_short(scores, validation, networks, teacher_miou, history, agreement)),
         Section("images", "Images", [picture]),
         Section("classes", "Classes", _classes(scores)),
         Section("training", "Training", _training(history, teacher_miou)),
@@ -59,11 +64,40 @@ def run_report(
     kind = "Distilled from its teacher" if "teacher" in config else "Trained on labels alone"
     epochs = int(history[-1].get("epoch", 0)) if history else 0
     summary = (
-        f"{kind} in {epochs} {'epoch' if epochs == 1 else 'epochs'}; scores are those on {len(validation)} validation "
+        f"{kind} in {epochs} {'epoch' if epochs == 1 else 'epochs'} on {_training_images(data)}; scores are "
+        f"{'agreement with the teacher, not accuracy,' if agreement else 'those'} on {len(validation)} validation "
         "images, which took no part in the training"
     )
     spec = str(config.get("student", config.get("network", "network")))
     return Page(f"{network_name(spec)}: {folder.path.name}", summary, sections).render()
+
+
+def image_counts(data: Data, *, agreement: bool) -> dict[str, int | str]:
+    """What metrics.json says of the images: how many have labels, how many have none, and what scores mean."""
+    alone = data.train.unlabelled_index is not None
+    further = 0 if data.unlabelled is None else len(data.unlabelled)
+    return {
+        "scores": "agreement with the teacher, not accuracy" if agreement else "accuracy",
+        "labelled_images": 0 if alone else len(data.train),
+        "unlabelled_images": len(data.train) if alone else further,
+    }
+
+
+def last_line(folder: RunFolder, scores: Scores, *, agreement: bool) -> str:
+    """What a run says at its end."""
+    if agreement:
+        told = f"val agreement with the teacher (not accuracy): mIoU {scores.miou:.2f}  pixels"
+    else:
+        told = f"val mIoU {scores.miou:.2f}  pixel accuracy"
+    return f"{folder.path}  {told} {scores.pixel_accuracy:.2f}"
+
+
+def _training_images(data: Data) -> str:
+    if data.train.unlabelled_index is not None:
+        return f"{len(data.train)} unlabelled images"
+    if data.unlabelled is None:
+        return f"{len(data.train)} images"
+    return f"{len(data.train)} labelled and {len(data.unlabelled)} unlabelled images"
 
 
 def _in_short(
@@ -72,10 +106,13 @@ def _in_short(
     networks: Mapping[str, Network],
     teacher_miou: float | None,
     history: Sequence[Mapping[str, float]],
+    agreement: bool,
 ) -> list[Block]:
     name, network = list(networks.items())[-1]
     teacher = networks.get("teacher")
     lead = f"The {name} reaches a mIoU of {scores.miou:.2f} %"
+    if agreement:
+        lead += " of agreement with its teacher, which is not accuracy: the validation images have no labels"
     if teacher_miou:
         kept = 100 * scores.miou / teacher_miou
         lead += f", {kept:.0f} % of its teacher's {teacher_miou:.2f} %"

@@ -23,14 +23,13 @@ from segdistill.data.seeding import seeded
 from segdistill.data.statistics import BandStatistics
 from segdistill.device import choose_device, choose_precision
 from segdistill.distiller import Distiller, Supervised
-from segdistill.errors import UserError
 from segdistill.files import write_text, write_yaml
 from segdistill.inspection.before_run import check_before_run
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.recipe.data import KEEP_IN_MEMORY, Data, keep_decoded
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
-from segdistill.run_folder import RunFolder, recipe_differences
+from segdistill.run_folder import RunFolder
 from segdistill.training.balance import Balance
 from segdistill.training.cached_teacher import CachedRun, fill_cache, warn_of_repeats
 from segdistill.training.callbacks.callback import Callback
@@ -53,6 +52,7 @@ from segdistill.training.loggers import check_tracker, make_tracker
 from segdistill.training.loop import STEPS_BETWEEN_LOOKS, Loop
 from segdistill.training.options import RunOptions
 from segdistill.training.preparation import (
+    check_checkpoint,
     check_sources,
     compile_student,
     fit_bands,
@@ -62,10 +62,11 @@ from segdistill.training.preparation import (
     synchronise_batch_norm,
     warn_of_enlarging,
 )
-from segdistill.training.report import run_report
+from segdistill.training.report import image_counts, last_line, run_report
 from segdistill.training.sharding import whole_network
 from segdistill.training.step import Step
 from segdistill.training.strategies import launch, without_lightning_notes
+from segdistill.training.teacher_labels import labelled_by_teacher
 from segdistill.training.teacher_source import TeacherSource
 from segdistill.training.validator import Validator
 from segdistill.training.watch import Watch
@@ -125,6 +126,7 @@ class Run:
     validation: Validation
     validator: Validator | HeldOut
     teacher_score: TeacherScore | None
+    against_teacher: bool
 
     def __init__(self, job: Job, options: RunOptions) -> None:
         self.job = job
@@ -190,6 +192,7 @@ class Run:
         """Checks the data, fills the teacher cache, makes the loaders, begins the run folder, runs the pre-stage."""
         data, learner, fabric, bar = self.data, self.learner, self.fabric, self.shown
         self.check_data()
+        data = self.data
         bands_file = self.folder.path / "bands.json"
         self.bands = fit_bands(learner.student, data, bands_file if self.options.resume else None, bar)
         describe_network(learner.student, data.val, self.bands)
@@ -203,7 +206,7 @@ class Run:
         self.loaders = self.training_loader(views), *self.validation_loaders()
         resuming = self.options.resume and not self.options.dry_run
         self.state = load_checkpoint(self.folder.checkpoint_file, self.console) if resuming else None
-        self._check_checkpoint()
+        check_checkpoint(self.state, self.config, self.folder)
         if self.options.dry_run:
             return
         if fabric.is_global_zero:
@@ -217,9 +220,13 @@ class Run:
 
     def check_data(self) -> None:
         """Reads every mask once, so that a bad label stops the run now and not after an hour; sets the task loss."""
-        unlabelled = self.config.get("ignored") == "distil"
-        counts = check_before_run(self.data, self.console, unlabelled=unlabelled, progress=self.shown)
-        self.learner.task_loss = self.train_config.build_task_loss(counts.pixels.to(self.fabric.device))
+        data, no_labels = self.data, self.data.train.unlabelled_index is not None
+        unlabelled = no_labels or self.config.get("ignored") == "distil"
+        counts = check_before_run(data, self.console, unlabelled=unlabelled, progress=self.shown)
+        if not no_labels:  # without labels it is 0, whichever it is
+            self.learner.task_loss = self.train_config.build_task_loss(counts.pixels.to(self.fabric.device))
+        self.against_teacher = data.val.unlabelled_index is not None
+        self.data = labelled_by_teacher(data, self.source, self.fabric, self.console, bar=self.shown)
 
     def train(self) -> bool:
         """Makes the steps that are left, or, of a dry run, a few; False if that is all."""
@@ -253,7 +260,7 @@ class Run:
             for network in shown.values():
                 whole.enter_context(whole_network(network))
             if self.fabric.is_global_zero:
-                page = run_report(self.folder, scores, self.data.val, shown, teacher_miou)
+                page = run_report(self.folder, scores, self.data, shown, teacher_miou, agreement=self.against_teacher)
                 write_text(self.folder.report_file, page)
         if self.fabric.is_global_zero:
             self.folder.write_metrics(
@@ -264,6 +271,7 @@ class Run:
                     "best": self.validation.best,
                     "teacher_miou": teacher_miou,
                     "epochs": self.loop.epoch,
+                    **image_counts(self.data, agreement=self.against_teacher),
                     "parameters": count_parameters(learner.student),
                     "training_seconds": round(sum(float(row["seconds"]) for row in self.folder.read_history()), 1),
                     "device": str(self.fabric.device),
@@ -273,8 +281,7 @@ class Run:
                 }
             )
         self.fabric.barrier()
-        text = f"{self.folder.path}  val mIoU {scores.miou:.2f}  pixel accuracy {scores.pixel_accuracy:.2f}"
-        self.console.out(text, highlight=False)
+        self.console.out(last_line(self.folder, scores, agreement=self.against_teacher), highlight=False)
 
     @property
     def teacher_has_our_classes(self) -> bool:
@@ -296,7 +303,7 @@ class Run:
     @property
     def epochs(self) -> int:
         """Epochs of the run, the last of them perhaps cut short."""
-        return self.train_config.total_epochs(len(self.data.train) * self.data.train.crops_per_image)
+        return self.train_config.total_epochs(self.data.images_per_epoch(self.train_config.batch_size))
 
     def _views(self) -> int | None:
         """The number of views, from a filled cache where there is one."""
@@ -321,7 +328,7 @@ class Run:
         train = self.train_config
         cache = None if self.source is None else self.source.cache
         return training_loader(
-            self.data.train,
+            self.data.training_set(train.batch_size),
             self.data.augmentation,
             train.batch_size,
             self.job.recipe.seed,
@@ -330,6 +337,7 @@ class Run:
             attach=None if cache is None else cache.read,
             teacher_scale=self.data.teacher_scale,
             parts=self.parts,
+            unlabelled_in_batch=self.data.unlabelled_in_batch(train.batch_size),
             **self.share,
         )
 
@@ -340,14 +348,6 @@ class Run:
         workers = self.train_config.workers
         found = [EvaluationLoader(EvaluationSamples.of(one), batch_size, workers, **self.share) for one in splits]
         return found[0], found[-1]
-
-    def _check_checkpoint(self) -> None:
-        differences = [] if self.state is None else recipe_differences(self.state.get("recipe", {}), self.config)
-        if differences:
-            raise UserError(
-                f"checkpoint {self.folder.checkpoint_file} is of another recipe: {'; '.join(differences)}; "
-                "start over with --overwrite"
-            )
 
     def callbacks(self) -> list[Callback]:
         """The callbacks of a run in the order in which they act, but those that keep its state."""
@@ -368,7 +368,7 @@ class Run:
         self.validator = student
         self.validation = Validation(student, train.validate_every)
         # A teacher of other classes can teach features, and cannot be scored on these labels.
-        scored = self.source if self.teacher_has_our_classes else None
+        scored = self.source if self.teacher_has_our_classes and not self.against_teacher else None
         self.teacher_score = (
             None if scored is None else TeacherScore(scored, self.validation, teacher, self.config["data"], watch)
         )

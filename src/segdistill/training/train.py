@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from segdistill.datasets.base import UNLABELLED
 from segdistill.distiller import Supervised
+from segdistill.errors import UserError
 from segdistill.recipe.data import build_data
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.recipes import TrainRecipe
@@ -27,6 +28,12 @@ def train(recipe: TrainRecipe, options: RunOptions) -> RunFolder:
         UserError: a recipe or data that cannot work, before anything is written.
     """
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
+    if data.unlabelled is not None or data.train.unlabelled_index is not None:
+        what = "data: unlabelled names images" if data.unlabelled is not None else "data names images without labels,"
+        raise UserError(
+            f"{what} that only a teacher can say something about, and train learns from labels alone; take a data set "
+            "with labels, or distil"
+        )
 
     def make(_: TeacherSource | None) -> Supervised:
         student = load_student(recipe, data)

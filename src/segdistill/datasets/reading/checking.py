@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -124,12 +125,14 @@ class SampleContent:
         labels: its labels.
         blank: whether the image is of one value in each channel.
         largest: value in any channel.
+        pixels: hash of the image's size, type and pixels.
     """
 
     size: tuple[int, int]
     labels: LabelTally
     blank: bool
     largest: float
+    pixels: bytes
 
 
 def check_dataset(dataset: SegmentationDataset, progress: bool = False, *, is_train: bool = True) -> LabelCounts:
@@ -235,13 +238,16 @@ def _content(dataset: SegmentationDataset, index: int) -> SampleContent:
     sample = dataset.open(index)
     tally = LabelTally(dataset)
     lowest, highest = [], []
+    pixels = hashlib.blake2b(repr(sample.size).encode(), digest_size=16)
     # The image is read as well: a truncated one must not stop a run only when its turn comes.
     for piece in pieces(sample.size):
         image, labels = sample.window(piece)
         tally.add(labels)
+        pixels.update(str(image.dtype).encode())
+        pixels.update(image.contiguous().numpy().data)
         lowest.append(image.amin((1, 2)))
         highest.append(image.amax((1, 2)))
     if tally.fault is not None:
         raise UserError(f"sample {dataset.ids[index]} {tally.fault}")
     low, high = torch.stack(lowest).amin(0), torch.stack(highest).amax(0)
-    return SampleContent(sample.size, tally, torch.equal(low, high), float(high.amax()))
+    return SampleContent(sample.size, tally, torch.equal(low, high), float(high.amax()), pixels.digest())

@@ -1,0 +1,57 @@
+"""Unlabelled images that are also images of a split on which networks are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import chain
+
+from segdistill.datasets import SegmentationDataset
+from segdistill.datasets.reading.checking import SampleContent, read_contents
+from segdistill.errors import UserError
+from segdistill.inspection.findings import counted
+from segdistill.recipe.data import Data, build_split
+
+Names = dict[bytes, str]
+"""The name of each image by the hash of its pixels."""
+
+
+def names_by_pixels(dataset: SegmentationDataset, contents: Iterable[SampleContent]) -> Names:
+    """The images of a data set by their pixels; those of one colour, which are all alike, are left out."""
+    return {content.pixels: image_name(dataset, index) for index, content in enumerate(contents) if not content.blank}
+
+
+def image_name(dataset: SegmentationDataset, index: int) -> str:
+    """The file of a sample, or its name where it has none."""
+    return next(chain(map(str, dataset.files(index)), [f"sample {dataset.ids[index]}"]))
+
+
+def refuse_leaks(data: Data, unlabelled: Names, scored: Mapping[str, Names], progress: bool) -> None:
+    """Refuse unlabelled images of which a split that is scored holds an equal, pixel by pixel.
+
+    Args:
+        data: the splits of the run; its test split is read where it has one.
+        unlabelled: the unlabelled images.
+        scored: the images of the validation split, by its name.
+        progress: show a progress bar on the standard error stream.
+
+    Raises:
+        UserError: there are some; it names two of them.
+    """
+    test = _test_split(data)
+    held_out = dict(scored) | ({} if test is None else {"test": names_by_pixels(test, read_contents(test, progress))})
+    for split, names in held_out.items():
+        pairs = [f"{unlabelled[pixels]} = {names[pixels]}" for pixels in unlabelled if pixels in names]
+        if pairs:
+            raise UserError(
+                f"{counted(len(pairs), 'unlabelled image')} {'is' if len(pairs) == 1 else 'are'} also in {split}, "
+                f"pixel by pixel: {', '.join(pairs[:2])}{', ...' if pairs[2:] else ''}; take them out of the "
+                "unlabelled images, since a network scores better on images that it has seen in training"
+            )
+
+
+def _test_split(data: Data) -> SegmentationDataset | None:
+    values = {key: value for key, value in data.values.items() if key != "tiled_copy"}
+    try:
+        return build_split(values, "test")
+    except UserError:  # it has none
+        return None
