@@ -70,9 +70,7 @@ def fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -
     else:
         statistics = data.statistics or band_statistics(data.as_student_sees(), progress=progress)
     network.set_normalization(statistics.mean, statistics.std)
-    for images in (data.train, data.val, data.unlabelled):
-        if images is not None:
-            images.fill = statistics.padding(image.dtype)
+    data.train.fill = data.val.fill = statistics.padding(image.dtype)
     return statistics
 
 
