@@ -326,7 +326,10 @@ def build_split(values: Mapping[str, Any], split: str) -> SegmentationDataset:
             raise UserError(f"data has no split '{split}'; it names {', '.join(n for n in SPLITS if n in values)}")
         own = values[split]
         kind = _dataset_class(own)
-        named = {"split": split} if "split" in _arguments(kind) and "split" not in own else {}
+        parameter = inspect.signature(kind).parameters.get("split")
+        # A data set that is whole by default, such as `Images`, is named whole where the splits are named one by one.
+        whole = parameter is None or parameter.default == "all"
+        named = {} if whole or "split" in own else {"split": split}
         return construct(kind, {key: value for key, value in own.items() if key != "dataset"} | named, f"data.{split}")
     kind = _dataset_class(values)
     reading = _arguments(kind)
