@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +299,14 @@ def test_a_teacher_of_other_classes_for_methods_of_scores(tmp_path: Path, teache
     with pytest.raises(UserError, match=r"student has 6 classes.*teacher.*4"):
         distill_tiny(tmp_path / "run", teacher_of_others, method=method, epochs=1)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_whose_training_has_not_ended_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = train_tiny(tmp_path / "teacher", epochs=1)
+    values = {"data": SCENES, "teacher": teacher.path, "student": STUDENT, "train": replace(FAST, epochs=1)}
+    values |= {"device": "cpu", "dry_run": True}
+    segdistill.distill(**values, output=tmp_path / "one")
+    assert "has not ended" not in capsys.readouterr().out
+    (teacher.path / "metrics.json").unlink()
+    segdistill.distill(**values, output=tmp_path / "two")
+    assert f"teacher: the training of {teacher.path} has not ended" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from segdistill.networks.wrapping import as_network, as_student
 from segdistill.recipe.data import Data
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.recipe.teachers import GivenTeacher
+from segdistill.run_folder import RunFolder
 
 
 def load_student(recipe: TrainRecipe | DistillRecipe, data: Data) -> Network:
@@ -122,7 +123,14 @@ def _loaded(given: GivenTeacher, name: str, images: Images) -> Network:
     # What has its own weights knows its channels, which are compared with those of the data later.
     channels = images.in_channels if given.bands is None else len(given.bands)
     channels = 3 if has_own_weights(given.source) else channels
-    return load_trained(given.source, classes, channels, given.weights, role="teacher", key="teacher_weights")
+    network = load_trained(given.source, classes, channels, given.weights, role="teacher", key="teacher_weights")
+    run = RunFolder(given.source)
+    if run.config_file.exists() and run.read_metrics() is None:
+        network.notes.append(
+            f"the training of {given.source} has not ended: this is its network so far, and a teacher cache made of it "
+            "cannot be used once it changes"
+        )
+    return network
 
 
 def _other_bands(network: Network, chosen: Sequence[int], images: Images) -> list[str]:
