@@ -83,12 +83,10 @@ def test_the_mask_is_not_shifted_against_the_image_when_resized(rows: bool) -> N
     mask = mask.T if rows else mask
     augmentation = Augmentation((30, 30), scale=(1 / 3, 1 / 3), vertical_flip=True, quarter_turns=True)
     for index in range(10):
-        image, labels = augmentation(mask[None].to(torch.uint8), mask, key=(0, 0, index))
+        # In single precision: how torchvision rounds 8 bits differs from version to version.
+        image, labels = augmentation(mask[None].float(), mask, key=(0, 0, index))
         inner = (slice(2, -2), slice(2, -2))  # the antialiasing window is cut off at the border of the image
-        # Neighbours differ by 3; how a half is rounded is torchvision's matter, but not to one side everywhere.
-        apart = (image[0][inner].long() - labels[inner]).abs()
-        assert apart.max() <= 1
-        assert apart.float().mean() < 0.5
+        assert (image[0][inner] - labels[inner]).abs().max() < 0.01
 
 
 def test_where_the_image_ends_the_mask_ignores_and_the_image_is_grey() -> None:

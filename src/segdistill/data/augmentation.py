@@ -197,7 +197,8 @@ class View:
         # NEAREST_EXACT, since NEAREST would shift labels by up to half a pixel against the bilinear image.
         size = [self.factor * side for side in self.scaled]
         pixels = F.resize(Image(image), size, InterpolationMode.BILINEAR, antialias=True)
-        labels = F.resize(Mask(mask), list(self.scaled), InterpolationMode.NEAREST_EXACT)
+        # As an image first: older torchvision resizes a mask by NEAREST whatever it is told.
+        labels = Mask(F.resize(mask[None], list(self.scaled), InterpolationMode.NEAREST_EXACT)[0])
         if self.jitter is not None and pixels.shape[0] == 3 and pixels.dtype == torch.uint8:
             pixels = _jittered(pixels, *self.jitter)
         pixels, labels = self._padded(pixels, labels, fill)
