@@ -296,7 +296,7 @@ def test_class_counts_disagree(tmp_path: Path, finished: Path, capfd: pytest.Cap
     """Teacher, student and data: whichever is the odd one."""
     root = folder_tree(tmp_path / "data", {"train": 4, "val": 2})
     data = {"dataset": "folder", "root": str(root), "classes": CLASSES, "crop": [32, 32]}
-    common = {"train": TRAIN, "device": "cpu", "output": tmp_path / "run"}
+    common = {"train": TRAIN, "device": "cpu", "output": tmp_path / "run", "method": "kd"}
     fails(
         capfd,
         argv("distill", data=data, teacher=finished, student=STUDENT, **common),
@@ -309,6 +309,7 @@ def test_class_counts_disagree(tmp_path: Path, finished: Path, capfd: pytest.Cap
         ),
         "has 5 classes, expected num_classes=6",
     )
+    del common["method"]
     fails(capfd, argv("train", data=data, network=finished, **common), "has 6 classes, expected num_classes=3")
     fails(capfd, argv("evaluate", model=finished, data=data, device="cpu"), "has 6 classes, but the data has 3")
     assert not (tmp_path / "run").exists()

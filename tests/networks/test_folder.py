@@ -143,7 +143,7 @@ def test_a_network_wrapped_by_hand_is_built_again_by_hand(tmp_path: Path) -> Non
     ("changes", "message"),
     [
         ({"format": 2}, "has format 2, this segdistill reads format 1"),
-        ({"classes": []}, r"classes is \[\], expected a list of names"),
+        ({"classes": []}, "palette has 5 entries, expected 0"),
         ({"palette": [[0, 0, 0]]}, "palette has 1 entries, expected 5"),
         ({"palette": [[0, 0, 256]] * 5}, "palette is .*each 0 to 255"),
         ({"pixels": "uint9"}, "pixels is 'uint9', expected one of uint8, uint16"),

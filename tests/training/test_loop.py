@@ -287,7 +287,7 @@ def test_compiled(
         return parts
 
     monkeypatch.setattr(Step, "__call__", counted)
-    common = {"data": FULL_SCENES, "teacher": teacher, "student": FINE, "train": FAST, "device": "cpu"}
+    common = {"data": FULL_SCENES, "teacher": teacher, "student": FINE, "train": FAST, "device": "cpu", "method": "kd"}
     compiled = segdistill.distill(output=tmp_path / "compiled", compile=True, **common)
     assert "torch.compile failed" not in capsys.readouterr().out
     assert compilations[0] > 0
