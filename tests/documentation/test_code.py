@@ -29,7 +29,12 @@ def run(page: Path) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+# A tutorial trains networks.
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow if "tutorials" in page.parts else ()) for page in WITH_CODE],
+    ids=name_of,
+)
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder that holds what the pages speak of: a picture, an exported file, a run's history."""
     monkeypatch.chdir(tmp_path)

@@ -144,6 +144,7 @@ def test_the_file_is_what_the_teacher_is_known_by(tmp_path: Path) -> None:
     assert network_digest(load_network(path)) != first
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_a_file_of_segdistills_own_says_all_itself(layout: str, tmp_path: Path) -> None:

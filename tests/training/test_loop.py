@@ -270,6 +270,7 @@ def test_overfit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.read_config()["overfit"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler here")
 def test_compiled(
     tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
