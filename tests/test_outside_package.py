@@ -1,8 +1,9 @@
-"""A package outside this one adds a method, a data set, a task loss and a network; they go the whole way."""
+"""A package outside this one adds a method, a data set, a task loss, a network and an export format: all the way."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import segdistill
 from segdistill import RunFolder, UserError
 from segdistill.cli.main import main
 from segdistill.comparison.reading import load_comparison
+from segdistill.formats.exported import ExportedModel
 from segdistill.methods.building import build_methods
 from segdistill.naming import known_names, resolve
 from segdistill.recipe.data import Data
@@ -22,11 +24,14 @@ from tests.training.runs import fingerprint
 
 CODE = '''
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from segdistill import Network
 from segdistill.datasets import SegmentationDataset
+from segdistill.formats import Format
 from segdistill.methods import Method
 
 
@@ -89,6 +94,41 @@ def narrow(num_classes: int, in_channels: int, width: int = 4) -> Network:
     )
 
 
+class Weights(Format):
+    """The weights alone; who opens them builds the network again."""
+
+    name, suffix = "weights", ".weights"
+
+    def convert(self, deployable, example, dynamic, metadata):
+        return deployable.network.state_dict(), dict(metadata)
+
+    def write(self, model, path):
+        save_file(model[0], path, metadata=model[1])
+        return (path,)
+
+    def open(self, path):
+        return WeightsFile(path)
+
+
+class WeightsFile:
+    def __init__(self, path) -> None:
+        with safe_open(path, "pt") as file:
+            self.about = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}
+        self.network = narrow(3, 3, width=len(weights["model.0.0.bias"])).eval()
+        self.network.load_state_dict(weights)
+
+    def __call__(self, images):
+        return self.logits(images).argmax(1)
+
+    def logits(self, images):
+        with torch.no_grad():
+            return self.network(torch.from_numpy(images)).numpy()
+
+    def metadata(self):
+        return self.about
+
+
 def no_network(num_classes: int, in_channels: int) -> str:
     return "nothing"
 '''
@@ -103,6 +143,8 @@ smooth = squares_package:Smooth
 lost = squares_package:Nowhere
 [segdistill.networks]
 narrow = squares_package:narrow
+[segdistill.formats]
+weights = squares_package:Weights
 """
 
 TRAIN = {"epochs": 3, "batch_size": 2, "lr": 3e-3, "precision": "fp32", "workers": 0, "loss": "smooth"}
@@ -205,6 +247,24 @@ def test_advised(package: Any, teacher: Path, tmp_path: Path, monkeypatch: pytes
     found = segdistill.advise(**given)
     assert found is not None
     assert {standing.method for standing in found.rungs[0].standings} >= {"pull", "kd"}
+
+
+def test_exported_to_its_own_format(package: Any, teacher: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.weights"
+    assert main(["export", str(teacher), "--format", "weights", "-o", str(file), "--quiet"]) == 0
+    assert json.loads((tmp_path / "model.weights.json").read_text())["agreement"]["equal_labels"] == 1.0
+    found = [
+        segdistill.evaluate(model, data=DATA, device="cpu", quiet=True, output=tmp_path / "scores.json").confusion
+        for model in (file, teacher)
+    ]
+    assert found[0].equal(found[1])
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"model.weights cannot be read, it is damaged or no .weights model"):
+        ExportedModel(file)
+    with pytest.raises(UserError, match=r"unknown export format 'weihgts': did you mean 'weights'"):
+        segdistill.export(teacher, format="weihgts")
+    with pytest.raises(UserError, match=r"int8 is made for onnx and openvino, not for weights"):
+        segdistill.export(teacher, format="weights", int8=True)
 
 
 def test_names_of_packages_are_known(package: Any) -> None:

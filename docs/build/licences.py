@@ -10,6 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
+#: Packages of the extra that has an environment of its own: docs/reference/installation.md says why.
+_NOT_INSTALLED = {"ai-edge-litert": "Apache Software License", "litert-torch": "Apache Software License"}
+
 #: Longer texts in the field License are whole licences; then the classifier names it.
 _LONGEST_NAME = 40
 
@@ -60,9 +63,11 @@ def _licence(package: str) -> str:
     """Return what an installed package says of its licence.
 
     Raises:
-        PackageNotFoundError: if it is not installed; the extra ``dev`` brings all.
+        PackageNotFoundError: if it is not installed; the extra ``dev`` brings all but those of ``tflite``.
         LookupError: if it says nothing.
     """
+    if package in _NOT_INSTALLED:
+        return _NOT_INSTALLED[package]
     about = metadata(package)
     given = about.get("License-Expression") or about.get("License") or ""
     if given and "\n" not in given and (len(given) <= _LONGEST_NAME or "License-Expression" in about):

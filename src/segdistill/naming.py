@@ -35,12 +35,13 @@ class _Kind:
     base: str | None
 
 
-Kind = Literal["method", "dataset", "loss"]
+Kind = Literal["method", "dataset", "loss", "format"]
 
 _KINDS: dict[Kind, _Kind] = {
     "method": _Kind("method", "segdistill.methods", "METHODS", "Method"),
     "dataset": _Kind("data set", "segdistill.datasets", "DATASETS", "SegmentationDataset"),
     "loss": _Kind("task loss", "segdistill.losses.task", "TASK_LOSSES", None),
+    "format": _Kind("export format", "segdistill.formats", "FORMATS", "Format"),
 }
 
 #: Groups of entry points by which installed packages add to the names.
@@ -48,6 +49,7 @@ GROUPS: dict[Kind, str] = {
     "method": "segdistill.methods",
     "dataset": "segdistill.datasets",
     "loss": "segdistill.losses",
+    "format": "segdistill.formats",
 }
 
 
@@ -55,7 +57,7 @@ def resolve(kind: Kind, name: Any) -> Any:
     """The class or function that a recipe names.
 
     Args:
-        kind: ``"method"``, ``"dataset"`` or ``"loss"``; networks are made by `load_network`.
+        kind: ``"method"``, ``"dataset"``, ``"loss"`` or ``"format"``; networks are made by `load_network`.
         name: a built-in name, ``python:module:Name``, or a name that an installed package adds by an entry point.
 
     Raises:
@@ -78,8 +80,13 @@ def resolve(kind: Kind, name: Any) -> Any:
     raise unknown_name(about.what, name, known_names(kind))
 
 
-def check_name(kind: Kind, name: str) -> None:
+def check_name(kind: Kind, name: str, *others: str) -> None:
     """Check that a name is a known one, without importing what it names; `resolve` looks closer.
+
+    Args:
+        kind: as for `resolve`.
+        name: the name.
+        others: names that are no class but are known too, for the message.
 
     Raises:
         UserError: an unknown name.
@@ -87,7 +94,7 @@ def check_name(kind: Kind, name: str) -> None:
     about = _KINDS[kind]
     check_nameable(name, about.what)
     if name not in _built_in(kind) and not name.startswith(PREFIX) and name not in known_names(kind):
-        raise unknown_name(about.what, name, known_names(kind))
+        raise unknown_name(about.what, name, [*known_names(kind), *others])
 
 
 def check_dataset_names(data: Any) -> None:

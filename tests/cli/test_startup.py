@@ -16,6 +16,7 @@ import segdistill
 from segdistill.cli.main import COMMANDS, main
 from segdistill.datasets import DATASETS
 from segdistill.errors import UserError
+from segdistill.formats import FORMATS
 from segdistill.lazy import load
 from segdistill.methods import METHODS, Method
 
@@ -102,16 +103,17 @@ def test_methods_are_called_as_their_classes() -> None:
     assert all(issubclass(kind, Method) and kind.__name__.lower() == name for name, kind in METHODS.items())
 
 
+def test_formats_are_called_as_their_classes_say() -> None:
+    assert {name: kind.name for name, kind in FORMATS.items()} == {name: name for name in FORMATS}
+
+
 def test_texts_of_commands_are_those_of_the_functions() -> None:
     """The help is printed without the functions; its words, choices and defaults are held equal to theirs here."""
     from segdistill.data.tiling import OVERLAP
     from segdistill.evaluation.timing import RUNTIMES
-    from segdistill.exporting.export import HUB
-    from segdistill.exporting.options import FormatName, Runtime
-    from segdistill.formats.formats import FORMATS
+    from segdistill.exporting.options import Runtime
     from segdistill.prediction.options import PredictOptions
 
-    assert FormatName.__args__ == (*FORMATS, HUB)
     assert Runtime.__args__ == RUNTIMES
     assert PredictOptions.overlap == OVERLAP
 
@@ -131,9 +133,10 @@ def test_every_extra_is_explained_and_every_one_that_is_named_exists() -> None:
         assert f"\n| `{extra}` |" in (root / "docs/reference/installation.md").read_text(), extra
     brought = re.search(r"\[(.*)\]", *extras["all"])
     assert brought is not None
-    assert set(brought[1].split(",")) == set(extras) - {"all", "dev", "docs"}
+    assert set(brought[1].split(",")) == set(extras) - {"all", "dev", "docs", "tflite"}  # beside constraints.txt
     texts = [path.read_text() for path in (root / "src").rglob("*.py")]
     named = {name for text in texts for name in re.findall(r'missing_package\([^\n]*"(\w+)"\)', text)}
+    named |= {kind.extra for kind in FORMATS.values()}
     assert named == set(extras) - {"all", "dev", "docs", "components"}  # scipy stands in for that of components
 
 

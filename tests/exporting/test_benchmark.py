@@ -98,7 +98,8 @@ def test_networks_side_by_side(run: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert fast[:1] == [1.0]
     if len(found.rows) == 4:  # no bf16 here
         assert fast == pytest.approx([1, 3, 15, 300])
-    wanted = [f"{runtime} needs the package onnx: pip install 'segdistill[deploy]'" for runtime in timing.RUNTIMES[2:]]
+    wanted = [f"{runtime} needs the package onnx: pip install 'segdistill[deploy]'" for runtime in timing.RUNTIMES[2:4]]
+    wanted.append("litert needs the package litert_torch: pip install 'segdistill[tflite]'")
     assert [line for line in found.skipped if "needs" in line] == wanted
 
 

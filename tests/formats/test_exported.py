@@ -20,11 +20,11 @@ from segdistill.formats.exported import ExportedModel
 from segdistill.prediction.job import Options
 from segdistill.prediction.predict import predict, predict_files
 from segdistill.prediction.predictor import open_predictor
-from tests.prediction.networks import saved
+from tests.formats.photos import labels_in, photo
+from tests.prediction.networks import BUILDER, saved
 from tests.training.runs import train_tiny
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
-BUILDER = "python:tests.prediction.networks:"
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +35,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, suffix in SUFFIXES.items():
         export(run=run, format=name, output=folder / f"net{suffix}", quiet=True)
     return folder
-
-
-def photo(path: Path, height: int, width: int) -> Path:
-    coarse = np.random.default_rng(height).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
-    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
-    return path
-
-
-def labels_in(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES.values())

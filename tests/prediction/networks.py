@@ -11,6 +11,8 @@ from segdistill import Network, load_network
 from tests.tiny import TinyModel
 
 CLASSES = 5
+BUILDER = "python:tests.prediction.networks:"
+"""What the name of any of these networks begins with."""
 
 
 def build_any(num_classes: int, in_channels: int) -> Network:

@@ -12,6 +12,7 @@ EXAMPLES = """\
   segdistill export runs/brd --format openvino --int8
   segdistill export runs/brd --format onnx --size 512x512 --batch 1 --layout nhwc --outputs probabilities
   segdistill export runs/brd --format torch-export --output brd.pt2 --images my/photos
+  segdistill export runs/brd --format tflite --size 512x512
   segdistill export runs/brd --int8 --finetune 3 --teacher runs/teacher
   segdistill export runs/brd --format hub --output brd-for-the-hub"""
 

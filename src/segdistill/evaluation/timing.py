@@ -19,7 +19,7 @@ import numpy as np
 
 from segdistill.device import peak_memory_mb
 
-RUNTIMES = ("pytorch", "torch.compile", "onnxruntime", "openvino")
+RUNTIMES = ("pytorch", "torch.compile", "onnxruntime", "openvino", "litert")
 
 _MARK = "segdistill-timing:"
 """Begins the line with the result; libraries print others."""
@@ -140,6 +140,14 @@ def _prepare(job: Job, image: np.ndarray) -> tuple[Callable[[], object], float |
         hint = "bf16" if job.precision == "bf16" else "f32"
         openvino_file = OpenVinoFile(Path(job.path), job.threads, hint)
         return lambda: openvino_file(image), library
+    if job.runtime == "litert":
+        import ai_edge_litert.interpreter  # noqa: F401
+
+        from segdistill.formats.tflite import TfLiteFile
+
+        library = peak_memory_mb()
+        tflite_file = TfLiteFile(Path(job.path), job.threads)
+        return lambda: tflite_file(image), library
     import torch
 
     from segdistill.formats.deployable import Deployable

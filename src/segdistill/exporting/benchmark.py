@@ -28,7 +28,7 @@ from segdistill.evaluation.timing import RUNTIMES, Job, Timing, job_line, timing
 from segdistill.exporting.export import FOLDER, export
 from segdistill.exporting.options import BenchmarkOptions
 from segdistill.files import write_json
-from segdistill.formats.formats import FORMATS
+from segdistill.formats.choosing import format_named
 from segdistill.networks.loading import load_run
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.networks.weights import WEIGHTS_FILE
@@ -37,7 +37,7 @@ from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.sizes import parse_size
 from segdistill.run_folder import RunFolder
 
-_FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino"}
+_FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino", "litert": "tflite"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Measurement:
 
     Attributes:
         run: the run folder.
-        runtime: pytorch, torch.compile, onnxruntime or openvino.
+        runtime: pytorch, torch.compile, onnxruntime, openvino or litert.
         precision: fp32, bf16 or int8.
         threads: of the computation.
         timing: latency, rate and memory.
@@ -235,10 +235,10 @@ def _models(
             for precision in precisions if runtime == "pytorch" else ("fp32",):
                 yield _Model(runtime, precision, run, "uint8", weights_mb, miou)
             continue
-        kind = FORMATS[_FORMAT_OF[runtime]]
+        kind = format_named(_FORMAT_OF[runtime])
         missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
         if missing:
-            skipped.append(str(missing_package(runtime, missing[0], "deploy")))
+            skipped.append(str(missing_package(runtime, missing[0], kind.extra)))
             continue
         path = folder / f"model{kind.suffix}"
         try:
@@ -249,12 +249,13 @@ def _models(
         else:
             for precision in precisions if runtime == "openvino" else ("fp32",):
                 yield _Model(runtime, precision, path, _read_report(path)["dtype"], _megabytes(path), miou)
-        yield from _quantised(run, runtime, size, skipped)
+        if kind.takes_int8:
+            yield from _quantised(run, runtime, size, skipped)
 
 
 def _quantised(run: Path, runtime: str, size: tuple[int, int], skipped: list[str]) -> Iterator[_Model]:
     """The run's own int8 file, if it has one that takes the image."""
-    path = run / FOLDER / f"model-int8{FORMATS[_FORMAT_OF[runtime]].suffix}"
+    path = run / FOLDER / f"model-int8{format_named(_FORMAT_OF[runtime]).suffix}"
     if not path.is_file():
         skipped.append(
             f"{run}: {runtime} int8 has no file; segdistill export {run} --format {_FORMAT_OF[runtime]} --int8 makes it"
@@ -313,7 +314,7 @@ def _megabytes(path: Path) -> float:
 
 
 def _machine() -> dict[str, Any]:
-    names = ("torch", "onnxruntime", "openvino")
+    names = ("torch", "onnxruntime", "openvino", "ai-edge-litert")
     versions = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # onnxruntime-gpu brings onnxruntime

@@ -27,15 +27,15 @@ from segdistill.exporting.finetune import find_teacher
 from segdistill.exporting.finetune import finetune as tune
 from segdistill.exporting.hub import HubModel, write_folder
 from segdistill.exporting.int8 import QuantisationCost
-from segdistill.exporting.options import ExportOptions
+from segdistill.exporting.options import HUB, ExportOptions
 from segdistill.exporting.sample_images import comparison_images, splits_of, spread_images
 from segdistill.files import permissions, write_json
 from segdistill.formats.about import About
 from segdistill.formats.agreement import Agreement, File, Form, compare
+from segdistill.formats.choosing import all_formats, format_named
 from segdistill.formats.deployable import Deployable
-from segdistill.formats.extra import require
+from segdistill.formats.extra import check_installed
 from segdistill.formats.format import Format
-from segdistill.formats.formats import FORMATS
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.prediction.predictor import Predictor, open_predictor
@@ -45,9 +45,6 @@ from segdistill.recipe.sizes import parse_size
 
 FOLDER = "exports"
 """Where in a run its files go by default."""
-
-HUB = "hub"
-"""The format that is a folder for the Hugging Face hub."""
 
 EXAMPLE_SIZE = (193, 259)
 """Of the images with which a file of any size is traced: odd, and unlike anything that a network has inside."""
@@ -60,16 +57,16 @@ class Exported:
     Attributes:
         path: the file; OpenVINO's ``.xml``, beside which its ``.bin`` lies.
         form: of the file.
-        agreement: of the float32 file with PyTorch.
-        compared_on: which images it was compared on, in words.
+        agreement: of the float32 file with PyTorch; None for a Core ML package, which cannot be run here.
+        compared_on: which images it was compared on, in words; None where it was not compared.
         int8: the file of 8 bits, if one was asked for.
         cost: what 8 bits cost.
     """
 
     path: Path
     form: Form
-    agreement: Agreement
-    compared_on: str
+    agreement: Agreement | None
+    compared_on: str | None
     int8: Path | None = None
     cost: QuantisationCost | None = None
 
@@ -80,7 +77,7 @@ def export(options: ExportOptions) -> Exported:
 
     Preprocessing is inside: raw images go in, class ids or probabilities come out. Classes, palette, mean, standard
     deviation and segdistill's version are in the file. The comparison is saved beside the file as JSON; a file that
-    fails it is deleted.
+    fails it is deleted. Of a Core ML package the structure alone is checked, for only macOS runs it.
 
     Returns:
         The file and what was measured.
@@ -93,17 +90,20 @@ def export(options: ExportOptions) -> Exported:
     console = Console(quiet=options.quiet)
     if format == HUB:
         return _to_hub(run, options.output, options.images, console)
-    kind, form = FORMATS[format], _form(options)
+    kind = format_named(format)
+    form = _form(options, kind)
     if int8 and not kind.takes_int8:
-        able = " and ".join(name for name, one in FORMATS.items() if one.takes_int8)
+        able = " and ".join(one.name for one in all_formats() if one.takes_int8)
         raise UserError(f"int8 is made for {able}, not for {format}")
-    for package in (*kind.needs, *(("nncf",) if int8 else ())):
-        require(package, "int8" if package == "nncf" else f"export to {format}")
+    for package in kind.needs:
+        check_installed(package, f"export to {format}", kind.extra)
+    if int8:
+        check_installed("nncf", "int8", "deploy")
     predictor, network = _opened(run)
     only = network.info.size
     if only is not None and form.size != only:
         raise UserError(f"the network of {run} takes images of one size alone; give --size {only[0]}x{only[1]}")
-    path = _output_file(Path(run), options.output, kind.suffix, "model-fp16" if options.half else "model")
+    path = _output_file(Path(run), options.output, kind, "model-fp16" if options.half else "model")
     sets, trouble = splits_of(Path(run), ("train", "val") if int8 else ("val",), len(predictor.classes))
     if int8 and trouble is not None:
         raise UserError(f"int8 needs the data of {run}: {trouble}")
@@ -129,14 +129,11 @@ def export(options: ExportOptions) -> Exported:
     with _beside(path) as temporary:
         model = converted(copy.deepcopy(network).half() if options.half else network)
         files = kind.write(model, temporary / path.name)
-        with during(f"comparing {path.name} with PyTorch on {compared_on}", console), _running(path):
-            agreement = compare(network, kind.open(temporary / path.name), form, samples, half=options.half)
-        hint = "; a fixed size, such as --size 512x512, may do" if form.size is None else ""
-        _require_close(agreement, path, run, compared_on, hint)
+        agreement, said = _verified(options, kind, network, temporary / path.name, about, samples, compared_on, console)
         report = _report(run, format, form, metadata, agreement, compared_on)
         _put(files, path, report)
-    console.print(f"{path}  {agreement}, on {compared_on}", highlight=False, soft_wrap=True)
-    exported = Exported(path, form, agreement, compared_on)
+    console.print(f"{path}  {said}", highlight=False, soft_wrap=True)
+    exported = Exported(path, form, agreement, report["compared_on"])
     if not int8:
         return exported
     if guide is not None:
@@ -171,6 +168,30 @@ def _to_hub(run: str | Path, output: str | Path | None, images: str | Path | Non
     return Exported(path, form, found[0], compared_on)
 
 
+def _verified(
+    options: ExportOptions,
+    kind: Format,
+    network: Network,
+    file: Path,
+    about: About,
+    samples: Sequence[Tensor],
+    compared_on: str,
+    console: Console,
+) -> tuple[Agreement | None, str]:
+    """How near an unfinished file comes to its network, in words too; refused where that is not near enough."""
+    if kind.cannot_run:
+        try:
+            kind.check(file, about)
+        except Exception as error:  # each library has its own errors
+            raise UserError(f"{file.name} was made but is wrong, so it was deleted: {reason(error)}") from error
+        return None, f"structure checked, values not compared with PyTorch: {kind.cannot_run}"
+    with during(f"comparing {file.name} with PyTorch on {compared_on}", console), _running(file):
+        agreement = compare(network, kind.open(file), about.form, samples, half=options.half)
+    hint = "; a fixed size, such as --size 512x512, may do" if about.form.size is None else ""
+    _require_close(agreement, file, options.run, compared_on, hint)
+    return agreement, f"{agreement}, on {compared_on}"
+
+
 def _require_close(agreement: Agreement, path: Path, run: str | Path, compared_on: str, hint: str = "") -> None:
     if not agreement.is_close:
         raise UserError(
@@ -179,16 +200,18 @@ def _require_close(agreement: Agreement, path: Path, run: str | Path, compared_o
         )
 
 
-def _form(options: ExportOptions) -> Form:
+def _form(options: ExportOptions, kind: Format) -> Form:
     size = None if options.size is None else parse_size(options.size, "size")
-    return Form(options.layout, options.outputs, size, options.batch)
+    if kind.fixed and size is None:
+        raise UserError(f"format {kind.name} makes files of one size alone; give it, such as --size 512x512")
+    return Form(options.layout, options.outputs, size, (options.batch or 1) if kind.fixed else options.batch)
 
 
-def _output_file(run: Path, output: str | Path | None, suffix: str, stem: str) -> Path:
-    path = run / FOLDER / f"{stem}{suffix}" if output is None else Path(output)
-    if path.suffix != suffix:
-        raise UserError(f"output {path} ends in '{path.suffix}', expected {suffix}")
-    if path.is_dir():
+def _output_file(run: Path, output: str | Path | None, kind: Format, stem: str) -> Path:
+    path = run / FOLDER / f"{stem}{kind.suffix}" if output is None else Path(output)
+    if path.suffix != kind.suffix:
+        raise UserError(f"output {path} ends in '{path.suffix}', expected {kind.suffix}")
+    if path.is_dir() and not kind.folder:
         raise UserError(f"output {path} is a folder, expected a file")
     return path
 
@@ -207,15 +230,20 @@ def _example(network: Network, form: Form, dtype: torch.dtype) -> tuple[Tensor, 
 
 
 def _report(
-    run: str | Path, format: str, form: Form, metadata: dict[str, str], agreement: Agreement, compared_on: str
+    run: str | Path,
+    format: str,
+    form: Form,
+    metadata: dict[str, str],
+    agreement: Agreement | None,
+    compared_on: str,
 ) -> dict[str, Any]:
     return {
         "run": str(run),
         "format": format,
         "form": asdict(form),
         "metadata": {key: json.loads(value) for key, value in metadata.items()},
-        "compared_on": compared_on,
-        "agreement": asdict(agreement),
+        "compared_on": None if agreement is None else compared_on,
+        "agreement": None if agreement is None else asdict(agreement),
     }
 
 
@@ -314,10 +342,14 @@ def _put(files: Sequence[Path], path: Path, report: dict[str, Any]) -> None:
     """Moves finished files to where they belong: each whole, none beside a part or a report of another export."""
     report_file = path.with_name(f"{path.name}.json")
     report_file.unlink(missing_ok=True)
+    mode = permissions()
     if len(files) > 1:
         path.unlink(missing_ok=True)
     for file in files:
-        os.chmod(file, permissions())
+        for part in (file, *file.rglob("*")):
+            os.chmod(part, mode | (mode & 0o444) >> 2 if part.is_dir() else mode)
+        if file.is_dir():  # which no rename replaces
+            shutil.rmtree(path, ignore_errors=True)
         os.replace(file, path.with_name(file.name))
     write_json(report_file, report)
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import check_json_file
+from segdistill.naming import check_name
 from segdistill.networks.there import check_there
 from segdistill.recipe.sizes import parse_size
 
@@ -17,8 +18,10 @@ CALIBRATION_IMAGES = 128
 MOST_PIXELS = 2**26
 """Of one batch that a file may be made for; it is run to be compared, and takes memory in proportion."""
 
-FormatName = Literal["onnx", "openvino", "torch-export", "hub"]
-Runtime = Literal["pytorch", "torch.compile", "onnxruntime", "openvino"]
+HUB = "hub"
+"""The format that is a folder for the Hugging Face hub."""
+
+Runtime = Literal["pytorch", "torch.compile", "onnxruntime", "openvino", "litert"]
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,16 @@ class ExportOptions:
 
     Args:
         run: a run folder, or any folder that Network.save made.
-        format: onnx, openvino, torch-export, or hub: a folder that smp or transformers alone load, with a model card.
-        output: the file, ending in .onnx, .xml or .pt2; by default exports/model in the run folder. Of hub the
-            folder, by default exports/hub.
+        format: onnx, openvino, torch-export, tflite, coreml, one that an installed package adds, or hub: a folder that
+            smp or transformers alone load, with a model card.
+        output: the file, with the ending of its format: .onnx, .xml, .pt2, .tflite or .mlpackage; by default
+            exports/model in the run folder. Of hub the folder, by default exports/hub.
         layout: of the images, nchw (B, C, H, W) or nhwc (B, H, W, C).
         outputs: labels, class ids as uint8 (B, H, W); or probabilities, float32, with the classes where the images
             have their channels.
-        size: height and width of the images, such as 512x512; by default any, where the network allows it.
-        batch: number of images at once; by default any.
+        size: height and width of the images, such as 512x512; by default any, where the network allows it. Formats
+            tflite and coreml need it.
+        batch: number of images at once; by default any, for tflite and coreml 1.
         images: an image or a folder of images to compare on; by default validation images of the run's data.
         half: compute in half precision (fp16), for GPUs and other accelerators; for onnx. The file, half as large, is
             called model-fp16 by default.
@@ -48,7 +53,7 @@ class ExportOptions:
 
     run: str | Path
     _: KW_ONLY
-    format: FormatName = "onnx"
+    format: str = "onnx"
     output: str | Path | None = None
     layout: Literal["nchw", "nhwc"] = "nchw"
     outputs: Literal["labels", "probabilities"] = "labels"
@@ -63,8 +68,10 @@ class ExportOptions:
     quiet: bool = False
 
     def __post_init__(self) -> None:
+        if self.format != HUB:
+            check_name("format", self.format, HUB)
         for name in ("layout", "outputs", "size", "batch", "half", "int8"):
-            if self.format == "hub" and getattr(self, name) != getattr(ExportOptions, name):
+            if self.format == HUB and getattr(self, name) != getattr(ExportOptions, name):
                 raise UserError(f"format hub saves the network as it is; leave {name} out")
         if self.half and self.format != "onnx":
             raise UserError(f"half is made for onnx, not for {self.format}")
@@ -99,7 +106,7 @@ class BenchmarkOptions:
         runs: run folders, such as a teacher's and its students'.
         input: height and width of the image, such as 512x512.
         threads: numbers of threads to measure with, such as [1, 2]; by default 1.
-        runtimes: some of pytorch, torch.compile, onnxruntime, openvino; by default all.
+        runtimes: some of pytorch, torch.compile, onnxruntime, openvino, litert; by default all.
         seconds: how long each is measured, after a third of that for warming up; ten passes at least.
         output: JSON file for everything measured.
         quiet: print nothing.

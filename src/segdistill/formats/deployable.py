@@ -37,6 +37,9 @@ class Deployable(nn.Module):
         (torch.Size([1, 50, 70]), torch.uint8)
     """
 
+    rows: Tensor
+    columns: Tensor
+
     def __init__(
         self,
         network: Network,
@@ -53,6 +56,10 @@ class Deployable(nn.Module):
         self.with_logits = with_logits
         self.multiple = multiple = network.multiple
         self._pads = multiple > 1 and (size is None or any(side % multiple for side in size))
+        self._fixed = size is not None
+        if self._pads and size is not None:  # constants, for not every converter computes with whole numbers
+            for axis, side in zip(("rows", "columns"), size, strict=True):
+                self.register_buffer(axis, self._padded(side, torch.device("cpu")), persistent=False)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -71,11 +78,15 @@ class Deployable(nn.Module):
         # As pad_to_multiple does, and cut off again; by index, for a slice that may or may not be the whole makes
         # torch.export ask, and fix, whether it is.
         if self._pads:
-            images = images.index_select(2, self._padded(height, images)).index_select(3, self._padded(width, images))
+            rows = self.rows if self._fixed else self._padded(height, images.device)
+            columns = self.columns if self._fixed else self._padded(width, images.device)
+            images = images.index_select(2, rows).index_select(3, columns)
         logits = self.network(images).float()  # of a network in half precision too
         # A data set has 255 classes at most.
         prediction = logits.argmax(1, keepdim=True).to(torch.uint8) if self.outputs == "labels" else logits.softmax(1)
-        if self._pads:
+        if self._pads and self._fixed:
+            prediction = prediction[:, :, :height, :width]
+        elif self._pads:
             rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
             prediction = prediction.index_select(2, rows).index_select(3, columns)
         if self.outputs == "labels":
@@ -84,7 +95,7 @@ class Deployable(nn.Module):
             prediction = prediction.permute(0, 2, 3, 1)
         return (prediction, logits) if self.with_logits else prediction
 
-    def _padded(self, side: int, images: Tensor) -> Tensor:
+    def _padded(self, side: int, device: torch.device) -> Tensor:
         """The index of each row or column after padding: the last one again and again."""
         multiple = self.multiple
-        return torch.arange((side + multiple - 1) // multiple * multiple, device=images.device).clamp(max=side - 1)
+        return torch.arange((side + multiple - 1) // multiple * multiple, device=device).clamp(max=side - 1)

@@ -11,16 +11,16 @@ from segdistill.errors import UserError, reason
 from segdistill.files import digest
 from segdistill.formats.about import About
 from segdistill.formats.agreement import File, Form
+from segdistill.formats.choosing import all_formats, format_of
 from segdistill.formats.format import Format
-from segdistill.formats.formats import SUFFIXES
 
 
 class ExportedModel:
     """An exported file, ready to score windows on the CPU.
 
     Args:
-        path: an ``.onnx``, ``.xml`` (its ``.bin`` beside it) or ``.pt2`` file; a ``.pt2`` file may run code of whoever
-            made it.
+        path: an ``.onnx``, ``.xml`` (its ``.bin`` beside it) ``.tflite`` or ``.pt2`` file, or one of a format that an
+            installed package adds; a ``.pt2`` file may run code of whoever made it.
 
     Attributes:
         about: the file's own metadata.
@@ -31,15 +31,16 @@ class ExportedModel:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.suffix.lower() not in SUFFIXES:
+        kind = format_of(path)
+        if kind is None:
             raise UserError(
                 f"model {path} is a file that ends in '{path.suffix}'; expected the folder of a run, or an exported "
-                f"file, {', '.join(SUFFIXES)}"
+                f"file, {', '.join(known.suffix for known in all_formats())}"
             )
-        if not path.is_file():
+        if not (path.is_dir() if kind.folder else path.is_file()):
             raise UserError(f"model {path} does not exist")
         self.path = path
-        self._file = _opened(path, SUFFIXES[path.suffix.lower()])
+        self._file = _opened(path, kind)
         self.about = About.from_metadata(self._file.metadata(), str(path))
         self.identity = digest(path, *([path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else []))
 

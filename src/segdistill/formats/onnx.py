@@ -30,6 +30,7 @@ class Onnx(Format):
     name = "onnx"
     suffix = ".onnx"
     needs = ("onnx", "onnxscript", "onnxruntime")
+    takes_int8 = True
 
     def convert(
         self, deployable: Deployable, example: Tensor, dynamic: Mapping[int, str], metadata: Mapping[str, str]

@@ -42,6 +42,7 @@ class OpenVino(Format):
     name = "openvino"
     suffix = ".xml"
     needs = ("onnx", "onnxscript", "openvino")
+    takes_int8 = True
 
     def convert(
         self, deployable: Deployable, example: Tensor, dynamic: Mapping[int, str], metadata: Mapping[str, str]

@@ -27,7 +27,6 @@ class TorchExport(Format):
     name = "torch-export"
     suffix = ".pt2"
     with_logits = False
-    takes_int8 = False
 
     def convert(
         self, deployable: Deployable, example: Tensor, dynamic: Mapping[int, str], metadata: Mapping[str, str]

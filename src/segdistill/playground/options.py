@@ -15,7 +15,8 @@ class PlayOptions:
     """Which networks the page shows, and who can reach it.
 
     Args:
-        runs: run folders or exported files (.onnx, .xml, .pt2) of the same classes, such as a teacher and its students.
+        runs: run folders or exported files (.onnx, .xml, .pt2, .tflite) of the same classes, such as a teacher and its
+            students.
         host: the address to listen on; 0.0.0.0 opens the page to everybody who can reach this machine.
         port: the port; the next one that is free is taken.
         max_megabytes: the largest file that may be dropped, in units of 2^20 bytes.

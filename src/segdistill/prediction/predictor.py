@@ -12,8 +12,8 @@ from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.files import digest
+from segdistill.formats.choosing import format_of
 from segdistill.formats.exported import ExportedModel
-from segdistill.formats.formats import SUFFIXES
 from segdistill.networks.description import Description
 from segdistill.networks.loading import files_of, load_run
 
@@ -76,7 +76,8 @@ def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
         UserError: no such folder or file, no network in it, a damaged one, or no such device.
     """
     folder = Path(model)
-    if folder.is_file() or (not folder.exists() and folder.suffix.lower() in SUFFIXES):
+    kind = None if folder.is_dir() and not folder.suffix else format_of(folder)
+    if folder.is_file() or (kind is not None and (kind.folder or not folder.exists())):
         return _open_file(folder, device)
     network = load_run(model)
     described = network.description
