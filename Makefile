@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # --no-compile: Python compiles what is imported; compiling all of torch beforehand takes longer than the demo's teacher.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 
+# Where this is set, each of the many processes that the tests start would compile torch and its kin anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test mutants docs format clean
 
 demo: $(VENV)/.installed

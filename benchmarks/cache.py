@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 

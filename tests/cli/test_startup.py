@@ -20,7 +20,7 @@ from segdistill.formats import FORMATS
 from segdistill.lazy import load
 from segdistill.methods import METHODS, Method
 
-HEAVY = ("torch", "numpy", "lightning", "transformers", "torchvision")
+HEAVY = ("torch", "numpy", "lightning_fabric", "transformers", "torchvision")
 RECIPE = ["--data", "{dataset: camvid, root: x}", "--output", "x"]
 DISTILL = [*RECIPE, "--teacher", "x", "--student", "y"]
 HELP = [[command, "--help"] for command in COMMANDS]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,17 @@ def packed(images: Tensor, layout: str) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------- every kind of file
 
 
-@pytest.mark.parametrize("outputs", ["labels", "probabilities"])
-@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-@pytest.mark.parametrize("format", SUFFIXES)
+#: One combination of each format; the others are as slow as they are many.
+QUICK = {("onnx", "nhwc", "probabilities"), ("openvino", "nchw", "labels"), ("torch-export", "nchw", "probabilities")}
+
+
+@pytest.mark.parametrize(
+    ("format", "layout", "outputs"),
+    [
+        pytest.param(*chosen, marks=() if chosen in QUICK else pytest.mark.slow)
+        for chosen in product(SUFFIXES, ("nchw", "nhwc"), ("labels", "probabilities"))
+    ],
+)
 def test_every_format_layout_and_output(net: Path, tmp_path: Path, format: str, layout: str, outputs: str) -> None:
     """Any size and batch, odd ones too."""
     file = tmp_path / f"net{SUFFIXES[format]}"
@@ -121,7 +130,14 @@ def test_every_format_layout_and_output(net: Path, tmp_path: Path, format: str, 
     assert {path.name for path in tmp_path.iterdir()} == {file.name, f"{file.name}.json"} | written
 
 
-@pytest.mark.parametrize(("format", "layout"), [("onnx", "nhwc"), ("openvino", "nchw"), ("torch-export", "nhwc")])
+@pytest.mark.parametrize(
+    ("format", "layout"),
+    [
+        ("onnx", "nhwc"),
+        pytest.param("openvino", "nchw", marks=pytest.mark.slow),
+        pytest.param("torch-export", "nhwc", marks=pytest.mark.slow),
+    ],
+)
 def test_network_that_takes_multiples_takes_any_size(padded: Path, tmp_path: Path, format: str, layout: str) -> None:
     file = tmp_path / f"net{SUFFIXES[format]}"
     export(run=padded, format=format, output=file, layout=layout, quiet=True)
@@ -131,6 +147,7 @@ def test_network_that_takes_multiples_takes_any_size(padded: Path, tmp_path: Pat
         assert_same(run_plainly(file, packed(images, layout)), expected(network, images, layout, "labels"))
 
 
+@pytest.mark.slow
 def test_smp_network_of_any_size(tmp_path: Path) -> None:
     folder = saved(tmp_path / "net", FPN)
     found = export(run=folder, quiet=True)
@@ -432,6 +449,7 @@ def test_without_the_extra(
 # ------------------------------------------------------------------------------------------------ half precision
 
 
+@pytest.mark.slow
 def test_onnx_in_half_precision(net: Path, tmp_path: Path) -> None:
     whole = export(net, output=tmp_path / "net.onnx", quiet=True).path
     exported = export(net, half=True, output=tmp_path / "half.onnx", quiet=True)

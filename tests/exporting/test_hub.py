@@ -55,6 +55,7 @@ def card(folder: Path) -> tuple[dict[str, object], str]:
     return yaml.safe_load(front), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "library"),
     [(SMP, "segmentation-models-pytorch"), (SEGFORMER, "transformers")],

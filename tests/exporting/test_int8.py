@@ -137,6 +137,7 @@ def test_fine_tuned_with_rounding_and_a_teacher(
     assert ("warning: fine-tuning brought no gain" in printed) is not helped
 
 
+@pytest.mark.slow
 def test_fine_tuning_moves_all_weights_and_no_statistics(run: Path, teacher: Path) -> None:
     network, guide = load_run(run), load_run(teacher)
     tuned = finetune(run, network, guide, 2, Console(quiet=True))
@@ -147,6 +148,7 @@ def test_fine_tuning_moves_all_weights_and_no_statistics(run: Path, teacher: Pat
     assert not tuned.training
 
 
+@pytest.mark.slow
 def test_fine_tuning_pads_bands_with_their_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +175,7 @@ def test_fine_tuning_pads_bands_with_their_mean(
     assert len(report["metadata"]["mean"]) == 2
 
 
+@pytest.mark.slow
 def test_rounding_has_256_levels_and_a_gradient(run: Path) -> None:
     network = load_run(run)
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

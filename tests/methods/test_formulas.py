@@ -108,7 +108,7 @@ def test_feature_at_every_stage_is_a_mean_over_places(case: dict[str, object]) -
 
 
 def test_auto_is_kd_and_feature_at_every_stage(case: dict[str, object]) -> None:
-    method, kd = built(Auto(logits=2.0, features=3.0)), built(KD())
+    method, kd = built(Auto(logits=2.0, features=3.0)), built(KD(balance="teacher"))
     terms = method(**case)
     assert set(terms) == {"logits", "features"}
     assert terms["logits"].item() == pytest.approx(2 * kd(**case)["logits"].item(), rel=1e-6)

@@ -248,7 +248,7 @@ def test_steps_and_epochs_of_the_same_length_are_the_same_run(tmp_path: Path) ->
 
 
 def state_of_the_process() -> list[Any]:
-    names = ("lightning.fabric", "lightning.pytorch", "lightning.fabric.utilities.rank_zero", "", "torch")
+    names = ("lightning_fabric", "lightning_fabric.utilities.rank_zero", "", "torch")
     return [
         random.getstate(),
         np.random.get_state()[1].tolist(),  # type: ignore[index,union-attr]

@@ -26,7 +26,7 @@ from segdistill.recipe.data import Data
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.training.loading import load_student, load_teacher
 
-LIBRARIES = ("torch", "lightning", "timm", "segmentation-models-pytorch", "transformers", "numpy")
+LIBRARIES = ("torch", "lightning-fabric", "timm", "segmentation-models-pytorch", "transformers", "numpy")
 
 
 def choose_seeds(seeds: list[int] | int, first: int) -> tuple[int, ...]:

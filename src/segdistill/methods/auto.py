@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from segdistill.errors import UserError
 from segdistill.methods.feature import Feature
 from segdistill.methods.kd import KD
-from segdistill.methods.method import Method, TeacherOutputs, check_not_negative
+from segdistill.methods.method import Method, TeacherOutputs, check_choice, check_not_negative
 from segdistill.networks.features import Features, NetworkInfo
 
 
@@ -22,6 +24,8 @@ class Auto(Method):
     Args:
         logits: weight of `KD`; 0 leaves it out.
         features: weight of `Feature`; 0 leaves it out.
+        balance: of `KD`: ``"teacher"``: rare classes count more, as with the class-balanced task loss, also on images
+            without labels; mIoU counts them alike. ``None``: all pixels count alike. See `PixelWeights`.
     """
 
     family = "feature"
@@ -29,13 +33,17 @@ class Auto(Method):
     year = 2026
     cost = 1.039
 
-    def __init__(self, *, logits: float = 1.0, features: float = 1.0) -> None:
+    def __init__(
+        self, *, logits: float = 1.0, features: float = 1.0, balance: Literal["teacher"] | None = "teacher"
+    ) -> None:
         super().__init__()
         check_not_negative("auto", logits=logits, features=features)
         if not logits and not features:
             raise UserError("auto: logits and features are both 0, expected a weight above 0 for one of them")
+        check_choice("auto", "balance", balance, ("teacher", None))
         self.logits = logits
         self.features = features
+        self.balance: Literal["teacher"] | None = balance
         self.needs_embedding = not logits  # of a teacher that shows none, class scores alone are taken
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
@@ -43,7 +51,7 @@ class Auto(Method):
         self.needs_logits = bool(self.logits) and student.num_classes == teacher.num_classes
         self.needs_embedding = bool(self.features) and teacher.embedding.channels > 0
         self.needs_stages = bool(self.needs_embedding and student.stages and teacher.stages)
-        parts: list[Method] = [KD(weight=self.logits)] if self.needs_logits else []
+        parts: list[Method] = [KD(weight=self.logits, balance=self.balance)] if self.needs_logits else []
         if self.needs_embedding:
             parts.append(Feature(weight=self.features, stages=self.needs_stages))
         if not parts:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor, nn
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torch import Tensor, distributed, nn
 
 from segdistill.errors import UserError
 
@@ -85,22 +84,34 @@ def percent(value: float | None) -> str:
 
 
 class ConfusionCounts(nn.Module):
-    """Confusion counts of a split, summed batch by batch on the network's device and over processes."""
+    """Confusion counts of a split, summed batch by batch on the network's device and over processes.
+
+    torchmetrics has these counts too; to import it takes longer than to import torch, in each process that trains.
+    """
+
+    counts: Tensor
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
         super().__init__()
-        # Labels were checked when the data set was; checking each batch again would make the GPU wait.
-        self.matrix = MulticlassConfusionMatrix(num_classes, ignore_index=ignore_index, validate_args=False)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.register_buffer("counts", torch.zeros(num_classes, num_classes, dtype=torch.int64), persistent=False)
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Counts one batch: logits (B, K, H, W), labels integer (B, H, W)."""
-        # On a CPU argmax over this dimension takes five times as long.
-        self.matrix.update(logits.max(1).indices, labels.long())
+        """Counts one batch: logits (B, K, H, W), labels integer (B, H, W), 0 to K - 1 or the ignore label."""
+        predicted = logits.max(1).indices  # on a CPU argmax over this dimension takes five times as long
+        squares, labels = self.num_classes**2, labels.long()
+        cells = torch.where(labels == self.ignore_index, squares, labels * self.num_classes + predicted)
+        found = torch.bincount(cells.flatten(), minlength=squares + 1)[:squares]
+        self.counts += found.view_as(self.counts)
 
     def confusion(self) -> Tensor:
-        """The counts so far, int64 (K, K)."""
-        return self.matrix.compute()
+        """The counts so far of all processes together, int64 (K, K); row = true class."""
+        counts = self.counts.clone()
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(counts)
+        return counts
 
     def reset(self) -> None:
         """Forgets all counts."""
-        self.matrix.reset()
+        self.counts.zero_()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from rich.console import Console
 
 from segdistill.data.loading import TrainingSamples, default_workers

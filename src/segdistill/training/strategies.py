@@ -10,10 +10,10 @@ from datetime import timedelta
 from typing import Literal
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
-from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
-from lightning.fabric.strategies.strategy import Strategy
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.strategies.strategy import Strategy
 
 from segdistill.device import choose_device
 from segdistill.errors import UserError
@@ -75,10 +75,10 @@ def without_lightning_notes() -> Iterator[None]:
 
     They are about choices made here, such as "GPU available: False".
     """
-    names = ("lightning.fabric", "lightning.fabric.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero")
+    names = ("lightning_fabric", "lightning_fabric.utilities.rank_zero")
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        warnings.filterwarnings("ignore", module=r"lightning_fabric\..*")
         # The library's own slicing of scores to the image's size; nothing writes into them.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         for name in names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from rich.console import Console
 
 from segdistill.data.evaluation import EvaluationLoader, scored_parts

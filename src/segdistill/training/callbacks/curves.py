@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning.fabric.loggers.logger import Logger
+from lightning_fabric.loggers.logger import Logger
 from rich.console import Console
 
 from segdistill.training.callbacks.callback import Callback
