@@ -37,9 +37,21 @@ def test_recipes_of_a_family(family: Path, tmp_path: Path) -> None:
     for name in ("teacher", "alone", "distill"):
         command = "distill" if name == "distill" else "train"
         teacher = ["--teacher", str(tmp_path / "teacher")] if name == "distill" else []
-        assert main([command, str(family / f"{name}.yaml"), "--output", str(tmp_path / name), *small, *teacher]) == 0
+        recipe = family / f"{name}.yaml"
+        more = _unlabelled(recipe, tmp_path / "more")
+        assert main([command, str(recipe), "--output", str(tmp_path / name), *small, *teacher, *more]) == 0
         assert (tmp_path / name / "metrics.json").exists()
 
 
 def test_there_are_recipes() -> None:
-    assert [family.name for family in FAMILIES] == ["camvid", "idd-lite"]
+    assert [family.name for family in FAMILIES] == ["camvid", "camvid-50", "idd-lite"]
+
+
+def _unlabelled(recipe: Path, folder: Path) -> list[str]:
+    """Two further images, where the recipe wants images without labels."""
+    if "unlabelled" not in yaml.safe_load(recipe.read_text())["data"]:
+        return []
+    folder.mkdir()
+    for index in range(2):
+        Image.new("RGB", (96, 64), (index, 20, 30)).save(folder / f"{index}.png")
+    return ["--data.unlabelled", str(folder)]

@@ -51,7 +51,7 @@ SETTINGS = [
     Setting("kd", zero_when_equal=True),
     Setting("kd", {"balance": "labels"}, zero_when_equal=True),
     Setting("kd", {"balance": "teacher", "temperature": 2.0}, zero_when_equal=True),
-    Setting("auto"),
+    Setting("auto", {"balance": "teacher"}),
     Setting("auto", {"logits": 0.0}),
     Setting("feature"),
     Setting("feature", {"preset": "fitnet"}),

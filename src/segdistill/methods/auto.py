@@ -34,7 +34,7 @@ class Auto(Method):
     cost = 1.039
 
     def __init__(
-        self, *, logits: float = 1.0, features: float = 1.0, balance: Literal["teacher"] | None = "teacher"
+        self, *, logits: float = 10.0, features: float = 5.0, balance: Literal["teacher"] | None = "teacher"
     ) -> None:
         super().__init__()
         check_not_negative("auto", logits=logits, features=features)

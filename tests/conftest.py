@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+#: Where a run's own page is looked at.
+WITH_PAGES = (
+    "tests.reporting.",
+    "tests.documentation.",
+    "tests.training.test_report",
+    "tests.training.test_unlabelled",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_page(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A tiny run trains faster than its page is drawn; the page has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.module.__name__.startswith(WITH_PAGES):
+
+            def page(*_: Any, **__: Any) -> str:
+                return "page"
+
+            patch.setattr("segdistill.training.run.run_report", page)
+        yield
