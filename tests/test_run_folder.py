@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from segdistill import RunFolder, UserError
+from segdistill import RunFolder, UserError, load_network
+from segdistill.reporting.picture import GAP
 
 CONFIG = {"data": {"dataset": "folder", "root": "x"}, "train": {"lr": 0.1}, "seed": 0}
 
@@ -99,6 +100,25 @@ def test_a_notebook_shows_a_run(tmp_path: Path) -> None:
     assert "<i>" not in page
     run.write_metrics({**METRICS, "epochs": 1, "teacher_miou": None})
     assert "1 epoch in 9.0 s; mIoU 61.25 % on the validation images<" in run._repr_html_()
+
+
+def test_curves_and_predictions_in_a_notebook(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    data = {"dataset": "synthetic-aerial", "size": [32, 32], "count": 3}
+    run.start({**CONFIG, "data": data}, resume=False)
+    assert "a curve needs two epochs" in run.curves()._repr_html_()
+    run.write_history([{"epoch": n, "val/miou": 9.0 * n, "loss/task": 1 / n, "seconds": 1} for n in (1, 2)])
+    run.write_metrics({**METRICS, "epochs": 2, "teacher_miou": 75.125})
+    shown = run.curves()._repr_html_()
+    assert [text in shown for text in ("mIoU by epoch", "loss by epoch", ">teacher<", ">task<")] == [True] * 4
+    with pytest.raises(UserError, match=r"no weights|network.json"):
+        run.predictions()
+    run.save_network(load_network("smp:FPN:resnet18?decoder_pyramid_channels=8", num_classes=6))
+    one, all_of_them = run.predictions(count=1), run.predictions(count=9)
+    assert (one.mode, one.width) == ("RGB", all_of_them.width)
+    assert all_of_them.height - one.height == 2 * (32 + GAP)
+    with pytest.raises(UserError, match="count is 0"):
+        run.predictions(count=0)
 
 
 def test_a_notebook_shows_a_pretraining(tmp_path: Path) -> None:

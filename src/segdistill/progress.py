@@ -1,7 +1,8 @@
-"""How far long work has come: a bar on a terminal, a line now and then where the output is a file or a pipe."""
+"""How far long work has come: a bar on a terminal or in a notebook, a line now and then in a file or a pipe."""
 
 from __future__ import annotations
 
+import html
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ T = TypeVar("T")
 #: Seconds between two looks at the losses: each makes a GPU wait for its queue.
 BETWEEN_LOOKS = 2.0
 
+#: Seconds between two pictures of a bar in a notebook.
+BETWEEN_PICTURES = 0.2
+
 #: Seconds between two lines where the output is no terminal.
 BETWEEN_LINES = 15.0
 
@@ -24,8 +28,37 @@ BETWEEN_LINES = 15.0
 BETWEEN_TRAINING_LINES = 60.0
 
 
+class NotebookBar:
+    """A bar below the cell of a notebook that is running; `close` removes it.
+
+    rich draws bars in notebooks with ipywidgets alone, which few environments have.
+    """
+
+    def __init__(self) -> None:
+        from IPython.display import display  # a running notebook has it
+
+        self._handle = display({"text/plain": ""}, raw=True, display_id=True)
+        self._drawn = 0.0
+
+    def show(self, text: str, done: float, total: float | None) -> None:
+        """Draw the bar with ``text`` beside it, unless it was drawn a moment ago; ``total`` may be unknown."""
+        now = time.perf_counter()
+        if now - self._drawn < BETWEEN_PICTURES:
+            return
+        self._drawn = now
+        extent = "" if total is None else f' value="{done:.0f}" max="{total:.0f}"'
+        shown = {"text/html": f"<progress{extent}></progress> {html.escape(text)}", "text/plain": text}
+        self._handle.update(shown, raw=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._handle.update({"text/plain": ""}, raw=True)
+
+
 class Bar:
-    """The progress of a training: a bar on a terminal, elsewhere a line every `BETWEEN_TRAINING_LINES` seconds.
+    """The progress of a training: a bar on a terminal or in a notebook, elsewhere a line now and then.
+
+    The lines come every `BETWEEN_TRAINING_LINES` seconds.
 
     Args:
         console: what lines are printed on, above the bar where there is one.
@@ -51,19 +84,25 @@ class Bar:
             disable=not (self.shown and console.is_terminal),
         )
         self._task = self._progress.add_task("", total=None, speed="", losses="")
-        self._text, self._total = "", 0
-        self._looked = 0.0 if console.is_terminal else time.perf_counter()  # there at once
+        self._live = console.is_terminal or console.is_jupyter
+        self._notebook: NotebookBar | None = None
+        self._text, self._losses, self._total = "", "", 0
+        self._looked = 0.0 if self._live else time.perf_counter()  # there at once
         self._done = self._batches = 0
         self._since = 0.0
 
     def __enter__(self) -> Bar:
         self._progress.start()
+        if self.shown and self._console.is_jupyter:
+            self._notebook = NotebookBar()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        if self._notebook is not None:
+            self._notebook.close()
 
     def start(self, text: str, total: int, done: int = 0) -> None:
         """Begins a new stretch of ``total`` batches, the first ``done`` of which are finished."""
@@ -74,7 +113,7 @@ class Bar:
 
     def due(self) -> bool:
         """Whether it is time to show the losses again."""
-        pause = BETWEEN_LOOKS if self._console.is_terminal else BETWEEN_TRAINING_LINES
+        pause = BETWEEN_LOOKS if self._live else BETWEEN_TRAINING_LINES
         return self.shown and time.perf_counter() - self._looked > pause
 
     def advance(self, losses: str | None = None) -> None:
@@ -84,19 +123,21 @@ class Bar:
             return
         speed = f"{self._batches * self.images_per_batch / max(1e-9, time.perf_counter() - self._since):.1f} images/s"
         if losses is not None:
-            self._looked = time.perf_counter()
+            self._looked, self._losses = time.perf_counter(), losses
             self._progress.update(self._task, losses=losses)
-            if not self._console.is_terminal:
-                said = f"{self._text}  batch {self._done} of {self._total}  {speed}  {losses}"
-                self._console.out(said, highlight=False)
+        said = f"{self._text}  batch {self._done} of {self._total}  {speed}  {self._losses}"
+        if self._notebook is not None:
+            self._notebook.show(said, self._done, self._total)
+        elif losses is not None and not self._live:
+            self._console.out(said, highlight=False)
         self._progress.update(self._task, advance=1, speed=speed, refresh=losses is not None)
 
 
 def tracked(items: Iterable[T], text: str, total: int, console: Console, shown: bool = True) -> Iterator[T]:
     """Gives ``items`` one by one and shows how many are done.
 
-    On a terminal this is a bar that disappears at the end. Elsewhere it is a line every `BETWEEN_LINES` seconds, so
-    that short work prints nothing.
+    On a terminal and in a notebook this is a bar that disappears at the end. Elsewhere it is a line every
+    `BETWEEN_LINES` seconds, so that short work prints nothing.
 
     Args:
         items: anything that can be iterated over.
@@ -115,17 +156,27 @@ def tracked(items: Iterable[T], text: str, total: int, console: Console, shown: 
 
 def _told(items: Iterable[T], text: str, total: int, console: Console) -> Iterator[T]:
     began = last = time.perf_counter()
-    for done, item in enumerate(items):
-        now = time.perf_counter()
-        if done and now - last >= BETWEEN_LINES:
-            last = now
-            left = duration((now - began) / done * (total - done))
-            console.out(f"{text}: {done} of {total}, about {left} left", highlight=False)
-        yield item
+    notebook = NotebookBar() if console.is_jupyter else None
+    try:
+        for done, item in enumerate(items):
+            now = time.perf_counter()
+            left = duration((now - began) / max(1, done) * (total - done))
+            said = f"{text}: {done} of {total}, about {left} left"
+            if notebook is not None:
+                notebook.show(said if done else f"{text} ...", done, total)
+            elif done and now - last >= BETWEEN_LINES:
+                last = now
+                console.out(said, highlight=False)
+            yield item
+    finally:
+        if notebook is not None:
+            notebook.close()
 
 
 class Tasks(Progress):
-    """Several bars below each other on a terminal; elsewhere a line of them all every `BETWEEN_LINES` seconds.
+    """Several bars below each other on a terminal; in a notebook one for them all, elsewhere a line now and then.
+
+    The lines come every `BETWEEN_LINES` seconds.
 
     Args:
         console: where they are shown; a quiet one shows nothing.
@@ -137,16 +188,28 @@ class Tasks(Progress):
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         super().__init__(*columns, console=console, transient=True, disable=not (shown and console.is_terminal))
         self._lines = shown and not console.is_terminal
+        self._notebook = NotebookBar() if self._lines and console.is_jupyter else None
         self._last = time.perf_counter()
+
+    def stop(self) -> None:
+        """Remove the bars."""
+        super().stop()
+        if self._notebook is not None:
+            self._notebook.close()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """Changes a task as rich's own does, and prints the line when it is time."""
         super().update(task_id, **changes)
-        if self._lines and time.perf_counter() - self._last >= BETWEEN_LINES:
-            self._last = time.perf_counter()
-            shown = [task for task in self.tasks if task.visible and task.description]
-            counts = (f"{task.description}: {task.completed:.0f} of {task.total or '?'}" for task in shown)
-            self.console.out(", ".join(counts), highlight=False)
+        due = self._notebook is not None or time.perf_counter() - self._last >= BETWEEN_LINES
+        shown = [task for task in self.tasks if task.visible and task.description]
+        if not self._lines or not due or not shown:
+            return
+        self._last = time.perf_counter()
+        said = ", ".join(f"{task.description}: {task.completed:.0f} of {task.total or '?'}" for task in shown)
+        if self._notebook is not None:
+            self._notebook.show(said, shown[0].completed, shown[0].total)
+        else:
+            self.console.out(said, highlight=False)
 
 
 @contextmanager

@@ -10,12 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from segdistill.errors import UserError, reason
 from segdistill.files import UNFINISHED, read_yaml, write_json, write_text, write_yaml
 from segdistill.metrics.scores import percent
+from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
 from segdistill.progress import duration
+from segdistill.recipe.data import build_split
+from segdistill.reporting.curves import RunCurves, curve_figures
 from segdistill.reporting.page import Block, Paragraph, Table, fragment
+from segdistill.reporting.picture import side_by_side
 
 BEST = "best"
 """The folder in a run that holds the network of the epoch with the best mIoU."""
@@ -189,6 +195,31 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.history_file, text.getvalue())
+
+    def curves(self) -> RunCurves:
+        """Return the run's curves so far, for the last line of a notebook's cell: mIoU and loss terms by epoch."""
+        teacher = (self.read_metrics() or {}).get("teacher_miou")
+        return RunCurves(tuple(curve_figures(self.read_numbers(), teacher)))
+
+    def predictions(self, count: int = 4) -> Image.Image:
+        """Draw validation images beside their labels and what the run's network predicts, on one sheet.
+
+        Args:
+            count: how many images, at least 1, spread over the split.
+
+        Returns:
+            An RGB picture, which shows itself as the last line of a notebook's cell. Where the images have no labels,
+            their column is left out.
+
+        Raises:
+            UserError: the folder holds no trained network, or the validation images cannot be read.
+        """
+        if count < 1:
+            raise UserError(f"count is {count}, expected at least 1")
+        images = build_split(self.read_config()["data"], "val")
+        count = min(count, len(images))
+        network = load_run(self.path)
+        return side_by_side(images, {"prediction": network}, [index * len(images) // count for index in range(count)])
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: epochs so far, and the scores on the validation images."""

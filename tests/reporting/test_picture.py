@@ -6,7 +6,7 @@ from PIL import Image
 
 from segdistill.datasets import SyntheticAerial
 from segdistill.evaluation.forward_time import forward_ms
-from segdistill.reporting.picture import colourise, side_by_side
+from segdistill.reporting.picture import GAP, colourise, side_by_side
 from tests.tiny import tiny_network
 
 PALETTE = [(255, 0, 0), (0, 0, 255)]
@@ -39,6 +39,13 @@ def test_truth_and_predictions_stand_in_their_columns() -> None:
                 prediction = network.eval()(image[None]).argmax(1)[0]
             assert shown(colourise(prediction, scenes.palette))
     assert not shown(colourise(scenes[1][1], scenes.palette))
+
+
+def test_images_without_labels_have_no_column_for_them() -> None:
+    scenes, networks = SyntheticAerial("val", count=1, size=(40, 32)), {"one": tiny_network(classes=6, seed=1)}
+    labelled = side_by_side(scenes, networks, [0]).width
+    scenes.unlabelled_index = 254
+    assert side_by_side(scenes, networks, [0]).width == labelled - 32 - GAP
 
 
 def test_latency_counts_the_repeats_alone() -> None:

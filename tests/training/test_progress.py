@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import rich
@@ -106,6 +108,51 @@ def test_long_work_says_how_far_it_is_where_there_is_no_terminal() -> None:
         "files: 1 of 2, windows: 4 of 9",
         "epoch 1/2  batch 3 of 5  ...  task 0.5",
     ]
+
+
+class Handle(list[dict[str, str]]):
+    """What IPython's `display` returns: all that a cell showed in its place, one after another."""
+
+    def update(self, data: dict[str, str], raw: bool) -> None:
+        assert raw
+        self.append(data)
+
+
+def test_a_notebook_shows_bars_and_removes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Handle] = []
+
+    def display(data: dict[str, str], **_: bool) -> Handle:
+        places.append(Handle([data]))
+        return places[-1]
+
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr(progress, "BETWEEN_PICTURES", 0.0)
+    console = Console(file=io.StringIO(), force_jupyter=True)
+    assert list(tracked("abc", "evaluating <b>", 3, console)) == ["a", "b", "c"]
+    with Tasks(console) as tasks:
+        files = tasks.add_task("files", total=2)
+        tasks.update(tasks.add_task("windows", total=9, visible=False), visible=True, advance=4)
+        tasks.update(files, advance=1)
+    with Bar(console, shown=True, images_per_batch=4) as bar:
+        bar.start("epoch 1/2", 5, done=2)
+        assert bar.due()
+        bar.advance("task 0.5")
+        assert not bar.due()
+        bar.advance()
+    assert [(place[0], place[-1]) for place in places] == [({"text/plain": ""}, {"text/plain": ""})] * 3
+    htmls = [
+        re.sub(r"about .* left|[\d.]+ images/s", "...", one.get("text/html", "")) for p in places for one in p[1:-1]
+    ]
+    assert htmls == [
+        '<progress value="0" max="3"></progress> evaluating &lt;b&gt; ...',
+        '<progress value="1" max="3"></progress> evaluating &lt;b&gt;: 1 of 3, ...',
+        '<progress value="2" max="3"></progress> evaluating &lt;b&gt;: 2 of 3, ...',
+        '<progress value="0" max="2"></progress> files: 0 of 2, windows: 4 of 9',
+        '<progress value="1" max="2"></progress> files: 1 of 2, windows: 4 of 9',
+        '<progress value="3" max="5"></progress> epoch 1/2  batch 3 of 5  ...  task 0.5',
+        '<progress value="4" max="5"></progress> epoch 1/2  batch 4 of 5  ...  task 0.5',
+    ]
+    assert console.file.getvalue() == ""
 
 
 @pytest.mark.usefixtures("impatient")

@@ -50,13 +50,13 @@ def side_by_side(dataset: SegmentationDataset, networks: Mapping[str, Network], 
     """A row per image: the image, its labels, and each network's prediction, with headings and a colour legend.
 
     Args:
-        dataset: images and labels.
+        dataset: images and labels; without labels there is no column for them.
         networks: networks by the heading above their column.
         indices: the images to show.
     """
     rows = [_row(dataset, networks, index) for index in indices]
     width = max(cell.width for cells in rows for cell in cells)
-    headings = ["image", "truth", *networks]
+    headings = ["image", *(["truth"] if dataset.unlabelled_index is None else []), *networks]
     legend = _legend(dataset, len(headings) * (width + GAP))
     height = HEADER + sum(cells[0].height + GAP for cells in rows) + GAP + legend.height
     sheet = Image.new("RGB", (len(headings) * (width + GAP) + GAP, height), PAPER)
@@ -91,7 +91,8 @@ def predict(network: Network, image: Tensor) -> Tensor:
 
 def _row(dataset: SegmentationDataset, networks: Mapping[str, Network], index: int) -> list[Image.Image]:
     image, labels = sample_in_sight(dataset, index)
-    maps = [labels, *(predict(network, image) for network in networks.values())]
+    maps = [labels] if dataset.unlabelled_index is None else []
+    maps += [predict(network, image) for network in networks.values()]
     cells = [photograph(image), *(colourise(one, dataset.palette) for one in maps)]
     width, height = cells[0].size
     if width <= LARGEST_WIDTH:

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from segdistill.progress import duration
-from segdistill.reporting import charts
-from segdistill.reporting.charts import Curve
+from segdistill.reporting.curves import curve_figures
 from segdistill.reporting.names import network_name
-from segdistill.reporting.page import Block, Facts, Figure, Figures, Listing, Page, Paragraph, Section, Table
+from segdistill.reporting.page import Block, Facts, Figures, Listing, Page, Paragraph, Section, Table
 from segdistill.run_folder import RunFolder
 from segdistill.training.held_out import HeldOutLoss
 
@@ -58,19 +57,10 @@ def _in_short(
 
 
 def _training(history: Sequence[Mapping[str, float]]) -> list[Block]:
-    """Every term on the training images, and the sum on those held out, by epoch."""
-    columns = dict.fromkeys(key for row in history for key in row if key.startswith("loss/") or key == "val/loss")
-    curves = []
-    for column in columns:
-        points = [(row["epoch"], row[column]) for row in history if column in row]
-        if len(points) > 1:
-            name = "held-out" if column == "val/loss" else column.partition("/")[2]
-            curves.append(Curve(name, *map(list, zip(*points, strict=True))))
-    if not curves:
-        return [Paragraph("One epoch makes no curve; history.csv has its numbers.", "note")]
-    looks = charts.styles([curve.name for curve in curves])
-    figure = Figure(charts.lines("loss by epoch", curves, looks, "epoch", "loss"), "Lower is better.")
-    return [Figures([figure])]
+    figures = curve_figures(history, None)
+    if figures:
+        return [Figures(figures)]
+    return [Paragraph("One epoch makes no curve; history.csv has its numbers.", "note")]
 
 
 def _recipe(folder: RunFolder, config: Mapping[str, object]) -> list[Block]:

@@ -15,7 +15,8 @@ from segdistill.networks.size import count_parameters
 from segdistill.progress import duration
 from segdistill.recipe.data import Data
 from segdistill.reporting import charts
-from segdistill.reporting.charts import Curve, Point
+from segdistill.reporting.charts import Point
+from segdistill.reporting.curves import curve_figures
 from segdistill.reporting.names import network_name
 from segdistill.reporting.page import Block, Facts, Figure, Figures, Listing, Page, Paragraph, Picture, Section, Table
 from segdistill.reporting.picture import side_by_side
@@ -153,25 +154,7 @@ def _classes(scores: Scores) -> list[Block]:
 
 
 def _training(history: Sequence[Mapping[str, float]], teacher_miou: float | None) -> list[Block]:
-    """Curves over the epochs: every loss term, and the mIoU on the validation images."""
-    figures = []
-    losses = [column for column in dict.fromkeys(key for row in history for key in row) if column.startswith("loss/")]
-    for title, columns, y, level, caption in (
-        ("mIoU by epoch", ["val/miou"], "validation mIoU in %", teacher_miou, "mIoU on the validation images."),
-        ("loss by epoch", losses, "loss", None, "Each term of the loss on the training images; lower is better."),
-    ):
-        curves = []
-        for column in columns:
-            points = [(row["epoch"], row[column]) for row in history if column in row]
-            if len(points) > 1:
-                name = column.partition("/")[2] if column != "val/miou" else "this run"
-                curves.append(Curve(name, *map(list, zip(*points, strict=True))))
-        if not curves:
-            continue
-        if level is not None:
-            curves.append(Curve("teacher", [0.0], [level]))
-        looks = charts.styles([curve.name for curve in curves], plain=("teacher",))
-        figures.append(Figure(charts.lines(title, curves, looks, "epoch", y), caption))
+    figures = curve_figures(history, teacher_miou)
     if figures:
         return [Figures(figures)]
     return [Paragraph("One epoch makes no curve; history.csv has its numbers.", "note")]
