@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 # Where this is set, each of the many processes that the tests start would compile torch and its kin anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test mutants docs format clean
+.PHONY: demo test mutants docs notebooks format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/segdistill demo --output demo
@@ -26,6 +26,10 @@ mutants: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# Runs the notebooks of the tutorials and stores their outputs in them.
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python docs/build/notebooks.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

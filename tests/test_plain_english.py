@@ -22,9 +22,10 @@ PRIVATE = (
 
 TEXTS = [
     path
-    for folder, pattern in (("src", "*.py"), ("src", "*.html"), ("docs", "*.md"), ("recipes", "*.yaml"), (".", "*.md"))
-    for path in sorted((ROOT / folder).rglob(pattern) if folder != "." else ROOT.glob(pattern))
-]
+    for folder, endings in (("src", ("py", "html")), ("docs", ("md", "ipynb")), ("recipes", ("yaml",)))
+    for ending in endings
+    for path in sorted((ROOT / folder).rglob(f"*.{ending}"))
+] + sorted(ROOT.glob("*.md"))
 
 
 @pytest.mark.parametrize("phrase", PRIVATE)

@@ -7,11 +7,17 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+from notebooks import NOTEBOOKS
+from notebooks import page as notebook_page
 from pages import GENERATED
 
 #: Folder, name of its tab, and the first line of its index page.
 SECTIONS = (
-    ("tutorials", "Tutorials", "Lessons to follow from beginning to end."),
+    (
+        "tutorials",
+        "Tutorials",
+        "Lessons from beginning to end. Each is a notebook that you can download and run.",
+    ),
     ("how-to", "How-to", "One task a page: what it is for, the command, what you see, what can go wrong."),
     ("methods", "Methods", ""),
     ("reference", "Reference", "Facts to look up."),
@@ -21,9 +27,11 @@ SECTIONS = (
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the generated pages and an index page to each section that has none, and set the navigation."""
+    """Add generated pages, notebooks, and an index page to each section that has none, and set the navigation."""
     for place, make in GENERATED.items():
         files.append(File.generated(config, place, content=make()))
+    for notebook in NOTEBOOKS:
+        files.append(File.generated(config, f"tutorials/{notebook.stem}.md", content=notebook_page(notebook)))
     nav: list[Any] = ["index.md"]
     for folder, name, line in SECTIONS:
         pages = sorted(
@@ -39,6 +47,11 @@ def on_files(files: Files, config: Any) -> Files:
         nav.append({name: [index, *(page.src_uri for page in pages if page.src_uri != index)]})
     config.nav = nav
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Let links to notebooks, which a repository shows as they are, lead to their pages."""
+    return re.sub(r"(\]\([^)\s]+)\.ipynb\)", r"\1.md)", markdown)
 
 
 def title(page: File) -> str:

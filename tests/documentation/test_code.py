@@ -14,7 +14,7 @@ from PIL import Image
 from segdistill import Distiller
 from segdistill.recipe.data import check_keys
 from segdistill.recipe.recipes import DistillRecipe
-from tests.documentation.pages import PAGES, ROOT, blocks, name_of
+from tests.documentation.pages import PAGES, ROOT, blocks, name_of, text_of
 from tests.tiny import tiny_network
 
 WITH_CODE = [page for page in PAGES if blocks(page, "python")]
@@ -29,12 +29,7 @@ def run(page: Path) -> dict[str, Any]:
     return names
 
 
-# A tutorial trains networks.
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(page, marks=pytest.mark.slow if "tutorials" in page.parts else ()) for page in WITH_CODE],
-    ids=name_of,
-)
+@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder that holds what the pages speak of: a picture, an exported file, a run's history."""
     monkeypatch.chdir(tmp_path)
@@ -96,4 +91,4 @@ def test_yaml_is_a_recipe(page: Path) -> None:
 def test_there_are_many() -> None:
     assert len(WITH_CODE) >= 6
     assert len(WITH_YAML) >= 4
-    assert not [name_of(page) for page in PAGES if re.search(r"```(py|console|shell|yml)\b", page.read_text())]
+    assert not [name_of(page) for page in PAGES if re.search(r"```(py|console|shell|yml)\b", text_of(page))]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from segdistill.datasets import DATASETS
-from tests.documentation.pages import MADE, PAGES, ROOT, name_of
+from tests.documentation.pages import MADE, PAGES, ROOT, name_of, text_of
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(page)):
         if target.startswith("https://"):
             continue
         path, _, heading = target.partition("#")
@@ -24,7 +24,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def headings(page: Path) -> set[str]:
     """The anchors of a page, as GitHub makes them of its headings."""
-    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", text_of(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 

@@ -38,7 +38,7 @@ def test_every_method_has_a_page(name: str) -> None:
     assert METHODS[name]().name == name
     page = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
     assert page.startswith(f"# {name}\n")
-    headings = ["Idea", "Formula", "Defaults", "When to use it, and when not", "Where the reading had to choose"]
+    headings = ["Idea", "Formula", "Defaults", "When to use it, and when not", "Decisions where the paper is open"]
     assert [line[3:] for line in page.splitlines() if line[:3] == "## " and line != "## Presets"][:5] == headings
     parameters = inspect.signature(METHODS[name]).parameters
     cells = dict(re.findall(r"^\| `(\w+)` \| ([^|]*) \|", page, flags=re.MULTILINE))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import segdistill
 from segdistill import PretrainRecipe, RunFolder, TrainConfig, UserError
@@ -102,6 +102,16 @@ def test_labels_change_nothing(tmp_path: Path, teacher: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Step, "__call__", blind)
     assert fingerprint(pretrain_tiny(tmp_path / "second", teacher, epochs=1)) == fingerprint(first)
+
+
+def test_a_backbone_without_a_head_teaches_images_without_labels(tmp_path: Path, photos: Path) -> None:
+    spec, file = "timm:convnext_atto?depths=[1,1,1,1]&dims=[8,16,24,32]", tmp_path / "backbone.safetensors"
+    save_file(segdistill.load_network(spec).model.model.state_dict(), file)
+    data = {"dataset": "images", "root": str(photos), "crop": [32, 32], "held_out": 0.3}
+    run = pretrain_tiny(tmp_path / "run", spec, teacher_weights=file, data=data, epochs=1)
+    assert loss_columns(run) == {"loss/feature", "val/loss"}
+    with pytest.raises(UserError, match="is a network spec, which has no trained weights"):
+        pretrain_tiny(tmp_path / "other", spec, data=data, epochs=1)
 
 
 def test_images_without_labels(tmp_path: Path, teacher: Path, photos: Path) -> None:

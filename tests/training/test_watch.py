@@ -76,9 +76,9 @@ def test_classes_never_found(watch: Watch, said: list[str]) -> None:
     watch.classes(scores(road=50.0, car=0.01, boat=None), "ce")
     assert not said
     watch.classes(scores(road=50.0, car=0.0, boat=None, tree=0.0), "ce")
-    assert said == ["warning: not one pixel rightly taken for car, tree; train.loss balanced may help"]
+    assert said == ["warning: no pixel was predicted correctly as car, tree; train.loss balanced may help"]
     Watch(said.append).classes(scores(road=0.0), "balanced")
-    assert said[1:] == ["warning: not one pixel rightly taken for road"]
+    assert said[1:] == ["warning: no pixel was predicted correctly as road"]
 
 
 def build_blind(num_classes: int, in_channels: int) -> Network:
@@ -118,7 +118,7 @@ def test_a_teacher_that_knows_nothing(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"is {teacher:.2f} here, below the student's {student:.2f}" in told[0]
     never = [name for name, iou in metrics["iou"].items() if iou == 0]
     assert never
-    assert f"warning: not one pixel rightly taken for {', '.join(never)}; train.loss balanced may help" in lines
+    assert f"warning: no pixel was predicted correctly as {', '.join(never)}; train.loss balanced may help" in lines
 
 
 def test_a_term_a_hundred_times_the_task_loss(

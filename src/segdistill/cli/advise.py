@@ -22,7 +22,7 @@ def run(argv: Sequence[str]) -> None:
         argv,
         kinds=(DistillRecipe, AdviseOptions),
         name="advise",
-        summary="Try methods in short runs, the best of them in longer ones, and recommend one, or the student alone.",
+        summary="Try methods in short runs, the best of them in longer runs; recommend a method or the student alone.",
         examples=EXAMPLES,
         check=check_comparison,
     )

@@ -14,7 +14,7 @@ from segdistill.inspection.options import CheckOptions, PreviewOptions, Statisti
 
 COMMANDS = {
     "check": "find what would spoil a run: broken files, wrong labels, images in two splits",
-    "preview": "draw images under their labels, before or after augmentation",
+    "preview": "draw images with their labels on top, before or after augmentation",
     "stats": "mean, deviation and range of every band, saved for training runs",
 }
 
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
             arguments,
             CheckOptions,
             name="data check",
-            summary="Look at every file of a data set, and tell all that would spoil a run and what to do about it.",
+            summary="Read every file of a data set; list what would spoil a run, and what to do about it.",
             examples=CHECK_EXAMPLES,
         )
         return 0 if report.ok else 1
@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
             arguments,
             PreviewOptions,
             name="data preview",
-            summary="Draw images of a data set beside themselves under their labels, with a legend, as a PNG file.",
+            summary="Draw images of a data set, each beside a copy with its labels on top, as one PNG file.",
             examples=PREVIEW_EXAMPLES,
         )
     elif command == "stats":
@@ -103,7 +103,7 @@ def _overview() -> str:
         [
             "usage: segdistill data COMMAND [...]",
             "",
-            "Look at a data set before a run.",
+            "Inspect a data set before a run.",
             "",
             *lines,
             "",

@@ -25,6 +25,6 @@ def run(argv: Sequence[str]) -> None:
         argv,
         kinds=(LabelOptions,),
         name="label",
-        summary="Label images by a model, as a data set to train on or to correct by hand.",
+        summary="Label images with a model, as a data set to train on or to correct by hand.",
         examples=EXAMPLES,
     )

@@ -13,18 +13,18 @@ from segdistill.version import __version__
 COMMANDS = {
     "train": "train a network from labels alone: a teacher, or a baseline",
     "distill": "distil a trained teacher into a small student",
-    "pretrain": "teach a student's backbone a teacher's features, from images without labels",
+    "pretrain": "train a student's backbone to match a teacher's features, without labels",
     "evaluate": "score a network on a split",
     "predict": "predict label maps of images, GeoTIFFs of any size and videos",
-    "label": "label images by a model, as a data set to train on: pseudo-labels",
-    "play": "try networks on your own images, in a page on this machine",
+    "label": "label images with a model (pseudo-labels), as a data set to train on",
+    "play": "try networks on your own images in a browser",
     "export": "export a run to an ONNX, OpenVINO or torch.export file, compared with PyTorch; int8",
     "benchmark": "measure latency, memory, size and mIoU of runs in several runtimes",
     "compare": "compare methods with the student alone: same recipe, several seeds, intervals",
-    "advise": "find the best method by short runs of all and longer runs of the best",
+    "advise": "find the best method: short runs of all methods, longer runs of the best",
     "data": "check a data set before a run, draw its labels, measure its bands",
     "methods": "list the distillation methods",
-    "demo": "see it all on built-in synthetic aerial scenes, in minutes",
+    "demo": "run the whole job on built-in synthetic aerial scenes, in minutes",
 }
 
 EXAMPLES = """\
@@ -82,14 +82,15 @@ def _overview() -> str:
         [
             "usage: segdistill COMMAND [...]",
             "",
-            "A large segmentation network and your images in; a small, fast one out.",
+            "Distil a large segmentation network into a small, fast one, on your own images.",
             "",
             *lines,
             "",
             "examples:",
             EXAMPLES,
             "",
-            "segdistill COMMAND --help shows a command's options and more examples; segdistill --version, the version.",
+            "segdistill COMMAND --help shows the options of a command and more examples.",
+            "segdistill --version prints the version.",
         ]
     )
 

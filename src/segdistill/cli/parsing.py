@@ -95,7 +95,7 @@ def _parser(kinds: Sequence[type[Any]], name: str, summary: str, examples: str) 
         parser.add_argument(
             "--recipe",
             action=ActionConfigFile,
-            help="YAML file with any of the options below; later ones win",
+            help="YAML file with any of the options below; options after it on the command line take precedence",
         )
     for kind in kinds:
         _add_fields(parser, kind)

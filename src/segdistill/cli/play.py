@@ -19,6 +19,6 @@ def run(argv: Sequence[str]) -> None:
         argv,
         kinds=(PlayOptions,),
         name="play",
-        summary="Show a page on which you drop an image and compare what networks predict of it, until Ctrl-C.",
+        summary="Show a page on which you drop an image and compare the networks' predictions; Ctrl-C ends it.",
         examples=EXAMPLES,
     )

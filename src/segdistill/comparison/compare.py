@@ -73,9 +73,10 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
     _run_all(recipe, folder, plan, options, console)
     comparison = load_comparison(folder)
     write_json(folder / "comparison.json", comparison.as_dict())
-    wide.print(comparison_table(comparison))
-    for text in (comparison.verdict, *(f"note: {warning}" for warning in comparison.warnings)):
-        wide.print(text, highlight=False, markup=False)
+    if not wide.is_jupyter:  # a notebook shows what is returned
+        wide.print(comparison_table(comparison))
+        for text in (comparison.verdict, *(f"note: {warning}" for warning in comparison.warnings)):
+            wide.print(text, highlight=False, markup=False)
     from segdistill.comparison.report import write_report
 
     write_report(comparison, folder / "report.html", device=options.device, quiet=options.quiet)

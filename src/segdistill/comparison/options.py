@@ -64,8 +64,8 @@ class CellOptions:
     Args:
         output: folder of the comparison, or of the advice.
         device: auto, cpu, cuda, cuda:N or mps.
-        executor: local trains one run after another; ray (needs segdistill[ray]) as many at once as a Ray cluster, or
-            this machine where RAY_ADDRESS names none, has room for.
+        executor: local trains one run after another. ray (needs segdistill[ray]) trains several at the same time: as
+            many as fit on the Ray cluster that RAY_ADDRESS names, or else on this machine.
         cpus_per_cell: CPU cores of each run, with ray.
         gpus_per_cell: GPUs of each run, with ray; 1 by default on cuda; 0.5 lets two runs share one.
         dry_run: only print which runs there are and about how long they will take.
@@ -95,13 +95,13 @@ class CompareOptions(CellOptions):
     """What a comparison is of.
 
     Args:
-        methods: methods separated by commas, + for several at once: none,kd,kd+brd. none is the student trained alone,
-            which must be among them; none@time is the student alone, trained for as many seconds as the slowest method;
-            none@plateau is the student alone, trained for twice, four times ... as many epochs until that helps no
-            more; none@pseudo is the student trained on its teacher's hard labels of data.unlabelled as well.
-            Hyper-parameters other than the defaults stand under method in the recipe: {brd: {boundary: 2.0}}.
-        seeds: number of seeds, counted from seed, or a list of them; three or more show whether another seed would
-            agree.
+        methods: methods, separated by commas; + joins several into one: none,kd,kd+brd. none is the student trained
+            alone, and must be in the list. none@time is the student alone, trained for as many seconds as the slowest
+            method. none@plateau is the student alone, with its epochs doubled until that no longer helps. none@pseudo
+            is the student trained on labels, and on its teacher's hard labels of data.unlabelled. Hyper-parameters are
+            set under method in the recipe: {brd: {boundary: 2.0}}.
+        seeds: number of seeds, counted from seed, or a list of them; take three or more to see how much the results
+            differ between seeds.
     """
 
     methods: MethodList = "none,auto"
@@ -113,15 +113,16 @@ class AdviseOptions(CellOptions):
     """What advice is about.
 
     Args:
-        methods: methods to try, separated by commas, + for several at once. By default auto, kd, cwd, feature, at, drd,
-            skd, brd and those of the recipe; the second of three or more rungs adds all others of the best one's family
-            (logit, feature, relation or boundary). With none@time the last rung also trains the student alone for as
-            many seconds as the slowest method took; with none@plateau, for as many epochs as help.
+        methods: methods to try, separated by commas; + joins several into one. By default auto, kd, cwd, feature, at,
+            drd, skd, brd and those of the recipe; the second of three or more rungs adds all other methods of the best
+            one's family (logit, feature, relation or boundary). With none@time the last rung also trains the student
+            alone for as many seconds as the slowest method took; with none@plateau, until more epochs no longer help.
         seeds: number of seeds, counted from seed, or a list of them; the same in every rung.
-        rungs: largest number of rungs; the last one is the whole recipe.
-        eta: the runs of each rung are so many times as long as those of the one before, and the best 1/eta of its
-            methods, rounded up, are kept.
-        budget: minutes of training in all; a rung that is estimated to exceed it is not begun.
+        rungs: largest number of rungs: rounds of runs, each longer than the one before. The last has the recipe's full
+            length.
+        eta: factor by which the runs of a rung are longer than those of the one before; the best 1/eta of the methods,
+            rounded up, are kept for the next rung.
+        budget: minutes of training in total; a rung that would exceed them, as estimated, is not started.
     """
 
     methods: MethodList | None = None

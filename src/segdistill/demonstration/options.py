@@ -16,9 +16,9 @@ class DemoOptions:
 
     Args:
         output: folder for the runs, the report and the picture.
-        method: the distillation method, see segdistill methods; several with + or commas between.
-        teacher_epochs: passes of the teacher's training.
-        epochs: passes of the student's training, the same number alone and distilled.
+        method: the distillation method, see segdistill methods; several are separated by + or commas.
+        teacher_epochs: epochs of the teacher's training.
+        epochs: epochs of the student's training, the same number alone and distilled.
         seed: random seed; the same seed gives the same runs.
         device: auto, cpu, cuda, cuda:N or mps.
         overwrite: replace the runs of an earlier demo in the output folder.

@@ -89,7 +89,8 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     check_dataset(dataset, progress=not options.quiet, is_train=options.split == "train")
     found = measure(tiled, dataset, batch_size=options.batch_size, quiet=options.quiet, lines=options.lines or ())
     _save(found, options, {"data": plain(named, "data"), "resize": tiled.resize})
-    console.print(evaluation_table(found, f"{options.model} on {options.split}, {len(dataset)} images"))
+    if not console.is_jupyter:  # a notebook shows what is returned
+        console.print(evaluation_table(found, f"{options.model} on {options.split}, {len(dataset)} images"))
     return found
 
 

@@ -20,12 +20,12 @@ class EvaluateOptions:
 
     Args:
         model: a run folder, an exported file (.onnx, .xml, .pt2, .tflite), or a network spec with --weights.
-        data: the data set; by default the one that the run was trained on, with what is given here changed in it unless
-            that names a dataset: {root: elsewhere}.
+        data: the data set; by default the one that the run was trained on. Without the key dataset, what is given here
+            replaces single keys of the run's data: {root: elsewhere}.
         split: the split to score.
         weights: a .safetensors or .pth file with the weights of a network that is given as a spec.
-        resize: size that images are resized to before they go through the network, as in predict. auto: that of the
-            run, or for a network spec that of the data; none: the size that an image has; or HEIGHTxWIDTH.
+        resize: size to which images are resized before they go through the network, as in predict. auto: that of the
+            run, or of the data for a network spec; none: each image's own size; or HEIGHTxWIDTH.
         output: JSON file for the scores; by default evaluation-SPLIT.json in the run folder.
         batch_size: images per batch, at most; images of different size are never in one batch.
         device: auto, cpu, cuda, cuda:N or mps.

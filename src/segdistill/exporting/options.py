@@ -33,20 +33,20 @@ class ExportOptions:
         format: onnx, openvino, torch-export, tflite, coreml, one that an installed package adds, or hub: a folder that
             smp or transformers alone load, with a model card.
         output: the file, with the ending of its format: .onnx, .xml, .pt2, .tflite or .mlpackage; by default
-            exports/model in the run folder. Of hub the folder, by default exports/hub.
-        layout: of the images, nchw (B, C, H, W) or nhwc (B, H, W, C).
-        outputs: labels, class ids as uint8 (B, H, W); or probabilities, float32, with the classes where the images
-            have their channels.
-        size: height and width of the images, such as 512x512; by default any, where the network allows it. Formats
-            tflite and coreml need it.
+            exports/model in the run folder. For hub the folder, by default exports/hub.
+        layout: layout of the images, nchw (B, C, H, W) or nhwc (B, H, W, C).
+        outputs: labels: class numbers, uint8 (B, H, W); or probabilities: float32, a channel for each class, in the
+            layout of the images.
+        size: height and width of the images, such as 512x512; by default any, if the network takes any. Formats tflite
+            and coreml need it.
         batch: number of images at once; by default any, for tflite and coreml 1.
         images: an image or a folder of images to compare on; by default validation images of the run's data.
         half: compute in half precision (fp16), for GPUs and other accelerators; for onnx. The file, half as large, is
             called model-fp16 by default.
         int8: also make a file of 8 bits, calibrated on training images, and score both on the validation images.
         calibration: number of training images for the calibration.
-        finetune: for int8, epochs of training with rounding to 8 bits and the teacher's guidance, at a tenth of the
-            run's learning rate; on the CPU.
+        finetune: for int8: epochs of distillation with values rounded to 8 bits, at a tenth of the run's learning rate,
+            on the CPU.
         teacher: a run folder, for finetune; by default the run's own teacher.
         quiet: print nothing.
     """
@@ -106,8 +106,16 @@ class BenchmarkOptions:
         runs: run folders, such as a teacher's and its students'.
         input: height and width of the image, such as 512x512.
         threads: numbers of threads to measure with, such as [1, 2]; by default 1.
-        runtimes: some of pytorch, torch.compile, onnxruntime, openvino, litert; by default all.
-        seconds: how long each is measured, after a third of that for warming up; ten passes at least.
+        format: onnx, openvino, torch-export, tflite, coreml, one that an installed package adds, or hub: a folder that
+            smp or transformers alone load, with a model card.
+        output: the file, with the ending of its format: .onnx, .xml, .pt2, .tflite or .mlpackage; by default
+            exports/model in the run folder. For hub the folder, by default exports/hub.
+        layout: layout of the images, nchw (B, C, H, W) or nhwc (B, H, W, C).
+        outputs: labels: class numbers, uint8 (B, H, W); or probabilities: float32, a channel for each class, in the
+            layout of the images.
+        size: height and width of the images, such as 512x512; by default any, if the network takes any. Formats tflite
+            and coreml need it.
+        batch: number of images at once; by default any, for tflite and coreml 1.
         output: JSON file for everything measured.
         quiet: print nothing.
     """

@@ -29,7 +29,7 @@ from segdistill.recipe.values import plain
 
 @takes_fields
 def check_data(options: CheckOptions) -> DataReport:
-    """Look at every file of a data set, and tell all that would spoil a run and what to do about it.
+    """Read every file of a data set; list what would spoil a run, and what to do about it.
 
     Returns:
         Splits with their class shares, and findings; ``ok`` unless one of them is an error.

@@ -18,7 +18,7 @@ class CheckOptions:
     Args:
         data: the data set and its keywords, e.g. {dataset: folder, root: my/data, classes: [road, roof, tree]}.
         output: JSON file for the report, with the names of all files.
-        names: most files to print for each finding.
+        names: largest number of files to print for each finding.
         quiet: print nothing.
     """
 
@@ -45,7 +45,7 @@ class PreviewOptions:
         output: the PNG file.
         split: the split to show.
         count: number of images, spread evenly over the split.
-        augmented: show them as the first epoch of a training sees them.
+        augmented: show the images as they are augmented in the first epoch of a training.
         seed: seed of the augmentation.
         quiet: print nothing.
     """

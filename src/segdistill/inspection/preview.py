@@ -40,7 +40,7 @@ IGNORED = (0, 0, 0)
 
 @takes_fields
 def preview_data(options: PreviewOptions) -> Path:
-    """Draw images of a data set beside themselves under their labels, with a legend, as a PNG file.
+    """Draw images of a data set, each beside a copy with its labels on top, as one PNG file.
 
     Returns:
         The file.

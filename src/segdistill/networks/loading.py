@@ -161,7 +161,7 @@ def load_trained(
         UserError: not there, without trained weights, or as for `load_network`.
     """
     check_trained(network, weights, role=role, key=key)
-    given = has_own_weights(network) or _is_headless(os.fspath(network))
+    given = has_own_weights(network) or is_headless(os.fspath(network))
     return load_network(network, None if given else num_classes, in_channels, weights)
 
 
@@ -201,7 +201,7 @@ def has_own_weights(network: str | os.PathLike[str]) -> bool:
     return _source_of(os.fspath(network))[0] == "onnx" or network_folder(network) is not None
 
 
-def _is_headless(spec: str) -> bool:
+def is_headless(spec: str) -> bool:
     """Whether a spec is that of a backbone without a segmentation head."""
     source, rest = _source_of(spec)
     return source == "timm" or (source == "transformers" and rest.partition("?")[0] in BACKBONES)

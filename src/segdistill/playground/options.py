@@ -18,8 +18,8 @@ class PlayOptions:
         runs: run folders or exported files (.onnx, .xml, .pt2, .tflite) of the same classes, such as a teacher and its
             students.
         host: the address to listen on; 0.0.0.0 opens the page to everybody who can reach this machine.
-        port: the port; the next one that is free is taken.
-        max_megabytes: the largest file that may be dropped, in units of 2^20 bytes.
+        port: the port; if it is taken, the next free one is used.
+        max_megabytes: the largest image file that the page takes, in units of 2^20 bytes.
         device: auto, cpu, cuda, cuda:N or mps; exported files run on the CPU.
         quiet: print nothing but the address and warnings.
     """

@@ -54,7 +54,7 @@ class Labelled:
 
 @takes_fields
 def label(options: LabelOptions) -> Labelled:
-    """Label images by a model, as a data set to train on or to correct by hand.
+    """Label images with a model, as a data set to train on or to correct by hand.
 
     OUTPUT becomes a data set of the kind ``folder``: the images (linked or copied), a mask for each, the split
     ``train``, and recipe.yaml. A pixel whose class is not probable enough has the ignore label, 255, which counts

@@ -20,18 +20,19 @@ class LabelOptions:
         model: a run folder, another folder of a trained network, or an exported file (.onnx, .xml, .pt2, .tflite).
         images: a folder of images and videos, an image, a video, a pattern such as 'photos/*.jpg', or a list of these.
         output: a new folder for the data set; the same command continues in it.
-        confidence: least probability, 0 to 1, that the model must give to a pixel's class; pixels below it get the
+        confidence: lowest probability, 0 to 1, that the model must give to a pixel's class; pixels below it get the
             ignore label, 255.
-        frame_step: of a video, label every so many-th frame: 1 labels them all; 25 is about one a second.
+        frame_step: number of video frames from one labelled frame to the next: 1 labels every frame; 25 labels about
+            one frame a second.
         copy: copy the images; by default they are linked, and must stay where they are.
         window: longest side of what goes through the network at once, in pixels; by default as the model was validated.
-        overlap: share of a window's side that it has in common with its neighbour, at most 1/3.
+        overlap: overlap of neighbouring windows as a share of a window's side, at most 1/3.
         resize: size that images are resized to before they go through the network; their labels have the image's own
-            size all the same. auto: as the model was validated; none: the size that an image has; or HEIGHTxWIDTH.
+            size all the same. auto: as the model was validated; none: each image's own size; or HEIGHTxWIDTH.
         batch_size: windows per batch; by default 1 on a CPU, else 8.
         flips: average the scores over mirror images, none, horizontal or both (also top to bottom, for images from
             above): better labels in 2 or 4 times the time.
-        bands: numbers of the bands to read, the first being 1; by default those that the model was trained on.
+        bands: numbers of the bands to read, counted from 1; by default those that the model was trained on.
         overwrite: replace masks that were made with another model or other options, or changed by hand.
         device: auto, cpu, cuda, cuda:N or mps.
         quiet: print nothing but errors.

@@ -26,14 +26,14 @@ class PredictOptions:
         window: longest side of what goes through the network at once, in pixels; by default the run's
             data.evaluation_window; without one, images of up to 2048 pixels a side go through whole and larger ones in
             windows of 1024.
-        overlap: share of a window's side that it has in common with its neighbour, at most 1/3.
+        overlap: overlap of neighbouring windows as a share of a window's side, at most 1/3.
         resize: size that images are resized to before they go through the network; their labels have the image's own
-            size all the same. auto: as the run was validated (its data.resize); none: the size that an image has; or
+            size all the same. auto: as the run was validated (its data.resize); none: each image's own size; or
             HEIGHTxWIDTH.
         batch_size: windows per batch; by default 1 on a CPU, else 8.
         flips: average the scores over mirror images, none, horizontal or both (also top to bottom, for images from
             above): better labels in 2 or 4 times the time.
-        bands: numbers of the bands to read, the first being 1; by default those that the run was trained on.
+        bands: numbers of the bands to read, counted from 1; by default those that the run was trained on.
         overlay: beside each label map of a picture or a video, NAME-overlay.png or .mp4: the image under the colours of
             its labels.
         probabilities: beside each GeoTIFF, NAME-probabilities.tif: a band per class.

@@ -94,8 +94,8 @@ class TrainRecipe(Recipe):
         train: how to train.
         views: number of different augmented views of each image, shown in turn; null for a new one every epoch.
         seed: random seed; the same seed gives the same run.
-        overfit: train and validate on the first so many training images, without augmentation, to check that a set-up
-            can learn.
+        overfit: number of training images: train and validate on these first ones alone, without augmentation, to check
+            that the set-up can learn.
     """
 
     data: DataSpec
@@ -113,33 +113,33 @@ class DistillRecipe(Recipe):
 
     Args:
         data: data set and augmentation, e.g. {dataset: camvid, root: data/camvid, crop: [352, 480]}.
-        teacher: a run folder, or a network spec together with teacher_weights; a list of these, or {teacher: weight},
-            for the mean of their class probabilities.
+        teacher: a run folder, or a network spec together with teacher_weights; for several teachers a list of these, or
+            {teacher: weight}: the student learns from the mean of their class probabilities.
         student: the network to train, e.g. smp:FPN:tu-mobilenetv3_small_050.
         method: a method's name, a list of names, or {name: {hyper-parameter: value}}; segdistill methods lists them.
-        teacher_weights: .safetensors or .pth file with the weights of a teacher that is given as a spec; of several
-            teachers a list of files, null for one that has its own, or {teacher: file}.
-        teacher_classes: which class of the data each class of the teacher means, {theirs: ours}, by name or number from
-            0; several are merged, ignore leaves one out, "*" stands for all others; of several teachers perhaps
-            {teacher: {theirs: ours}}.
-        teacher_bands: which channels of the images the teacher sees, e.g. [1, 2, 3]; 1 is the first channel of the
-            data, whatever its band in the file; of several teachers perhaps {teacher: [1, 2, 3]}.
-        teacher_scale: the teacher sees each crop at so many times the student's height and width, 1 to 4, read from the
-            original pixels; crop and resize in data are the student's.
+        teacher_weights: .safetensors or .pth file with the weights of a teacher that is given as a spec; for several
+            teachers a list of files, with null for a teacher that has its own weights, or {teacher: file}.
+        teacher_classes: maps classes of the teacher to classes of the data: {class of the teacher: class of the data},
+            by name or by number from 0. Several may map to one class, ignore leaves a class out, and "*" stands for all
+            others. For several teachers also {teacher: {class of the teacher: class of the data}}.
+        teacher_bands: channels of the images that the teacher gets, e.g. [1, 2, 3]. 1 is the first channel of the data,
+            whichever band of the file that is. For several teachers also {teacher: [1, 2, 3]}.
+        teacher_scale: factor, 1 to 4, by which the teacher's crops are larger than the student's in height and width.
+            The additional detail is read from the original pixels; crop and resize in data are the student's sizes.
         init_weights: weights the student starts from: none (random), "imagenet" (downloads those of the backbone), a
             .safetensors, .pth, .bin or .ckpt file of the whole network, or {encoder: FILE} for a file of the backbone.
-        loss_weights: factors of the loss terms by name, on top of the method's own weights, e.g. {brd.relation: 2.0};
-            fixed uses none; auto measures over the first steps the factor that gives each distillation term a set share
-            of the task loss's gradient, and keeps it from then on.
+        loss_weights: factors by which the loss terms are multiplied, by name, e.g. {brd.relation: 2.0}; fixed: no
+            factors; auto: factors that are measured in the first steps, so that each distillation term has a fixed
+            share of the task loss's gradient, and kept from then on.
         ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
         train: how to train.
-        views: number of different augmented views of each image, shown in turn; null for a new one every epoch; auto,
-            with teacher_cache, for as many as there are epochs, or as the disk has room for.
+        views: number of different augmented views of each image, shown in turn; null for a new one every epoch; auto
+            (with teacher_cache): one for each epoch, or as many as fit on the disk.
         teacher_cache: folder that keeps the teacher's outputs for every view; filled once for this teacher, data,
-            augmentation and seed; later runs then do not run the teacher, nor load it. Needs views.
+            augmentation and seed; later runs then neither run nor load the teacher. Needs views.
         seed: random seed; the same seed gives the same run.
-        overfit: train and validate on the first so many training images, without augmentation, to check that a set-up
-            can learn.
+        overfit: number of training images: train and validate on these first ones alone, without augmentation, to check
+            that the set-up can learn.
     """
 
     data: DataSpec
@@ -218,25 +218,26 @@ class PretrainRecipe(Recipe):
     """A student's backbone that learns a teacher's features, from images whose labels are not used.
 
     Args:
-        data: data set and augmentation, e.g. {dataset: images, root: photos, crop: [352, 480]}; of a labelled data set
-            the labels are not used.
+        data: data set and augmentation, e.g. {dataset: images, root: photos, crop: [352, 480]}; the labels of a
+            labelled data set are not used.
         teacher: a run folder, or a network spec together with teacher_weights; its classes do not matter.
         student: the network whose backbone learns, e.g. smp:FPN:tu-mobilenetv3_small_050.
-        method: a method of features alone: a name, a list of names, or {name: {hyper-parameter: value}}; by default
-            {feature: {embedding: false, stages: true}}, which trains the backbone. One that compares the embedding
-            trains the decoder, too.
-        teacher_weights: of a teacher that is given as a spec: a .safetensors or .pth file of the whole network; or of
-            its backbone alone, {encoder: FILE} or "imagenet" (downloads them), for methods that compare stages alone.
+        method: a method that compares features alone: a name, a list of names, or {name: {hyper-parameter: value}}; by
+            default {feature: {embedding: false, stages: true}}, which trains the backbone. One that compares the
+            embedding trains the decoder, too.
+        teacher_weights: weights of a teacher that is given as a spec: a .safetensors or .pth file of the whole network;
+            or, for methods that compare stages alone, those of its backbone: {encoder: FILE} or "imagenet" (downloads
+            them).
         init_weights: weights the student starts from: none (random), "imagenet" (downloads those of the backbone), a
             .safetensors, .pth, .bin or .ckpt file of the whole network, or {encoder: FILE} for a file of the backbone.
         train: how to train.
-        views: number of different augmented views of each image, shown in turn; null for a new one every epoch; auto,
-            with teacher_cache, for as many as there are epochs, or as the disk has room for.
+        views: number of different augmented views of each image, shown in turn; null for a new one every epoch; auto
+            (with teacher_cache): one for each epoch, or as many as fit on the disk.
         teacher_cache: folder that keeps the teacher's outputs for every view; filled once for this teacher, data,
             augmentation and seed. Needs views.
         seed: random seed; the same seed gives the same run.
-        overfit: train and validate on the first so many training images, without augmentation, to check that a set-up
-            can learn.
+        overfit: number of training images: train and validate on these first ones alone, without augmentation, to check
+            that the set-up can learn.
     """
 
     data: DataSpec

@@ -21,29 +21,29 @@ class TrainConfig:
 
     Args:
         epochs: passes over the training images; 50 unless steps is given.
-        steps: optimiser steps of the run (iterations, as papers count), in place of epochs; the last epoch may then be
+        steps: optimiser steps of the run (iterations in many papers), in place of epochs; the last epoch may then be
             cut short.
         batch_size: images per optimiser step, over all devices and accumulated batches together.
-        accumulate: into how many smaller batches, one after another, each is split to save memory.
+        accumulate: number of smaller batches into which each batch is split to save memory; they run one after another.
         optimizer: AdamW, or SGD with momentum 0.9 (the papers' choice).
         lr: peak learning rate.
-        backbone_lr: factor of the learning rate for the network's backbone: a pre-trained encoder wants a lower rate
+        backbone_lr: factor of the learning rate for the network's backbone. A pre-trained backbone needs a lower rate
             than a new head, often 0.1. 0 freezes it: weights and batch statistics stay as they are.
         weight_decay: weight decay; biases and normalisation layers have none.
         schedule: learning rate over the run, step by step: cosine to 0, poly (1 - t)^0.9, or constant.
         warmup: share of the run, 0 to 1, over which the rate rises linearly from 0.
         clip: largest norm of the gradient; null for none.
-        ema: decay of the moving average of the weights, which is what is validated and kept; 0 for none. The average
-            starts short and grows with the run, so that a short run is not held back.
+        ema: decay of the moving average of the weights. The averaged weights are validated and saved; 0 for no average.
+            The average covers few steps at first and more later, so that it also suits short runs.
         loss: loss on labels: ce (cross-entropy), balanced (cross-entropy that weighs a class by 1 / ln(1.02 + its share
             of pixels)), ohem (cross-entropy of the hardest pixels), focal, dice, jaccard, tversky, lovasz,
             python:module:Name, or {name: {argument: value}}; several in one mapping are summed: {ce: {}, dice: {}}.
-        aux: weight of an auxiliary head's loss on labels, often 0.4; 0 for none. The head reads the backbone's last
-            stage but one and is left out of what is saved and scored; all runs of a comparison have it alike.
-        precision: bf16 or fp16 autocast, or fp32; auto takes bf16 where the hardware has it, else fp32.
-        workers: data-loading processes; chosen by the machine when left out.
+        aux: weight of an auxiliary head's loss on labels, often 0.4; 0 for none. The head gets the second-to-last stage
+            of the backbone. It is neither saved nor scored; in a comparison all runs have it.
+        precision: bf16 or fp16 autocast, or fp32; auto: bf16 where the hardware supports it, otherwise fp32.
+        workers: data-loading processes; by default chosen to suit this machine.
         validate_every: epochs between validations; the last epoch is always validated.
-        patience: stop after so many validations without a better mIoU; null to go through all epochs.
+        patience: number of validations without a better mIoU after which the run stops; null: all epochs are trained.
     """
 
     epochs: int | None = None

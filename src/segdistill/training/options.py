@@ -23,7 +23,7 @@ class RunOptions:
     """Where and how a run is carried out.
 
     Args:
-        output: folder of the run; it must not hold one yet.
+        output: folder of the run; it must not hold a run yet.
         device: auto, cpu, cuda, cuda:N or mps.
         devices: number of processes on each machine, one per device; each batch is split among them.
         nodes: number of machines; start the same command on each (docs/how-to/use-several-gpus.md).
@@ -32,10 +32,10 @@ class RunOptions:
         compile: compile the network with torch.compile; what cannot be compiled is trained as it is.
         checkpoint_minutes: minutes between checkpoints within an epoch; the end of each epoch writes one in any case.
         tracker: also report to wandb or mlflow, which must be installed.
-        resume: continue from the last checkpoint in the output folder; a finished run is left unchanged. Instead of
-            true, a run folder: then output and recipe need not be given, they are the run's own.
+        resume: continue from the last checkpoint in the output folder; a finished run is left unchanged. A run folder
+            instead of true: recipe and output are those of that run and need not be given.
         overwrite: replace the run in the output folder.
-        dry_run: take a few steps, print what the run would be and how long it would take, and write nothing.
+        dry_run: take a few steps, print a summary of the run and how long it would take, and write nothing.
         quiet: print nothing.
     """
 

@@ -15,7 +15,7 @@ from segdistill.errors import UserError
 from segdistill.methods.building import build_methods
 from segdistill.methods.method import Method
 from segdistill.methods.unlabelled import check_features_alone
-from segdistill.networks.loading import has_own_weights, load_network
+from segdistill.networks.loading import has_own_weights, is_headless, load_network
 from segdistill.networks.network import Network
 from segdistill.networks.wrapping import as_student
 from segdistill.recipe.data import Data, build_data
@@ -98,7 +98,8 @@ def _student(recipe: PretrainRecipe, data: Data) -> Network:
 
 def _teacher(recipe: PretrainRecipe, data: Data) -> Network:
     source, weights = recipe.teacher, recipe.teacher_weights
-    if not isinstance(source, str | Path) or (not _is_backbone_alone(weights) and data.train.classes):
+    headless = isinstance(source, str | Path) and is_headless(str(source))
+    if not isinstance(source, str | Path) or headless or (not _is_backbone_alone(weights) and data.train.classes):
         return load_teacher(recipe.as_distillation(), data)
     if not _is_backbone_alone(weights) and not has_own_weights(source):
         raise UserError(

@@ -49,7 +49,7 @@ class Watch:
         never = ", ".join(name for name, iou in scores.iou.items() if iou == 0)
         if never:
             hint = "" if loss == "balanced" else "; train.loss balanced may help"
-            self._once("classes", f"warning: not one pixel rightly taken for {never}{hint}")
+            self._once("classes", f"warning: no pixel was predicted correctly as {never}{hint}")
 
     def _once(self, key: str, line: str) -> None:
         if key not in self._said:
