@@ -53,7 +53,7 @@ def test_each_is_said_once(watch: Watch, said: list[str]) -> None:
         watch.terms({"task": 1.0, "kd": value})
         watch.teacher(30.0, 30.0 + value)
         watch.classes(scores(road=value, car=0.0), "ce")
-    assert [line.split()[1] for line in said] == ["kd", "the", "not"]
+    assert [line.split()[1] for line in said] == ["kd", "the", "no"]
     assert "20 times" in said[0]
     watch.terms({"task": 1.0, "kd": 1.0, "cwd": 20.0})  # another term is another matter
     assert len(said) == 4
