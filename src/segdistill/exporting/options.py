@@ -106,16 +106,8 @@ class BenchmarkOptions:
         runs: run folders, such as a teacher's and its students'.
         input: height and width of the image, such as 512x512.
         threads: numbers of threads to measure with, such as [1, 2]; by default 1.
-        format: onnx, openvino, torch-export, tflite, coreml, one that an installed package adds, or hub: a folder that
-            smp or transformers alone load, with a model card.
-        output: the file, with the ending of its format: .onnx, .xml, .pt2, .tflite or .mlpackage; by default
-            exports/model in the run folder. For hub the folder, by default exports/hub.
-        layout: layout of the images, nchw (B, C, H, W) or nhwc (B, H, W, C).
-        outputs: labels: class numbers, uint8 (B, H, W); or probabilities: float32, a channel for each class, in the
-            layout of the images.
-        size: height and width of the images, such as 512x512; by default any, if the network takes any. Formats tflite
-            and coreml need it.
-        batch: number of images at once; by default any, for tflite and coreml 1.
+        runtimes: some of pytorch, torch.compile, onnxruntime, openvino, litert; by default all.
+        seconds: seconds of each measurement, after a warm-up of a third of that; at least ten passes are measured.
         output: JSON file for everything measured.
         quiet: print nothing.
     """
