@@ -37,7 +37,7 @@ REPRESENTATIVES = ("auto", "kd", "cwd", "feature", "at", "drd", "skd", "brd")
 
 @takes_fields
 def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
-    """Try methods in short runs, the best of them in longer ones, and recommend one, or the student alone.
+    """Try methods in short runs, the best of them in longer runs; recommend a method or the student alone.
 
     Successive halving: each rung is a comparison in output/rung-N, with the recipe's schedule over fewer epochs; the
     best 1/eta of its methods by mIoU are kept for runs eta times as long. Where no methods are named, the first rung is

@@ -21,7 +21,7 @@ from segdistill.recipe.keywords import takes_fields
 
 @takes_fields
 def play(options: PlayOptions) -> None:
-    """Show a page on which you drop an image and compare what networks predict of it, until Ctrl-C.
+    """Show a page on which you drop an image and compare the networks' predictions; Ctrl-C ends it.
 
     The page shows the image and each network's labels, any two of them with a slider between, the share of each class,
     each network's time and parameters, and some validation images to begin with. It is for one's
