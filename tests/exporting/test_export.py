@@ -389,7 +389,7 @@ def test_bad_input(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     fails(capsys, [str(tmp_path / "nowhere")], "run '", "does not exist")
     fails(capsys, [str(tmp_path / "empty")], "holds no saved network")
     fails(capsys, [str(tmp_path / "file")], "is a file")
-    fails(capsys, [model, "--format", "onxn"], "unknown export format 'onxn': did you mean 'onnx'? Known: hub, ")
+    fails(capsys, [model, "--format", "onxn"], "unknown export format 'onxn': did you mean 'onnx'? Known: coreml")
     fails(capsys, [model, "--layout", "chw"], "layout: expected one of 'nchw', 'nhwc', found chw; did you mean")
     fails(capsys, [model, "--outputs", "logits"], "outputs: expected one of 'labels', 'probabilities', found logits")
     fails(capsys, [model, "--size", "512x"], "size is '512x', expected height and width")

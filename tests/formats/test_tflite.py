@@ -127,7 +127,6 @@ def test_files_that_are_none(file: Path, tmp_path: Path, capsys: pytest.CaptureF
 @needs_litert
 def test_an_operator_that_it_does_not_know(tmp_path: Path) -> None:
     run = saved(tmp_path / "net", "python:tests.formats.test_coreml:build_unusual")
-    with pytest.raises(UserError, match=r"cannot be exported to tflite: .*") as error:
+    with pytest.raises(UserError, match=r"cannot be exported to tflite: Lowering not found: aten.linalg_eig.default$"):
         export(run, format="tflite", size=[32, 32], output=tmp_path / "net.tflite", quiet=True)
-    assert len(str(error.value)) < 500
     assert not (tmp_path / "net.tflite").exists()

@@ -54,7 +54,11 @@ class TfLite(Format):
             UserError: the model is larger than the 2 GiB of a TFLite file.
         """
         with _without_progress():
-            made = require("litert_torch", "export to tflite", EXTRA).convert(deployable, (example,))
+            converter = require("litert_torch", "export to tflite", EXTRA)
+            try:
+                made = converter.convert(deployable, (example,))
+            except Exception as error:  # torch.fx adds lines of source code to each
+                raise ValueError(str(error).partition("\n\nWhile executing")[0]) from error
         content = made.model_content()
         if len(content) > _LARGEST:
             raise UserError(f"the network takes {len(content) / 2**30:.1f} GiB, but a TFLite file holds at most 2")
