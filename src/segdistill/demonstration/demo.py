@@ -15,6 +15,8 @@ from segdistill.comparison.compare import compare
 from segdistill.comparison.methods import parse_methods
 from segdistill.comparison.options import BASELINE
 from segdistill.comparison.reading import read_plan
+from segdistill.comparison.results import Comparison
+from segdistill.datasets.base import SegmentationDataset
 from segdistill.demonstration.options import DemoOptions
 from segdistill.device import choose_device
 from segdistill.errors import UserError
@@ -22,10 +24,12 @@ from segdistill.evaluation.evaluate import measure
 from segdistill.evaluation.forward_time import forward_ms
 from segdistill.files import write_atomically, write_json
 from segdistill.networks.loading import load_run
+from segdistill.networks.network import Network
 from segdistill.recipe.data import build_split
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.reporting.picture import side_by_side
+from segdistill.run_folder import RunFolder
 from segdistill.training.train import train
 
 # Narrow decoders, so that a teacher is trained from nothing within two minutes on two CPU cores.
@@ -41,6 +45,8 @@ DATA: dict[str, Any] = {
     "vertical_flip": True,
     "quarter_turns": True,
 }
+#: Augmented pictures of each scene. The teacher's outputs are computed once for each, not in every epoch.
+VIEWS = 3
 COLUMNS = ("network", "mIoU", "parameters", "MACs", "ms / image", "training s")
 
 
@@ -58,60 +64,13 @@ def demo(options: DemoOptions) -> list[dict[str, Any]]:
     Raises:
         UserError: for a wrong option, or if a run failed.
     """
-    folder, quiet, device, overwrite = Path(options.output), options.quiet, options.device, options.overwrite
-    methods = f"{BASELINE},{options.method}"
-    parse_methods(methods)  # whatever is wrong is told before the teacher is trained, not after
+    folder, quiet = Path(options.output), options.quiet
+    # Whatever is wrong is told before the teacher is trained, not after.
+    parse_methods(f"{BASELINE},{options.method}")
     console = Console(quiet=True) if quiet else rich.get_console()
-    recipe = TrainConfig(epochs=options.epochs, batch_size=8, lr=3e-3, warmup=0.1, loss="balanced")
-    common: dict[str, Any] = {"data": DATA, "seed": options.seed, "device": device, "quiet": quiet}
-
-    console.rule("teacher")
-    teacher = train(
-        network=TEACHER,
-        train=replace(recipe, epochs=options.teacher_epochs),
-        output=folder / "teacher",
-        overwrite=overwrite,
-        **common,
-    )
-    if overwrite and read_plan(folder / "compare") is not None:
-        for runs in ("cells", "teacher"):
-            shutil.rmtree(folder / "compare" / runs, ignore_errors=True)
-    found = compare(
-        teacher=teacher.path,
-        student=STUDENT,
-        methods=methods,
-        seeds=1,
-        train=recipe,
-        output=folder / "compare",
-        **common,
-    )
-    assert found is not None  # it is no dry run
-
+    found = _compared(options, folder, console)
     scenes = build_split(DATA, "test")
-    rows, networks = [], {}
-    times: dict[tuple[int | None, int | None], float] = {}  # equal networks take equal time
-    for row in (found.teacher, *found.rows):
-        cell = row.cells[0]
-        if cell.error is not None:
-            raise UserError(f"the student with {row.method} failed: {cell.error}")
-        name = {"teacher": "teacher", BASELINE: "student alone"}.get(row.method, f"student + {row.method}")
-        networks[name] = network = load_run(cell.run).to(choose_device(device))
-        scores = measure(network, scenes, quiet=quiet)
-        cost = (row.parameters, row.macs)
-        if cost not in times:
-            times[cost] = forward_ms(network, (SIZE, SIZE))
-        spent = cell.seconds if cell.seconds is not None else (teacher.read_metrics() or {})["training_seconds"]
-        rows.append(
-            {
-                "network": name,
-                "miou": scores.miou,
-                "parameters": row.parameters,
-                "macs": row.macs,
-                "ms_per_image": times[cost],
-                "training_seconds": spent,
-                "iou": scores.iou,
-            }
-        )
+    rows, networks = _measured(found, scenes, options)
     picture = side_by_side(scenes, networks, range(min(4, len(scenes))))
     write_atomically(folder / "comparison.png", lambda file: picture.save(file, "PNG"))
     write_json(folder / "demo.json", rows)
@@ -124,6 +83,70 @@ def demo(options: DemoOptions) -> list[dict[str, Any]]:
     shown = f"pictures: {folder / 'comparison.png'}   report: {folder / 'compare' / 'report.html'}"
     console.out(shown, highlight=False)
     return rows
+
+
+def _compared(options: DemoOptions, folder: Path, console: Console) -> Comparison:
+    """A teacher, and the students that are alike but for the method."""
+    recipe = TrainConfig(epochs=options.epochs, batch_size=8, lr=3e-3, warmup=0.1, loss="balanced")
+    common: dict[str, Any] = {"data": DATA, "seed": options.seed, "device": options.device, "quiet": options.quiet}
+    console.rule("teacher")
+    teacher = train(
+        network=TEACHER,
+        train=replace(recipe, epochs=options.teacher_epochs),
+        output=folder / "teacher",
+        overwrite=options.overwrite,
+        **common,
+    )
+    if options.overwrite and read_plan(folder / "compare") is not None:
+        for runs in ("cells", "teacher"):
+            shutil.rmtree(folder / "compare" / runs, ignore_errors=True)
+    cache = folder / "teacher_cache"
+    shutil.rmtree(cache, ignore_errors=True)  # of an earlier demo that was stopped
+    found = compare(
+        teacher=teacher.path,
+        student=STUDENT,
+        methods=f"{BASELINE},{options.method}",
+        seeds=1,
+        train=recipe,
+        views=min(VIEWS, options.epochs),
+        teacher_cache=cache,
+        output=folder / "compare",
+        **common,
+    )
+    shutil.rmtree(cache, ignore_errors=True)
+    assert found is not None  # it is no dry run
+    return found
+
+
+def _measured(
+    found: Comparison, scenes: SegmentationDataset, options: DemoOptions
+) -> tuple[list[dict[str, Any]], dict[str, Network]]:
+    """What demo.json holds for each network, by scenes that no run has seen, and the networks by name."""
+    rows, networks = [], {}
+    teacher = RunFolder(Path(options.output) / "teacher").read_metrics() or {}
+    times: dict[tuple[int | None, int | None], float] = {}  # equal networks take equal time
+    for row in (found.teacher, *found.rows):
+        cell = row.cells[0]
+        if cell.error is not None:
+            raise UserError(f"the student with {row.method} failed: {cell.error}")
+        name = {"teacher": "teacher", BASELINE: "student alone"}.get(row.method, f"student + {row.method}")
+        networks[name] = network = load_run(cell.run).to(choose_device(options.device))
+        scores = measure(network, scenes, quiet=options.quiet)
+        cost = (row.parameters, row.macs)
+        if cost not in times:
+            times[cost] = forward_ms(network, (SIZE, SIZE))
+        rows.append(
+            {
+                "network": name,
+                "miou": scores.miou,
+                "parameters": row.parameters,
+                "macs": row.macs,
+                "ms_per_image": times[cost],
+                "training_seconds": teacher["training_seconds"] if cell.seconds is None else cell.seconds,
+                "iou": scores.iou,
+            }
+        )
+    return rows, networks
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
