@@ -17,7 +17,7 @@ import pytest
 from segdistill import DistillRecipe, UserError
 from segdistill.comparison import advise as module
 from segdistill.comparison import cells
-from segdistill.comparison.advice import Advice, rung_epochs
+from segdistill.comparison.advice import Advice, rung_lengths
 from segdistill.comparison.advise import advise
 from segdistill.comparison.cost import CellCost
 from segdistill.comparison.options import CompareOptions
@@ -71,16 +71,16 @@ class Planted:
         monkeypatch.setattr(module, "compare", self)
 
     def __call__(self, recipe: DistillRecipe, options: CompareOptions) -> Comparison:
-        names, epochs = options.methods, recipe.train.epochs
+        names, length = options.methods, recipe.train.length
         assert isinstance(options.seeds, list)
         seeds = options.seeds
-        self.calls.append((epochs, tuple(names)))
+        self.calls.append((length, tuple(names)))
         # Two runs of one method differ by chance alone.
         rights = {name: [self.rights[name] + 0.002 * (seed % 2) for seed in seeds] for name in names}
-        seconds = {name: epochs * self.seconds.get(name, 1.0) for name in names}
+        seconds = {name: length * self.seconds.get(name, 1.0) for name in names}
         folder = plant(Path(options.output), rights, teacher=self.big, seconds=seconds)
         for file in folder.glob("cells/*/*/metrics.json"):
-            file.write_text(json.dumps({"epochs": epochs}))
+            file.write_text(json.dumps({recipe.train.unit: length}))
         return load_comparison(folder)
 
 
@@ -94,7 +94,9 @@ def planted(
     **options: Any,
 ) -> tuple[Advice, Planted]:
     stand_in = Planted(rights, seconds or {}, big, monkeypatch)
-    monkeypatch.setattr(module, "cell_cost", lambda recipe, name, device: CellCost(0.0, (seconds or {}).get(name, 1.0)))
+    monkeypatch.setattr(
+        module, "cell_cost", lambda recipe, name, device: CellCost(0.0, (seconds or {}).get(name, 1.0), 1)
+    )
     options = {"methods": [name for name in rights if name != "none"]} | options
     return advise_tiny(output, teacher, **options), stand_in
 
@@ -154,6 +156,19 @@ def test_equal_time_has_the_last_word(tmp_path: Path, teacher: Path, monkeypatch
     found, _ = planted(monkeypatch, tmp_path / "other", teacher, rights | {"none@time": 0.71})
     assert found.recommended == "kd"
     assert "Against the student alone trained for as long in seconds, kd is better too: +" in found.text
+
+
+def test_steps_that_are_no_whole_epochs_are_kept(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five images in batches of two: two steps an epoch."""
+    rights, train = {"none": 0.70, "kd": 0.75, "cwd": 0.71}, replace(FAST, epochs=None, steps=9)
+    found, stand_in = planted(monkeypatch, tmp_path / "out", teacher, rights, train=train, budget=1.0, quiet=False)
+    assert [length for length, _ in stand_in.calls] == [1, 9]  # of two methods one is left after the first rung
+    assert "after 9 steps each" in found.text
+    assert [rung["steps"] for rung in found.as_dict()["rungs"]] == [1, 9]
+    assert "Runs of 9 steps" in (tmp_path / "out" / "report.html").read_text()
+    assert "kd, cwd, 1 step" in capsys.readouterr().out
 
 
 def test_a_budget_ends_it_with_what_was_seen(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +267,7 @@ def test_one_method_needs_no_short_runs(tmp_path: Path, teacher: Path, monkeypat
     [(90, 3, 3, (10, 30, 90)), (9, 1, 3, (9,)), (1, 3, 3, (1,)), (4, 3, 4, (1, 4)), (8, 3, 2, (2, 4, 8))],
 )
 def test_epochs_of_the_rungs(epochs: int, rungs: int, eta: int, expected: tuple[int, ...]) -> None:
-    assert rung_epochs(epochs, rungs, eta) == expected
+    assert rung_lengths(epochs, rungs, eta) == expected
 
 
 # ---------------------------------------------------------------------------------------------- networks, in earnest
@@ -361,7 +376,7 @@ def test_a_method_that_fails_is_left_out(tmp_path: Path, teacher: Path, monkeypa
 
     monkeypatch.setattr(cells, "distill", failing)
     found = advise_tiny(tmp_path / "out", teacher, methods="kd,cwd", train=replace(FAST, epochs=3))
-    assert [rung.epochs for rung in found.rungs] == [1, 3]
+    assert [rung.length for rung in found.rungs] == [1, 3]
     assert found.rungs[0].standings[1].said == "failed: it broke"
     assert "cwd failed in the runs of 1 epoch and was left out: it broke" in found.notes
 

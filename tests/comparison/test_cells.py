@@ -51,4 +51,4 @@ def test_cost_is_of_batches_as_they_are_trained(monkeypatch: pytest.MonkeyPatch)
     recipe = DistillRecipe(data=data, teacher="", student=STUDENT, train=replace(FAST, batch_size=4, accumulate=2))
     found = cost.cell_cost(recipe, "none", device="cpu")
     assert set(seen) == {2}
-    assert found == cost.CellCost(pre_stage=0.0, epoch=2 * 2.0)  # two steps an epoch
+    assert found == cost.CellCost(pre_stage=0.0, step=2.0, batches=2)

@@ -25,7 +25,7 @@ class Trainings:
         self.made: list[tuple[int, int]] = []
 
     def __call__(self, recipe: DistillRecipe, folder: Path, cells: list[tuple[str, int]]) -> None:
-        epochs = recipe.train.whole_epochs
+        epochs = recipe.train.length
         for method, seed in cells:
             run = folder / "cells" / method / f"seed-{seed}"
             if not run.exists():

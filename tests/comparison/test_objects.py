@@ -16,6 +16,7 @@ import segdistill
 from segdistill import UserError
 from segdistill.comparison.compare import compare
 from segdistill.comparison.methods import cell_recipe, shared_recipe
+from segdistill.comparison.report_networks import look
 from segdistill.comparison.results import Comparison
 from segdistill.networks.identity import network_digest
 from segdistill.recipe.recipes import DistillRecipe
@@ -56,11 +57,15 @@ def test_each_run_trains_its_own_copy(tmp_path: Path) -> None:
     assert found.teacher.miou is not None
     for name, values in given.state_dict().items():
         torch.testing.assert_close(values, before[name])
-    train = SHORT.in_epochs(images=5)
-    alone = segdistill.distill(
-        **recipe(student=copy.deepcopy(given), method="kd", train=train, output=tmp_path / "run", seed=0)
-    )
+    alone = segdistill.distill(**recipe(student=copy.deepcopy(given), method="kd", output=tmp_path / "run", seed=0))
+    assert [cell.length_in("steps") for row in found.rows for cell in row.cells] == [3, 3]
     assert fingerprint(tmp_path / "out" / "cells" / "kd" / "seed-0") == fingerprint(alone)
+
+    shared = {"data": SCENES, "teacher": tiny_network(8, 8, CLASSES), "student": given, "train": SHORT}
+    seen = look(found, "cpu", quiet=True, recipe=DistillRecipe(**shared))
+    assert seen.milliseconds.keys() == {"teacher", "none", "kd"}
+    assert not seen.notes
+    assert look(found, "cpu", quiet=True).milliseconds.keys() == {"none", "kd"}
 
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("model.safetensors")}
     compared(tmp_path / "out", student=student())  # equal weights: nothing is left to do

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch.nn import functional as F
 
 import segdistill
 from segdistill import DistillRecipe, RunFolder, UserError
-from segdistill.comparison.methods import cell_recipe
 from segdistill.comparison.pseudo import PseudoLabels
+from segdistill.comparison.statistics import Difference, Spread
+from segdistill.comparison.verdict import recommendation
 from segdistill.networks.features import Features
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, train_tiny
 from tests.training.test_unlabelled import pictures
@@ -48,7 +50,21 @@ def test_sure_pixels_without_a_label_count_with_the_teachers_class() -> None:
     assert everywhere["labels"].item() == pytest.approx(F.cross_entropy(student, teacher.argmax(1)).item(), rel=1e-5)
 
 
-def test_a_comparison_with_unlabelled_images_and_their_pseudo_labels(tmp_path: Path) -> None:
+def test_pseudo_labels_that_do_as_well_are_recommended() -> None:
+    spread = Spread((70.0,), 70.0, None)
+    better, same = (Difference(1.0, low, 2.0, 0.95, spread, spread, images=9) for low in (0.5, -0.5))
+    common: dict[str, Any] = {"length": 1, "full": 1, "unit": "epochs", "teacher": None}
+    chosen, text = recommendation("kd", better, against={"none@pseudo": same}, **common)
+    assert chosen == "none@pseudo"
+    assert text.startswith("Train the student on labels and its teacher's hard labels of the unlabelled images: kd is")
+    chosen, text = recommendation("kd", better, against={"none@pseudo": better}, **common)
+    assert chosen == "kd"
+    assert "Against the student trained on labels and its teacher's hard labels of the unlabelled images, kd is" in text
+
+
+def test_a_comparison_with_unlabelled_images_and_their_pseudo_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teacher = train_tiny(tmp_path / "teacher", TEACHER, epochs=1).path
     data = SCENES | {"unlabelled": str(pictures(tmp_path / "more", 4))}
     recipe = DistillRecipe(
@@ -73,8 +89,19 @@ def test_a_comparison_with_unlabelled_images_and_their_pseudo_labels(tmp_path: P
     assert runs["none"].read_config()["train"]["batch_size"] == 2
     assert "loss/pseudolabels" in runs["none@pseudo"].read_numbers()[0]
     assert "hard labels of the unlabelled images" in (tmp_path / "compare" / "report.html").read_text()
+    advised: dict[str, Any] = {name: getattr(recipe, name) for name in ("teacher", "student", "train")} | {
+        "methods": "none@pseudo,kd", "rungs": 1, "seeds": 1, "output": tmp_path / "advice", "device": "cpu",
+    }  # fmt: skip
     with pytest.raises(UserError, match="none@pseudo trains on pseudo-labels of unlabelled images; name some"):
-        cell_recipe(replace(recipe, data=SCENES), "none@pseudo", 0)
+        segdistill.advise(data=SCENES, **advised, quiet=True)
+    monkeypatch.setattr("segdistill.comparison.report.write_report", lambda found, path, **_: path.write_text("page"))
+    (tmp_path / "advice").mkdir()
+    (tmp_path / "compare").rename(tmp_path / "advice" / "rung-1")  # the same runs, which are not made again
+    advice = segdistill.advise(data=data, **advised, quiet=True)
+    assert advice is not None
+    assert [one.method for one in advice.rungs[0].standings] == ["kd", "none", "none@pseudo"]
+    [kd] = [row for row in advice.rungs[0].comparison.rows if row.method == "kd"]
+    assert list(kd.against) == ["none@pseudo"]
     with pytest.raises(UserError, match="expected a distillation method to compare with 'none'"):
         segdistill.compare(
             data=data, teacher=str(teacher), student=STUDENT, methods="none,none@pseudo", output=tmp_path / "other"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 
+from segdistill import Features
 from segdistill.methods import METHODS
 from tests.methods.settings import Setting
-from tests.methods.trial import Case, case_of, leaves
+from tests.methods.trial import Case, case_of, every_setting, leaves
 
 #: Terms by method, each with the hyper-parameter that is its weight; the others have one weight for one term.
 SEVERAL = {
@@ -27,10 +29,8 @@ SEVERAL = {
     "bpkd": ("edge", "body"),
 }
 SINGLE = ("kd", "feature", "cwd", "at", "reviewkd", "mgd", "maskd", "lskd", "attnfd")
-#: Always computed, whatever its weight.
-ALWAYS = {"ifvd": {"variation"}}
-#: Read for a term without being compared class by class, or asked for where no term reads it any more.
-NOT_AS_READ = {("dsd", "pixel"), ("afdcd", "kd")}
+#: The weights of each method, by its name.
+ALL = SEVERAL | dict.fromkeys(SINGLE, ("weight",)) | {"auto": ("logits", "features"), "rdd": ("ce",)}
 WEIGHTS = [(name, weight) for name, weights in SEVERAL.items() for weight in weights]
 
 
@@ -76,9 +76,8 @@ def test_a_term_alone_needs_what_it_reads(name: str, weight: str) -> None:
     alone = {other: 0.0 for other in SEVERAL[name] if other != weight}
     case = made(name, **alone)
     method, terms = case.method, case.terms()
-    assert set(terms) == {weight} | ALWAYS.get(name, set())
-    if (name, weight) not in NOT_AS_READ:
-        assert reached(case) == (method.needs_stages, method.needs_embedding, method.needs_logits)
+    assert set(terms) == {weight}
+    assert reached(case) == (method.needs_stages, method.needs_embedding, method.needs_logits)
     if not method.needs_labels:
         torch.testing.assert_close(made(name, **alone).terms(labels=None), terms)
 
@@ -87,6 +86,45 @@ def test_a_term_alone_needs_what_it_reads(name: str, weight: str) -> None:
 def test_without_a_weight_its_term_is_gone(name: str, weight: str) -> None:
     case = made(name, **{weight: 0.0})
     method = case.method
-    assert set(case.terms()) == set(SEVERAL[name]) - {weight} | ALWAYS.get(name, set())
-    if (name, weight) != ("dsd", "category"):  # which leaves `pixel` alone
-        assert reached(case) == (method.needs_stages, method.needs_embedding, method.needs_logits)
+    assert set(case.terms()) == set(SEVERAL[name]) - {weight}
+    assert reached(case) == (method.needs_stages, method.needs_embedding, method.needs_logits)
+
+
+class Watched(Features):
+    """Features that know what was read of them."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in {"stages", "embedding", "logits"}:
+            vars(self).setdefault("read", set()).add(name)
+        return super().__getattribute__(name)
+
+    @classmethod
+    def of(cls, features: Features) -> Watched:
+        return cls(features.stages, features.embedding, features.logits)
+
+
+def labels_matter(case: Case) -> bool:
+    """Whether the terms are other ones, or none, without labels."""
+    other = copy.deepcopy(case)  # random numbers are those of the first call
+    terms = case.terms()
+    try:
+        without = other.terms(labels=None)
+    except (AssertionError, AttributeError):
+        return True
+    return without.keys() != terms.keys() or any(not terms[name].equal(without[name]) for name in terms)
+
+
+@every_setting
+def test_what_is_declared_as_needed_is_what_is_read(setting: Setting) -> None:
+    """As it is, and with each of its weights set to 0 in turn."""
+    for zero in (None, *ALL[setting.name]):
+        options = setting.options if zero is None else setting.options | {zero: 0.0}
+        if setting.name == "auto" and not any(options.get(one, 1.0) for one in ALL["auto"]):
+            continue  # refused
+        case = case_of(Setting(setting.name, options))
+        method, student, teacher = case.method, Watched.of(case.student), Watched.of(case.teacher)
+        copy.deepcopy(method)(student=student, teacher=teacher, labels=case.labels, valid=case.valid)
+        needed = {name for name in ("stages", "embedding", "logits") if getattr(method, f"needs_{name}")}
+        assert vars(student).get("read", set()) == needed, zero
+        assert vars(teacher).get("read", set()) == needed | ({"logits"} if method.needs_teacher_logits else set()), zero
+        assert labels_matter(case) == method.needs_labels, zero

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from segdistill import Distiller, Network, UserError, load_network
 from segdistill.methods import METHODS
@@ -16,6 +17,7 @@ from segdistill.networks.classes import MappedClasses
 from segdistill.networks.ensemble import Ensemble
 from segdistill.networks.identity import network_digest
 from segdistill.networks.padding import pad_to_multiple
+from segdistill.networks.side_by_side import SideBySide
 from segdistill.networks.size import count_macs, count_parameters
 from tests.tiny import tiny_network
 
@@ -211,3 +213,44 @@ def test_a_student_that_is_also_one_of_the_teachers() -> None:
     student = tiny_network()
     with pytest.raises(UserError, match="teacher and student are the same module"):
         Distiller([tiny_network(seed=1), student], student, "kd")
+
+
+# ------------------------------------------------------------------------------------------------ side by side
+
+
+def test_features_stand_side_by_side() -> None:
+    networks = [tiny_network(4, 32, seed=1).eval(), tiny_network(6, 8, classes=3, seed=2).eval()]
+    both = SideBySide(networks).eval()
+    assert [stage.channels for stage in both.info.stages] == [10, 20, 30, 40]
+    assert [stage.stride for stage in both.info.stages] == [4, 8, 8, 8]
+    assert (both.info.embedding.channels, both.info.embedding.stride, both.info.num_classes) == (20, 8, 0)
+    images = torch.rand(2, 3, 64, 96)
+    shown, (coarse, fine) = both.features(images), [network.features(images) for network in networks]
+    assert shown.logits.shape[1] == 0
+    for maps, first, second in zip(
+        (*shown.stages, shown.embedding),
+        (*coarse.stages, coarse.embedding),
+        (*fine.stages, fine.embedding),
+        strict=True,
+    ):
+        size = tuple(second.shape[-2:])
+        expected = F.interpolate(first, size=size, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(maps, torch.cat([expected, second], 1))
+
+
+def test_stages_of_like_stride_stand_side_by_side_where_one_has_fewer() -> None:
+    model = tiny_network(6, 32, seed=2).model
+    few = Network(model, stages=["layers.1", "layers.3"], embedding="head", logits="classifier")
+    both = SideBySide([tiny_network(4, 32), few])
+    assert [stage.channels for stage in both.info.stages] == [4 + 12, 8 + 12, 12 + 12, 16 + 24]
+    assert [stage.stride for stage in both.info.stages] == [4, 8, 8, 32]
+
+
+def test_what_cannot_stand_side_by_side_is_refused() -> None:
+    one, other = tiny_network(), tiny_network(in_channels=5)
+    with pytest.raises(UserError, match="1 networks are given to stand side by side, expected 2 or more"):
+        SideBySide([one])
+    with pytest.raises(UserError, match="teacher 2 takes 5 channels, but the first one 3; choose what each sees"):
+        SideBySide([one, other])
+    with pytest.raises(UserError, match="teacher 2 shows no features, only class scores; leave it out"):
+        SideBySide([one, Ensemble([one, tiny_network(seed=1)])])

@@ -120,12 +120,10 @@ def test_of_another_kind(values: dict[str, Any], told: str) -> None:
 def test_epochs_or_steps() -> None:
     assert (TrainConfig().epochs, TrainConfig().steps) == (50, None)
     assert (TrainConfig(steps=7).epochs, TrainConfig(steps=7).total_steps(3)) == (None, 7)
-    assert TrainConfig(steps=7, batch_size=2).in_epochs(images=6) == TrainConfig(epochs=3, batch_size=2)
-    assert TrainConfig(steps=9, batch_size=2).rounding(images=6) is None
-    assert TrainConfig(epochs=9, batch_size=2).rounding(images=6) is None
-    told = TrainConfig(steps=7, batch_size=2).rounding(images=6)
-    assert told is not None
-    assert told.endswith("every run here trains 3 epochs of 3 steps, 9 in all")
+    seven, nine = (TrainConfig(steps=steps, batch_size=2).in_epochs(images=6) for steps in (7, 9))
+    assert (nine, nine.unit, nine.length) == (TrainConfig(epochs=3, batch_size=2), "epochs", 3)
+    assert (seven, seven.unit, seven.length) == (TrainConfig(steps=7, batch_size=2), "steps", 7)
+    assert (nine.lasting(5).epochs, seven.lasting(5).steps) == (5, 5)
     told = "train.epochs is 50 and train.steps is 7, expected only one of them; set the other to null"
     with pytest.raises(UserError, match=f"^{told}$"):  # the default, given outright
         TrainConfig(epochs=50, steps=7)

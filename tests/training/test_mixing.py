@@ -1,4 +1,4 @@
-"""Runs on mixed pictures: live, from a teacher cache, continued after a stop, and without a teacher."""
+"""Runs on mixed pictures in strong colours: live, from a teacher cache, continued after a stop, without a teacher."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from segdistill.recipe.data import build_data
 from tests.training.runs import SCENES, distill_tiny, fingerprint, train_tiny
 from tests.training.test_resume import Killed, stop_in
 
-MIXED: dict[str, Any] = SCENES | {"mix": {"cutmix": 0.3, "classmix": 0.3, "mixup": 0.4}}
+MIXED: dict[str, Any] = SCENES | {"mix": {"cutmix": 0.3, "classmix": 0.3, "mixup": 0.4}, "strong": 0.8}
 
 
 def test_a_teacher_cache_holds_what_the_teacher_says_of_the_mixed_picture(tmp_path: Path, teacher: Path) -> None:
@@ -28,9 +28,10 @@ def test_a_teacher_cache_holds_what_the_teacher_says_of_the_mixed_picture(tmp_pa
             assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-2)
     again = distill_tiny(tmp_path / "again", teacher, data=MIXED, method="kd", views=2, teacher_cache=cache)
     assert fingerprint(again) == fingerprint(kept)
-    other = MIXED | {"mix": {"cutmix": 1.0}}
-    with pytest.raises(UserError, match=r"mix"):
-        distill_tiny(tmp_path / "other", teacher, data=other, method="kd", views=2, teacher_cache=cache)
+    for key, value in (("mix", {"cutmix": 1.0}), ("strong", 0.4)):
+        data = MIXED | {key: value}
+        with pytest.raises(UserError, match=key):
+            distill_tiny(tmp_path / "other", teacher, data=data, method="kd", views=2, teacher_cache=cache)
 
 
 def test_a_stopped_run_goes_on_as_it_would_have(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import segdistill
 from segdistill import PretrainRecipe, RunFolder, TrainConfig, UserError
+from segdistill.datasets import SyntheticAerial
 from segdistill.methods import METHODS
 from segdistill.methods.unlabelled import of_features_alone
 from segdistill.networks.pretrained import PRETRAINED_FILE
@@ -232,6 +233,27 @@ def test_a_run_without_progress_ends_and_keeps_its_best_epoch(
     assert fingerprint(run.path / "best") != fingerprint(run)
 
 
+@pytest.mark.parametrize("change", ["several", "closer", "other bands"])
+def test_teachers_as_in_a_distillation(tmp_path: Path, teacher: Path, stages: RunFolder, change: str) -> None:
+    """Live and cached alike, and another run than with one teacher that sees what the student sees."""
+    other = "python:tests.training.runs:build_student"
+    torch.manual_seed(1)
+    save_file(segdistill.load_network(other, num_classes=6).model.state_dict(), tmp_path / "other.safetensors")
+    options: dict[str, Any] = {
+        "several": {"teacher": [str(teacher), other], "teacher_weights": {other: str(tmp_path / "other.safetensors")}},
+        "closer": {"teacher": teacher, "teacher_scale": 2},
+        "other bands": {"teacher": teacher, "teacher_bands": [3, 1, 2]},
+    }[change]
+    options |= {"epochs": 1, "views": 1}
+    live = pretrain_tiny(tmp_path / "live", **options)
+    cached = [pretrain_tiny(tmp_path / f"{n}", **options, teacher_cache=tmp_path / "cache") for n in range(2)]
+    assert fingerprint(cached[0]) == fingerprint(cached[1])
+    expected = live.read_numbers()[0]["val/loss"]
+    assert cached[0].read_numbers()[0]["val/loss"] == pytest.approx(expected, rel=1e-2)
+    assert stages.read_numbers()[0]["val/loss"] != pytest.approx(expected, rel=1e-4)
+    assert PretrainRecipe.from_dict(live.read_config()).as_dict() == live.read_config()
+
+
 # ------------------------------------------------------------------------------------------------ mistakes
 
 
@@ -249,13 +271,16 @@ def test_a_run_without_progress_ends_and_keeps_its_best_epoch(
         ({"backbone_lr": 0.0}, r"train.backbone_lr is 0, which freezes the backbone"),
         ({"views": "auto"}, r"views: auto chooses how many views a teacher cache keeps"),
         ({"seed": -1}, r"seed is -1"),
+        ({"teacher": {"a": 1.0, "b": 2.0}}, r"teacher gives weights, {'a': 1.0, 'b': 2.0}, but pretrain learns"),
+        ({"teacher_scale": 5}, r"teacher_scale is 5, expected 1, 2, 3 or 4"),
+        ({"teacher_bands": [1, 2]}, r"teacher_bands of teacher .* is \[1, 2\], expected 3 numbers"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(
     tmp_path: Path, teacher: Path, change: Mapping[str, Any], told: str
 ) -> None:
     with pytest.raises(UserError, match=told) as error:
-        pretrain_tiny(tmp_path / "run", teacher, **change)
+        pretrain_tiny(tmp_path / "run", **{"teacher": teacher} | change)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -284,6 +309,19 @@ def test_a_broken_image_stops_the_run_before_its_first_step(tmp_path: Path, teac
     with pytest.raises(UserError, match=r"3.png cannot be read"):
         pretrain_tiny(tmp_path / "run", teacher, data=data)
     assert not (tmp_path / "run").exists()
+
+
+def test_unlabelled_images_that_are_held_out_stop_the_run(tmp_path: Path, teacher: Path, photos: Path) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    Image.open(photos / "0.png").save(more / "fine.png")
+    image, _ = SyntheticAerial(split="val", **{key: SCENES[key] for key in ("size", "count")})[1]
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(more / "held out.png")
+    with pytest.raises(UserError, match=r"1 unlabelled image is also in val, pixel by pixel: .*held out.png"):
+        pretrain_tiny(tmp_path / "run", teacher, data=SCENES | {"unlabelled": str(more)})
+    assert not (tmp_path / "run").exists()
+    (more / "held out.png").unlink()
+    pretrain_tiny(tmp_path / "run", teacher, data=SCENES | {"unlabelled": str(more)}, epochs=1)
 
 
 def test_what_the_refusal_names_works() -> None:

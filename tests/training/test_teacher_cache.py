@@ -615,6 +615,34 @@ def test_a_spec_with_weights(tmp_path: Path, teacher: Path) -> None:
     assert len(hashes) == 2
 
 
+def test_what_a_teacher_is_and_not_where_it_lies(tmp_path: Path) -> None:
+    """The options that follow a file or a folder belong to it."""
+    common: dict[str, Any] = {
+        "dataset": SyntheticAerial("train", 1, (32, 32)),
+        "augmentation": Augmentation(None),
+        "seed": 0,
+        "multiple": 1,
+        "precision": "fp32",
+    }
+
+    def hash_of(teacher: str) -> str:
+        found: str = describe(teachers=[GivenTeacher(teacher)], **common)["teacher"]
+        return found
+
+    for folder, content in (("here", b"one"), ("there", b"one"), ("other", b"two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.onnx").write_bytes(content)
+        (tmp_path / folder / "model.safetensors").write_bytes(content)
+    (tmp_path / "here/model.onnx").rename(tmp_path / "renamed.onnx")
+    for first, same, other in (
+        ("renamed.onnx", "there/model.onnx", "other/model.onnx"),
+        ("here", "there", "other"),
+    ):
+        spec = f"smp:{tmp_path}/{first}" if same == "there" else f"{tmp_path}/{first}"
+        assert hash_of(f"{tmp_path}/{first}") == hash_of(f"{tmp_path}/{same}") != hash_of(f"{tmp_path}/{other}")
+        assert hash_of(f"{spec}?mean=null&std=null") != hash_of(spec)
+
+
 @pytest.mark.parametrize("foreign", ["a file", "a folder", "the output"])
 def test_no_cache(tmp_path: Path, teacher: Path, foreign: str) -> None:
     folder = tmp_path / "cache"

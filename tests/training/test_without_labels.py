@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def test_the_student_is_compared_with_its_teacher(
     said = " ".join(capsys.readouterr().out.split())
     assert "scores are agreement with the teacher, not accuracy" in said
     assert "val agreement with the teacher (not accuracy): mIoU" in said
+    assert re.search(r"epoch 2/2 .* val agreement \d", said)
+    assert "val mIoU" not in said
     metrics = run.read_metrics()
     assert metrics is not None
     assert metrics["scores"] == "agreement with the teacher, not accuracy"

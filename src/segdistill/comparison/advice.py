@@ -60,12 +60,14 @@ class Rung:
     """Runs of equal length: the methods that are left, and the student alone.
 
     Attributes:
-        epochs: of each run.
+        length: of each run.
+        unit: of the length, "epochs" or "steps".
         comparison: of these runs.
         standings: the methods, the best mean first, those that failed last; then the student alone.
     """
 
-    epochs: int
+    length: int
+    unit: str
     comparison: Comparison
     standings: tuple[Standing, ...]
 
@@ -80,6 +82,11 @@ class Rung:
         return self.standings[0]
 
     @property
+    def told(self) -> str:
+        """Its length in words."""
+        return verdict.length_told(self.length, self.unit)
+
+    @property
     def seconds(self) -> float:
         """Of all its trainings together."""
         return sum(cell.seconds or 0.0 for row in self.comparison.rows for cell in row.cells)
@@ -87,7 +94,7 @@ class Rung:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {
-            "epochs": self.epochs,
+            self.unit: self.length,
             "folder": str(self.comparison.folder),
             "standings": [asdict(one) | {"said": one.said} for one in self.standings],
         }
@@ -124,19 +131,19 @@ class Advice:
         }
 
 
-def rung_epochs(epochs: int, rungs: int, eta: int) -> tuple[int, ...]:
-    """Epochs of each rung, ascending; the last one is the whole recipe.
+def rung_lengths(length: int, rungs: int, eta: int) -> tuple[int, ...]:
+    """Epochs, or steps, of each rung, ascending; the last one is the whole recipe.
 
     Args:
-        epochs: of the whole recipe.
+        length: of the whole recipe.
         rungs: how many at most; those that would be equally long become one.
         eta: how many times as long each is as the one before.
 
     Example:
-        >>> rung_epochs(50, 3, 3), rung_epochs(2, 3, 3)
+        >>> rung_lengths(50, 3, 3), rung_lengths(2, 3, 3)
         ((6, 17, 50), (1, 2))
     """
-    return tuple(sorted({max(1, round(epochs / eta**power)) for power in range(rungs)}))
+    return tuple(sorted({max(1, round(length / eta**power)) for power in range(rungs)}))
 
 
 def survivors(methods: int, eta: int) -> int:
@@ -149,12 +156,13 @@ def survivors(methods: int, eta: int) -> int:
     return math.ceil(methods / eta)
 
 
-def read_rung(comparison: Comparison, epochs: int, keep: int) -> Rung:
+def read_rung(comparison: Comparison, length: int, unit: str, keep: int) -> Rung:
     """Ranks the methods of a rung by mIoU.
 
     Args:
         comparison: its runs, all of them finished or failed.
-        epochs: of each run.
+        length: of each run.
+        unit: of the length, "epochs" or "steps".
         keep: how many methods go on.
 
     Raises:
@@ -183,7 +191,7 @@ def read_rung(comparison: Comparison, epochs: int, keep: int) -> Rung:
         )
         for row in (*ranked, *rest, *references)
     ]
-    return Rung(epochs, comparison, tuple(standings))
+    return Rung(length, unit, comparison, tuple(standings))
 
 
 def _gain(row: Row) -> float:
@@ -196,7 +204,7 @@ def advice(folder: Path, rungs: Sequence[Rung], *, full: int, ended: str | None,
     Args:
         folder: where it lies.
         rungs: at least one.
-        full: epochs of the whole recipe.
+        full: length of the whole recipe.
         ended: the sentence with which a budget ended it early; None if none did.
         command: the command line that makes it again.
     """
@@ -207,20 +215,20 @@ def advice(folder: Path, rungs: Sequence[Rung], *, full: int, ended: str | None,
     recommended, text = verdict.recommendation(
         best.method,
         best.difference,
-        epochs=last.epochs,
+        length=last.length,
         full=full,
+        unit=last.unit,
         teacher=last.comparison.teacher.difference,
         against=rows[best.method].against,
     )
     notes = [] if ended is None else [ended]
     for rung in rungs:
-        length = verdict.epochs_told(rung.epochs)
         for one in rung.standings:
             if one.failed is not None:
-                notes.append(f"{one.method} failed in the runs of {length} and was left out: {one.failed}")
+                notes.append(f"{one.method} failed in the runs of {rung.told} and was left out: {one.failed}")
             elif one.close and one.to_best is not None:
                 notes.append(
-                    f"after {length} {one.method} was left out, though its difference to "
+                    f"after {rung.told} {one.method} was left out, though its difference to "
                     f"{rung.best.method} may be chance: {verdict.points(one.to_best)}"
                 )
     if sum(not is_alone(one.method) for one in rungs[0].standings) > 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 from segdistill.comparison.advice import Advice, Rung
 from segdistill.comparison.in_short import EXPLANATION
 from segdistill.comparison.options import BASELINE
-from segdistill.comparison.verdict import as_cell, epochs_told
+from segdistill.comparison.verdict import as_cell
 from segdistill.files import write_text
 from segdistill.reporting import charts
 from segdistill.reporting.charts import Point
@@ -47,10 +47,7 @@ def write_advice(found: Advice, path: Path) -> None:
     ]
     sections = [
         Section("verdict", "Recommendation", said),
-        *(
-            Section(f"rung-{number}", f"Runs of {epochs_told(rung.epochs)}", _rung(rung))
-            for number, rung in enumerate(found.rungs, 1)
-        ),
+        *(Section(f"rung-{number}", f"Runs of {rung.told}", _rung(rung)) for number, rung in enumerate(found.rungs, 1)),
         Section("again", "How it was made", again),
     ]
     first = found.rungs[0]
@@ -81,7 +78,7 @@ def _rung(rung: Rung) -> list[Block]:
         if one.difference is not None
     ]
     looks = charts.styles([one.method for one in rung.standings], plain=(BASELINE,))
-    title = f"gain over {BASELINE} after {epochs_told(rung.epochs)}"
+    title = f"gain over {BASELINE} after {rung.told}"
     chart = charts.intervals(title, points, looks, f"mIoU minus that of {BASELINE}, in points")
     return [
         Table(

@@ -6,22 +6,22 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import rich
 from rich.console import Console
 from rich.table import Table
 
-from segdistill.comparison.advice import Advice, Rung, advice, read_rung, rung_epochs, survivors
+from segdistill.comparison.advice import Advice, Rung, advice, read_rung, rung_lengths, survivors
 from segdistill.comparison.compare import WIDTH, check_executor, compare
 from segdistill.comparison.cost import CellCost, cell_cost
 from segdistill.comparison.longer import estimated_seconds
-from segdistill.comparison.methods import Specs, is_alone, parse_methods, shared_recipe
+from segdistill.comparison.methods import Specs, cell_recipe, is_alone, parse_methods, shared_recipe
 from segdistill.comparison.options import BASELINE, LONGER, PSEUDO, AdviseOptions, CellOptions, CompareOptions
 from segdistill.comparison.plan import checked_plan, choose_seeds, misfits
 from segdistill.comparison.reading import load_comparison, read_cell, read_plan
 from segdistill.comparison.statistics import Difference
-from segdistill.comparison.verdict import epochs_told
+from segdistill.comparison.verdict import length_told
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
 from segdistill.methods import METHODS
@@ -55,7 +55,7 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     """
     asked, specs = _asked(options.methods, recipe.method)
     if PSEUDO in asked:
-        raise UserError(f"methods holds {PSEUDO}, which compare trains; advise chooses among distillation methods")
+        cell_recipe(recipe, PSEUDO, recipe.seed)  # which refuses data without unlabelled images
     candidates = tuple(name for name in asked if not is_alone(name))
     seeds = choose_seeds(options.seeds, recipe.seed)
     check_executor(recipe, options)
@@ -63,21 +63,18 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     _check_folder(folder)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
     images = data.images_per_epoch(recipe.train.batch_size)
-    rounding = recipe.train.rounding(images)
     recipe = shared_recipe(replace(recipe, train=recipe.train.in_epochs(images)), data.values, specs)
     console = Console(quiet=True) if options.quiet else rich.get_console()
     misfit: tuple[str, ...] = ()
     if options.methods is None:  # whichever of them the second rung may need
         misfit = _left_out(recipe, data, candidates, console)
         candidates = tuple(name for name in candidates if name not in misfit)
-    lengths = rung_epochs(recipe.train.whole_epochs, options.rungs, options.eta)
+    lengths = rung_lengths(recipe.train.length, options.rungs, options.eta)
     if len(candidates) == 1:
         lengths = lengths[-1:]  # there is nothing to choose between
     widening = options.methods is None and len(lengths) > 2
     ladder = _Ladder(recipe, options, seeds, candidates, tuple(filter(is_alone, asked)), widening, misfit)
     wide = console if console.is_terminal else Console(quiet=options.quiet, width=WIDTH)
-    if rounding:
-        wide.print(f"note: {rounding}")
     if options.dry_run:
         wide.print(_cost_table(ladder, data, lengths))
         return None
@@ -88,7 +85,7 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     command += [] if options.methods is None else ["--methods", ",".join(asked)]
     command += ["--seeds", str(list(seeds)), "--rungs", str(options.rungs), "--eta", str(options.eta)]
     command += ["--output", str(folder)] + ([] if options.budget is None else ["--budget", f"{options.budget:g}"])
-    result = advice(folder, found, full=recipe.train.whole_epochs, ended=ended, command=shlex.join(command))
+    result = advice(folder, found, full=recipe.train.length, ended=ended, command=shlex.join(command))
     write_json(folder / "advice.json", result.as_dict())
     wide.print(advice_table(result))
     for text in (result.text, *(f"note: {note}" for note in result.notes)):
@@ -109,19 +106,19 @@ def _climb(ladder: _Ladder, lengths: Sequence[int], console: Console) -> tuple[l
     options, candidates = ladder.options, ladder.candidates
     places = len(candidates)
     found: list[Rung] = []
-    for number, epochs in enumerate(lengths, 1):
-        last = epochs == lengths[-1]
+    for number, length in enumerate(lengths, 1):
+        last = length == lengths[-1]
         if len(candidates) == 1 and not last:
             continue
         names = [BASELINE, *candidates, *(ladder.longer if last else ())]
-        ended = ladder.over_budget(number, epochs, names, sum(rung.seconds for rung in found))
+        ended = ladder.over_budget(number, length, names, sum(rung.seconds for rung in found))
         if ended is not None:
             return found, ended
-        console.rule(f"rung {number} of {len(lengths)}: {', '.join(candidates)}, {epochs_told(epochs)}")
-        comparison = compare(ladder.recipe_of(epochs), ladder.compare_options(number, names))
+        console.rule(f"rung {number} of {len(lengths)}: {', '.join(candidates)}, {ladder.told(length)}")
+        comparison = compare(ladder.recipe_of(length), ladder.compare_options(number, names))
         assert comparison is not None  # it is no dry run
         places = 1 if last else survivors(places, options.eta)
-        found.append(read_rung(comparison, epochs, places))
+        found.append(read_rung(comparison, length, ladder.unit, places))
         candidates = found[-1].kept
         if number == 1:
             candidates += ladder.kin(candidates[0])
@@ -196,16 +193,25 @@ class _Ladder:
         family = METHODS[best].family
         return tuple(name for name, one in METHODS.items() if one.family == family and name not in self.no_kin)
 
-    def recipe_of(self, epochs: int) -> DistillRecipe:
-        """The recipe over so many epochs."""
-        return replace(self.recipe, train=replace(self.recipe.train, epochs=epochs))
+    @property
+    def unit(self) -> Literal["epochs", "steps"]:
+        """What lengths of runs are counted in."""
+        return self.recipe.train.unit
+
+    def told(self, length: int) -> str:
+        """A length of runs in words."""
+        return length_told(length, self.unit)
+
+    def recipe_of(self, length: int) -> DistillRecipe:
+        """The recipe over so many epochs, or steps."""
+        return replace(self.recipe, train=self.recipe.train.lasting(length))
 
     def compare_options(self, number: int, names: list[str]) -> CompareOptions:
         """Of a rung's comparison."""
         shared = {field.name: getattr(self.options, field.name) for field in fields(CellOptions)}
         return CompareOptions(**shared | {"output": self.rung(number), "methods": names, "seeds": list(self.seeds)})
 
-    def over_budget(self, number: int, epochs: int, names: Sequence[str], spent: float) -> str | None:
+    def over_budget(self, number: int, length: int, names: Sequence[str], spent: float) -> str | None:
         """Why a rung is not begun: the sentence for the advice; None where the budget allows it.
 
         Raises:
@@ -214,10 +220,10 @@ class _Ladder:
         budget = self.options.budget
         if budget is None:
             return None
-        cost = self.cost(number, epochs, names)
+        cost = self.cost(number, length, names)
         if not cost.left or spent + cost.done + cost.left <= 60 * budget:
             return None
-        runs = f"{len(names) * len(self.seeds)} runs of {epochs_told(epochs)}"
+        runs = f"{len(names) * len(self.seeds)} runs of {self.told(length)}"
         needed = f"{runs} would take about {duration(cost.left)} more"
         if number == 1:
             raise UserError(
@@ -229,7 +235,7 @@ class _Ladder:
         """Folder of a rung's comparison; numbers begin at 1."""
         return self.folder / f"rung-{number}"
 
-    def cost(self, number: int, epochs: int, names: Sequence[str]) -> _Cost:
+    def cost(self, number: int, length: int, names: Sequence[str]) -> _Cost:
         """Of a rung with these methods, ``none`` among them."""
         done = left = 0.0
         plan = read_plan(self.rung(number))
@@ -239,57 +245,58 @@ class _Ladder:
                 if cell is not None and cell.finished:
                     done += cell.seconds or 0.0
                 elif name in LONGER:
-                    others = {other: self.each(number, epochs, other) for other in names if other not in LONGER}
+                    others = {other: self.each(number, length, other) for other in names if other not in LONGER}
                     left += estimated_seconds(name, others)
                 else:
-                    left += self.each(number, epochs, name)
+                    left += self.each(number, length, name)
         return _Cost(done, left)
 
-    def each(self, number: int, epochs: int, name: str) -> float:
+    def each(self, number: int, length: int, name: str) -> float:
         """About how long one run takes, as seen in this rung or an earlier one, or in a few steps."""
         for earlier in range(number, 0, -1):
             plan = read_plan(self.rung(earlier))
             cells = [] if plan is None else [read_cell(self.rung(earlier), name, seed, plan) for seed in self.seeds]
-            seen = [cell.seconds / cell.epochs for cell in cells if cell.seconds is not None and cell.epochs]
+            timed = [(cell.seconds, cell.length_in(self.unit)) for cell in cells]
+            seen = [seconds / trained for seconds, trained in timed if seconds is not None and trained]
             if seen:
-                return epochs * sum(seen) / len(seen)
+                return length * sum(seen) / len(seen)
         if name not in self._estimates:
             self._estimates[name] = cell_cost(self.recipe, name, device=self.options.device)
-        return self._estimates[name].seconds(epochs)
+        return self._estimates[name].seconds(self.recipe_of(length).train)
 
 
 def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
     """Rungs and about how long they will take, without validations."""
     names, options = ladder.candidates, ladder.options
     table = Table(title="rungs", title_justify="left")
-    for heading in ("rung", "epochs", "methods", "runs", "time left"):
+    for heading in ("rung", ladder.unit, "methods", "runs", "time left"):
         table.add_column(heading, justify="left" if heading == "methods" else "right")
     total, known = 0.0, True
     count = places = len(names)
-    for number, epochs in enumerate(lengths, 1):
-        last = epochs == lengths[-1]
+    for number, length in enumerate(lengths, 1):
+        last = length == lengths[-1]
         if count == 1 and not last:
             continue
         alone = [BASELINE, *(ladder.longer if last else ())]
         if known:
             every = (*alone, *names)
             where, device = ladder.rung(number), options.device
-            checked_plan(where, ladder.recipe_of(epochs), every, ladder.seeds, data, device, resume=options.resume)
-            cost = ladder.cost(number, epochs, every)
+            checked_plan(where, ladder.recipe_of(length), every, ladder.seeds, data, device, resume=options.resume)
+            cost = ladder.cost(number, length, every)
         else:  # which ones they will be is not known; the slowest may be among them
             pool = {*names, *[kin for name in names for kin in ladder.kin(name)]}
-            slowest = sorted(pool, key=lambda name: -ladder.each(number, epochs, name))[:count]
-            cost = ladder.cost(number, epochs, (*alone, *slowest))
+            slowest = sorted(pool, key=lambda name: -ladder.each(number, length, name))[:count]
+            cost = ladder.cost(number, length, (*alone, *slowest))
         total += cost.left
         which = ", ".join(names) if known else f"the best {min(count, places)} of {len(names)}"
         if not known and count > places:
             which += f", and up to {count - places} of the best one's family"
         runs = len(ladder.seeds) * (count + len(alone))
-        table.add_row(str(number), str(epochs), f"{', '.join(alone)}; {which}", str(runs), duration(cost.left))
+        table.add_row(str(number), str(length), f"{', '.join(alone)}; {which}", str(runs), duration(cost.left))
         places = 1 if last else survivors(places, options.eta)
         known = known and not cost.left
         if known:
-            names = read_rung(load_comparison(ladder.rung(number)), epochs, places).kept
+            names = read_rung(load_comparison(ladder.rung(number)), length, ladder.unit, places).kept
             names += ladder.kin(names[0]) if number == 1 else ()
         count = places
         if number == 1:
@@ -306,7 +313,7 @@ def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
 def advice_table(found: Advice) -> Table:
     """All rungs as a table for the terminal."""
     table = Table(title="rungs, the longest runs last", title_justify="left")
-    table.add_column("epochs", justify="right")
+    table.add_column(found.rungs[0].unit, justify="right")
     table.add_column("method", no_wrap=True)
     for heading in ("mIoU", "minus none", "minus the best", "train s"):
         table.add_column(heading, justify="right")
@@ -314,7 +321,7 @@ def advice_table(found: Advice) -> Table:
     for rung in found.rungs:
         for index, one in enumerate(rung.standings):
             table.add_row(
-                str(rung.epochs) if index == 0 else "",
+                str(rung.length) if index == 0 else "",
                 one.method,
                 "" if one.miou is None else f"{one.miou:.2f}",
                 _interval(one.difference),

@@ -152,6 +152,6 @@ def cell_differences(recipe: DistillRecipe, folder: Path, method: str, seed: int
         return []
     theirs: Mapping[str, Any] = run.read_config()
     ours = cell_recipe(recipe, method, seed).as_dict()
-    if method in LONGER:  # its epochs were found by measurement
-        ours["train"]["epochs"] = theirs["train"]["epochs"]
+    if method in LONGER:  # its length was found by measurement
+        ours["train"] |= {unit: theirs["train"][unit] for unit in ("epochs", "steps")}
     return recipe_differences(theirs, ours)

@@ -55,14 +55,11 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
     check_executor(recipe, options)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
     images = data.images_per_epoch(recipe.train.batch_size)
-    rounding = recipe.train.rounding(images)
     recipe = shared_recipe(replace(recipe, train=recipe.train.in_epochs(images)), data.values, specs)
     folder = Path(options.output)
     plan = checked_plan(folder, recipe, names, seeds, data, options.device, resume=options.resume)
     console = Console(quiet=True) if options.quiet else rich.get_console()
     wide = console if console.is_terminal else Console(quiet=options.quiet, width=WIDTH)
-    if rounding:
-        wide.print(f"note: {rounding}")
     if options.dry_run:
         wide.print(_cost_table(folder, recipe, plan, options.device))
         return None
@@ -79,7 +76,7 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
             wide.print(text, highlight=False, markup=False)
     from segdistill.comparison.report import write_report
 
-    write_report(comparison, folder / "report.html", device=options.device, quiet=options.quiet)
+    write_report(comparison, folder / "report.html", device=options.device, quiet=options.quiet, recipe=recipe)
     wide.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
     return comparison
 
@@ -157,9 +154,9 @@ def _run_cells(
 
 def _cost_table(folder: Path, recipe: DistillRecipe, plan: dict[str, Any], device: str) -> Table:
     """Cells and about how long they will take, without validations."""
-    known, epochs = finished_seconds(folder, plan), recipe.train.whole_epochs
+    known = finished_seconds(folder, plan)
     cost = {
-        name: known[name] if name in known else cell_cost(recipe, name, device=device).seconds(epochs)
+        name: known[name] if name in known else cell_cost(recipe, name, device=device).seconds(recipe.train)
         for name in plan["methods"]
         if name not in LONGER
     }

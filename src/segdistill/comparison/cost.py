@@ -16,6 +16,7 @@ from segdistill.distiller import Distiller, Supervised
 from segdistill.methods.building import build_methods
 from segdistill.recipe.data import build_data
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
+from segdistill.recipe.train_config import TrainConfig
 from segdistill.training.loading import load_student, load_teacher
 from segdistill.training.step import Step
 from segdistill.training.strategies import launch
@@ -30,20 +31,22 @@ class CellCost:
 
     Attributes:
         pre_stage: seconds before the first epoch; 0 for most methods.
-        epoch: seconds of each epoch.
+        step: seconds of each step.
+        batches: steps of each epoch.
     """
 
     pre_stage: float
-    epoch: float
+    step: float
+    batches: int
 
-    def seconds(self, epochs: int) -> float:
-        """Of so many epochs.
+    def seconds(self, train: TrainConfig) -> float:
+        """Of a run as long as this.
 
         Example:
-            >>> CellCost(pre_stage=5.0, epoch=2.0).seconds(10)
+            >>> CellCost(pre_stage=5.0, step=0.5, batches=4).seconds(TrainConfig(epochs=10))
             25.0
         """
-        return self.pre_stage + epochs * self.epoch
+        return self.pre_stage + train.total_steps(self.batches) * self.step
 
 
 def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
@@ -111,4 +114,4 @@ def cell_cost(recipe: DistillRecipe, method: str, *, device: str) -> CellCost:
     for _ in range(TIMED_STEPS):
         step(batches)
     seconds = (now() - began) / TIMED_STEPS
-    return CellCost(sampler.batches * parts * pre_stage, sampler.batches * seconds)
+    return CellCost(sampler.batches * parts * pre_stage, seconds, sampler.batches)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from segdistill.comparison.methods import is_alone
-from segdistill.comparison.options import BASELINE
+from segdistill.comparison.options import BASELINE, PSEUDO
 from segdistill.comparison.results import Cell, Comparison, Row
-from segdistill.comparison.verdict import HOW_LONG
+from segdistill.comparison.verdict import HOW_LONG, ON_PSEUDO_LABELS
 
 #: What the words of a comparison mean, for those who read such a page for the first time.
 EXPLANATION = (
@@ -59,8 +59,15 @@ def advised(comparison: Comparison) -> Advised:
     best = max(better, key=lambda row: row.difference.difference if row.difference is not None else 0.0)
     as_good = [name for name, one in best.against.items() if one.verdict != "better"]
     if as_good:
+        row = next(row for row in comparison.rows if row.method == as_good[-1])
+        if row.method == PSEUDO:
+            return Advised(
+                row,
+                f"Train the student {ON_PSEUDO_LABELS}: {best.method} is better than the student alone, but not "
+                "seen to be better than that.",
+            )
         return Advised(
-            next(row for row in comparison.rows if row.method == as_good[-1]),
+            row,
             f"Train the student without the teacher, but for longer: {best.method} is better after as many epochs, "
             f"but the student alone, trained {HOW_LONG[as_good[-1]]}, does as well.",
         )

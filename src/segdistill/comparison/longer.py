@@ -15,19 +15,19 @@ from segdistill.files import write_json
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.run_folder import RunFolder
 
-#: Points of mIoU that twice the epochs must bring for the student alone to be trained for longer still.
+#: Points of mIoU that twice the length must bring for the student alone to be trained for longer still.
 STILL_BETTER = 0.3
 
-#: How many times the recipe's epochs the student alone gets at most.
+#: How many times the recipe's length the student alone gets at most.
 MOST_TIMES = 16
 
 #: Trains and measures cells of a recipe in the folder of a comparison.
 RunCells = Callable[[DistillRecipe, Path, list[tuple[str, int]]], None]
 
 
-def stretched_recipe(recipe: DistillRecipe, epochs: int) -> DistillRecipe:
-    """The recipe of the student alone over so many epochs; its schedule is stretched over them."""
-    return replace(recipe, train=replace(recipe.train, epochs=epochs))
+def stretched_recipe(recipe: DistillRecipe, length: int) -> DistillRecipe:
+    """The recipe of the student alone over so many epochs, or steps; its schedule is stretched over them."""
+    return replace(recipe, train=recipe.train.lasting(length))
 
 
 def finished_cells(folder: Path, method: str, plan: Mapping[str, Any]) -> list[Cell]:
@@ -67,58 +67,60 @@ def run_longer(name: str, recipe: DistillRecipe, folder: Path, plan: Mapping[str
         run_cells: trains and measures those cells that are not finished.
     """
     if name == EQUAL_TIME:
-        epochs = _equal_time_epochs(folder, recipe, plan)
+        length = _equal_time_length(folder, recipe, plan)
     else:
-        epochs = _plateau_epochs(folder, recipe, plan, run_cells)
-    run_cells(stretched_recipe(recipe, epochs), folder, [(name, seed) for seed in plan["seeds"]])
+        length = _plateau_length(folder, recipe, plan, run_cells)
+    run_cells(stretched_recipe(recipe, length), folder, [(name, seed) for seed in plan["seeds"]])
 
 
-def _equal_time_epochs(folder: Path, recipe: DistillRecipe, plan: Mapping[str, Any]) -> int:
-    """Epochs in which the student alone trains for as long as the slowest method did; once chosen, they are kept."""
+def _equal_time_length(folder: Path, recipe: DistillRecipe, plan: Mapping[str, Any]) -> int:
+    """Epochs, or steps, in which the student alone trains for as long as the slowest method; once chosen, they stay."""
+    train = recipe.train
     for seed in plan["seeds"]:
         begun = RunFolder(cell_folder(folder, EQUAL_TIME, seed))
         if begun.config_file.exists():
-            return int(begun.read_config()["train"]["epochs"])
+            return int(begun.read_config()["train"][train.unit])
     seconds = finished_seconds(folder, plan)
-    epochs = [cell.epochs for cell in finished_cells(folder, BASELINE, plan) if cell.epochs is not None]
+    lengths = [cell.length_in(train.unit) for cell in finished_cells(folder, BASELINE, plan)]
+    known = [length for length in lengths if length is not None]
     slowest = max((spent for name, spent in seconds.items() if not is_alone(name)), default=None)
     if slowest is None or not seconds.get(BASELINE):
-        return recipe.train.whole_epochs
-    return max(recipe.train.whole_epochs, round(slowest / seconds[BASELINE] * sum(epochs) / len(epochs)))
+        return train.length
+    return max(train.length, round(slowest / seconds[BASELINE] * sum(known) / len(known)))
 
 
-def _plateau_epochs(folder: Path, recipe: DistillRecipe, plan: Mapping[str, Any], run_cells: RunCells) -> int:
-    """Epochs from which on more do not make the student alone better; once found, they are kept in plateau.json.
+def _plateau_length(folder: Path, recipe: DistillRecipe, plan: Mapping[str, Any], run_cells: RunCells) -> int:
+    """Epochs, or steps, from which on more do not make the student alone better; once found, plateau.json keeps them.
 
-    With the first seed, the epochs of the recipe are doubled, each time in a run of its own with its own schedule, as
+    With the first seed, the length of the recipe is doubled, each time in a run of its own with its own schedule, as
     long as the mIoU grows by `STILL_BETTER` points; the best length is taken. It is chosen on the images that the
     scores are of, to the baseline's advantage.
     """
-    file = folder / "plateau.json"
+    file, unit = folder / "plateau.json", recipe.train.unit
     if file.exists():
-        return int(read_json(file)["epochs"])
+        return int(read_json(file)[unit])
     seed = plan["seeds"][0]
-    first = recipe.train.whole_epochs
+    first = recipe.train.length
     baseline = read_cell(folder, BASELINE, seed, plan)
     scores: dict[int, float] = {}
     if baseline.evaluation is not None:
         scores[first] = float(baseline.evaluation["miou"])
     trials = folder / "plateau"
-    epochs = 2 * first
-    while epochs <= MOST_TIMES * first:
-        trial = trials / f"epochs-{epochs}"
-        run_cells(stretched_recipe(recipe, epochs), trial, [(PLATEAU, seed)])
+    length = 2 * first
+    while length <= MOST_TIMES * first:
+        trial = trials / f"{unit}-{length}"
+        run_cells(stretched_recipe(recipe, length), trial, [(PLATEAU, seed)])
         measured = read_cell(trial, PLATEAU, seed, plan).evaluation
         if measured is None:  # it failed, and says why in its folder; it is tried again with the cells
-            return epochs
-        before, scores[epochs] = max(scores.values(), default=0.0), float(measured["miou"])
-        if scores[epochs] < before + STILL_BETTER:
+            return length
+        before, scores[length] = max(scores.values(), default=0.0), float(measured["miou"])
+        if scores[length] < before + STILL_BETTER:
             break
-        epochs *= 2
-    best = max(scores, key=lambda length: (scores[length], -length))
-    found, cell = cell_folder(trials / f"epochs-{best}", PLATEAU, seed), cell_folder(folder, PLATEAU, seed)
+        length *= 2
+    best = max(scores, key=lambda one: (scores[one], -one))
+    found, cell = cell_folder(trials / f"{unit}-{best}", PLATEAU, seed), cell_folder(folder, PLATEAU, seed)
     if found.exists() and not cell.exists():  # this run is the first seed's cell
         cell.parent.mkdir(parents=True, exist_ok=True)
         found.replace(cell)
-    write_json(file, {"epochs": best, "miou": {str(length): score for length, score in scores.items()}, "seed": seed})
+    write_json(file, {unit: best, "miou": {str(one): score for one, score in scores.items()}, "seed": seed})
     return best

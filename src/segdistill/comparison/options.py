@@ -33,6 +33,9 @@ ALONE = {
 #: All longer trainings of the student alone, in the order in which they are made: after all methods.
 LONGER = (EQUAL_TIME, PLATEAU)
 
+#: What a method is held against beside the baseline; of those that do as well, the last is the plainest.
+REFERENCES = (PSEUDO, *LONGER)
+
 
 def check_comparison(recipe: DistillRecipe, options: CompareOptions | AdviseOptions) -> None:
     """Check the names of methods without importing any; `parse_methods` looks closer.
@@ -116,7 +119,8 @@ class AdviseOptions(CellOptions):
         methods: methods to try, separated by commas; + joins several into one. By default auto, kd, cwd, feature, at,
             drd, skd, brd and those of the recipe; the second of three or more rungs adds all other methods of the best
             one's family (logit, feature, relation or boundary). With none@time the last rung also trains the student
-            alone for as many seconds as the slowest method took; with none@plateau, until more epochs no longer help.
+            alone for as many seconds as the slowest method took; with none@plateau, until more epochs no longer help;
+            with none@pseudo, on its teacher's hard labels of data.unlabelled as well.
         seeds: number of seeds, counted from seed, or a list of them; the same in every rung.
         rungs: largest number of rungs: rounds of runs, each longer than the one before. The last has the recipe's full
             length.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segdistill.comparison import verdict
 from segdistill.comparison.methods import is_alone
-from segdistill.comparison.options import BASELINE, EQUAL_TIME, LONGER
+from segdistill.comparison.options import BASELINE, EQUAL_TIME, REFERENCES
 from segdistill.comparison.results import Cell, Comparison, Row, summary_of
 from segdistill.comparison.statistics import Difference, Overlaps, compare_miou, gap_closure
 from segdistill.errors import UserError
@@ -146,6 +146,7 @@ def read_cell(folder: Path, method: str, seed: int, plan: Mapping[str, Any], *, 
         # metrics.json rounds the sum, to which a short run would fall victim.
         seconds=None if method == "teacher" else sum(float(row["seconds"]) for row in RunFolder(run).read_history()),
         epochs=metrics.get("epochs"),
+        steps=metrics.get("steps"),
     )
 
 
@@ -205,7 +206,7 @@ def _row(method: str, cells: tuple[Cell, ...], all_cells: Mapping[str, tuple[Cel
     elif method != BASELINE:
         difference = _difference(own, baseline)
         if not is_alone(method):
-            others = {name: _difference(own, _overlaps(all_cells.get(name, ()))) for name in LONGER}
+            others = {name: _difference(own, _overlaps(all_cells.get(name, ()))) for name in REFERENCES}
             against = {name: one for name, one in others.items() if one is not None}
         if difference is not None and big is not None:
             gap = gap_closure(*_matched(own, baseline), big)

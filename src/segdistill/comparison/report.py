@@ -9,7 +9,7 @@ import yaml
 
 from segdistill.comparison import report_scores as scores
 from segdistill.comparison.in_short import EXPLANATION, Advised, advised, lead
-from segdistill.comparison.options import ALONE, BASELINE, LONGER
+from segdistill.comparison.options import ALONE, BASELINE, REFERENCES
 from segdistill.comparison.report_networks import Seen, look
 from segdistill.comparison.report_scores import DASH, mean_and_range
 from segdistill.comparison.results import Comparison, Row
@@ -17,6 +17,7 @@ from segdistill.comparison.verdict import as_cell, closure
 from segdistill.files import write_text
 from segdistill.metrics.scores import percent
 from segdistill.progress import duration
+from segdistill.recipe.recipes import DistillRecipe
 from segdistill.reporting import charts, gallery
 from segdistill.reporting.charts import Point, Style
 from segdistill.reporting.names import network_name
@@ -38,7 +39,13 @@ from segdistill.reporting.page import (
 _MEANINGS = {"teacher": "the large network", **ALONE}
 
 
-def write_report(comparison: Comparison, path: Path, device: str = "cpu", quiet: bool = True) -> None:
+def write_report(
+    comparison: Comparison,
+    path: Path,
+    device: str = "cpu",
+    quiet: bool = True,
+    recipe: DistillRecipe | None = None,
+) -> None:
     """Writes a comparison as one HTML page that opens from disk and needs nothing else.
 
     Whatever is missing, runs that failed, data or networks that are no longer there, is named on the page instead.
@@ -48,13 +55,14 @@ def write_report(comparison: Comparison, path: Path, device: str = "cpu", quiet:
         path: of the page.
         device: where predictions and times are measured: auto, cpu, cuda, cuda:N or mps.
         quiet: show no progress.
+        recipe: its cells' shared recipe, for a teacher or data given as objects; without it these are missing.
 
     Raises:
         UserError: if there is no such device, or the page cannot be written.
     """
     rows = [comparison.teacher, *comparison.rows]
     looks = charts.styles([row.method for row in rows], plain=("teacher", *ALONE))
-    seen = look(comparison, device, quiet)
+    seen = look(comparison, device, quiet, recipe)
     measured = [row for row in rows if row.finished]
     choice = advised(comparison)
     sections = [
@@ -125,13 +133,13 @@ def _facts(row: Row, comparison: Comparison, seen: Seen) -> list[tuple[str, str,
 
 
 def _methods(comparison: Comparison, looks: Mapping[str, Style], seen: Seen) -> list[Block]:
-    longer = [row.method for row in comparison.rows if row.method in LONGER]
+    others = [row.method for row in comparison.rows if row.method in REFERENCES]
     gains, costs = [], []
     for row in (*comparison.rows, comparison.teacher):
         name = f"{row.method}\n{_MEANINGS.get(row.method, '')}"
         seeds = DASH if row.method == "teacher" else f"{len(row.finished)} of {len(row.cells)}"
         closed = DASH if row.gap is None or row.gap.closed is None else closure(row.gap).replace(" (", "\n(")
-        against = [as_cell(row.against.get(other)) for other in longer]
+        against = [as_cell(row.against.get(other)) for other in others]
         gains.append([name, seeds, mean_and_range(row.miou), as_cell(row.difference), *against, closed, row.verdict])
         costs.append(
             [
@@ -145,7 +153,7 @@ def _methods(comparison: Comparison, looks: Mapping[str, Style], seen: Seen) -> 
                 f"{seen.milliseconds[row.method]:.1f}" if row.method in seen.milliseconds else DASH,
             ]
         )
-    minus = [f"gain over {BASELINE}", *(f"gain over {other}" for other in longer)]
+    minus = [f"gain over {BASELINE}", *(f"gain over {other}" for other in others)]
     explained = (
         "Scores are means over seeds, with the least and the most below. Gains are differences in mIoU, in points; "
         f"below them, and below the share of the gap to the teacher that was closed, are {_intervals(comparison)}. "

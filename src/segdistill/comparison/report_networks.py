@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
 from segdistill.recipe.data import build_split
+from segdistill.recipe.recipes import DistillRecipe
 from segdistill.recipe.teachers import given_teachers
 from segdistill.reporting import gallery
 from segdistill.reporting.picture import predict
@@ -45,8 +46,14 @@ class Seen:
     notes: list[str] = field(default_factory=list)
 
 
-def look(comparison: Comparison, device: str, quiet: bool) -> Seen:
+def look(comparison: Comparison, device: str, quiet: bool, recipe: DistillRecipe | None = None) -> Seen:
     """Loads a network of each row, one after the other, times it and lets it predict the images of the gallery.
+
+    Args:
+        comparison: what was found.
+        device: auto, cpu, cuda, cuda:N or mps.
+        quiet: show no progress.
+        recipe: its cells' shared recipe, with the objects that it was given; None: what is written of it is enough.
 
     Raises:
         UserError: if there is no such device.
@@ -56,7 +63,8 @@ def look(comparison: Comparison, device: str, quiet: bool) -> Seen:
     measured = [row for row in (comparison.teacher, *comparison.rows) if row.finished]
     pictures: list[gallery.Scene] = []
     try:
-        dataset = build_split(comparison.recipe["data"], "val")
+        given = None if recipe is None or isinstance(recipe.data, Mapping) else recipe.data
+        dataset = build_split(comparison.recipe["data"], "val") if given is None else given.val
         if dataset.ids != comparison.ids:
             raise UserError("the validation images have changed since the comparison was made")
         pictures = [gallery.read_scene(dataset, index) for index in _chosen_images(measured)]
@@ -66,7 +74,8 @@ def look(comparison: Comparison, device: str, quiet: bool) -> Seen:
     times: dict[tuple[int | None, int | None], float] = {}  # equal networks take equal time
     for row in tracked(measured, "predicting for the report", len(measured), Console(quiet=quiet)):
         try:
-            network = _network(row, comparison, 3 if seen.dataset is None else seen.dataset.in_channels).to(chosen)
+            channels = 3 if seen.dataset is None else seen.dataset.in_channels
+            network = _network(row, comparison, recipe, channels).to(chosen)
         except UserError as error:
             seen.notes.append(f"No predictions of {row.method}: {error}.")
             continue
@@ -86,12 +95,13 @@ def look(comparison: Comparison, device: str, quiet: bool) -> Seen:
     return seen
 
 
-def _network(row: Row, comparison: Comparison, in_channels: int) -> Network:
+def _network(row: Row, comparison: Comparison, recipe: DistillRecipe | None, in_channels: int) -> Network:
     """The network of a row's first finished cell."""
     if row.method != "teacher":
         return load_run(row.finished[0].run)
     keys = ("teacher", "teacher_weights", "teacher_classes", "teacher_bands")
-    given = given_teachers(*(comparison.recipe.get(key) for key in keys))
+    written = (comparison.recipe.get(key) for key in keys)
+    given = given_teachers(*written) if recipe is None else recipe.teachers()
     return teacher_for(given, Images(tuple(comparison.classes), in_channels))
 
 

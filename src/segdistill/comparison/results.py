@@ -6,7 +6,7 @@ import statistics as averages
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -64,7 +64,8 @@ class Cell:
         confusion: int32 (N, K, K), confusion counts of each validation image in the order of `Comparison.ids`; row =
             true class, column = predicted class. None while it is not finished, and where it was not read.
         seconds: of training, without validation; None while it is not finished, and for the teacher.
-        epochs: that it was trained; None as above.
+        epochs: that it was trained, the last one perhaps in part; None as above.
+        steps: that it was trained; None as above, and for runs of older versions.
         error: the sentence with which it failed; None if it did not.
     """
 
@@ -75,12 +76,17 @@ class Cell:
     confusion: Tensor | None = None
     seconds: float | None = None
     epochs: int | None = None
+    steps: int | None = None
     error: str | None = None
 
     @property
     def finished(self) -> bool:
         """Whether it was trained and measured."""
         return self.evaluation is not None
+
+    def length_in(self, unit: Literal["epochs", "steps"]) -> int | None:
+        """How long it was trained."""
+        return self.epochs if unit == "epochs" else self.steps
 
     @property
     def status(self) -> str:
@@ -98,6 +104,7 @@ class Cell:
             "error": self.error,
             "seconds": self.seconds,
             "epochs": self.epochs,
+            "steps": self.steps,
             "evaluation": self.evaluation,
         }
 

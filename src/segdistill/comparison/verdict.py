@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from segdistill.comparison.options import EQUAL_TIME, PLATEAU
+from segdistill.comparison.options import EQUAL_TIME, PLATEAU, PSEUDO
 from segdistill.comparison.statistics import Difference, GapClosure
 
 _WORDS = {
@@ -15,6 +15,9 @@ _WORDS = {
 
 #: How long each longer training of the student alone is, in words.
 HOW_LONG = {EQUAL_TIME: "for as long in seconds", PLATEAU: "for as many epochs as make it better"}
+
+#: What a student is trained on with `PSEUDO`, in words.
+ON_PSEUDO_LABELS = "on labels and its teacher's hard labels of the unlabelled images"
 
 _ONE_SEED = "With one seed the intervals say nothing about other seeds: another seed may say otherwise."
 
@@ -46,14 +49,14 @@ def seeds_of(difference: Difference) -> int:
     return min(len(difference.candidate.runs), len(difference.baseline.runs))
 
 
-def epochs_told(number: int) -> str:
-    """A number of epochs in words.
+def length_told(number: int, unit: str) -> str:
+    """A number of epochs or steps in words.
 
     Example:
-        >>> epochs_told(1), epochs_told(3)
-        ('1 epoch', '3 epochs')
+        >>> length_told(1, "epochs"), length_told(3, "steps")
+        ('1 epoch', '3 steps')
     """
-    return f"{number} epoch" if number == 1 else f"{number} epochs"
+    return f"{number} {unit.removesuffix('s') if number == 1 else unit}"
 
 
 def closure(gap: GapClosure | None) -> str:
@@ -96,7 +99,7 @@ def headline(
         failed: cells that failed.
         teacher: the teacher's mIoU minus the baseline's; None where one of them is missing.
         differences: mIoU of each distillation method minus the baseline's.
-        against: of each method, the same against each longer training of the student alone, by its name in `ALONE`.
+        against: of each method, the same against each other training without a method, by its name in `ALONE`.
         gaps: how much of the gap to the teacher each closed.
     """
     sentences = _against_the_teacher(teacher)
@@ -137,8 +140,9 @@ def recommendation(
     method: str,
     difference: Difference,
     *,
-    epochs: int,
+    length: int,
     full: int,
+    unit: str,
     teacher: Difference | None,
     against: Mapping[str, Difference],
 ) -> tuple[str, str]:
@@ -147,26 +151,30 @@ def recommendation(
     Args:
         method: the best of the methods.
         difference: its mIoU minus that of the student alone.
-        epochs: for which both were trained.
-        full: epochs of the whole recipe.
+        length: for which both were trained.
+        full: that of the whole recipe.
+        unit: of both, "epochs" or "steps".
         teacher: the teacher's mIoU minus that of the student alone; None where it is not known.
-        against: the method's mIoU minus that of each longer training of the student alone that was tried, by name.
+        against: the method's mIoU minus that of each other training without a method that was tried, by name.
 
     Returns:
-        The method, ``"none"``, or the name of a longer training of the student alone that does as well; and the
+        The method, ``"none"``, or the name of another training without a method that does as well; and the
         sentences, whatever speaks against all of it first.
     """
     sentences = _against_the_teacher(teacher)
     seeds = seeds_of(difference)
     over = f"{seeds} seeds and {difference.images} images" if seeds > 1 else f"{difference.images} images"
-    told = f"{points(difference)} points of mIoU, over {over}, after {epochs_told(epochs)} each"
+    told = f"{points(difference)} points of mIoU, over {over}, after {length_told(length, unit)} each"
     chosen = "none"
     as_good = [name for name, one in against.items() if one.verdict != "better"]
     if difference.verdict == "better" and as_good:
         chosen = as_good[-1]
         sentences.append(
-            f"Train the student alone, for longer: {method} is better at equal epochs, {told}, but {HOW_LONG[chosen]} "
-            "plain training does as well."
+            f"Train the student {ON_PSEUDO_LABELS}: {method} is better than the student alone, {told}, but not seen "
+            "to be better than that."
+            if chosen == PSEUDO
+            else f"Train the student alone, for longer: {method} is better at equal {unit}, {told}, but "
+            f"{HOW_LONG[chosen]} plain training does as well."
         )
     elif difference.verdict == "better":
         chosen = method
@@ -180,9 +188,9 @@ def recommendation(
         )
     if difference.verdict == "better":
         sentences += [_held_against(method, name, one) for name, one in against.items()]
-    if epochs < full:
+    if length < full:
         sentences.append(
-            f"The recipe has {epochs_told(full)}, which were not reached: longer training may say otherwise."
+            f"The recipe has {length_told(full, unit)}, which were not reached: longer training may say otherwise."
         )
     if seeds == 1:
         sentences.append(_ONE_SEED)
@@ -204,7 +212,5 @@ def _runs(number: int) -> str:
 
 def _held_against(method: str, reference: str, difference: Difference) -> str:
     seen = {"better": "better too", "worse": "worse", "no difference seen": "not seen to be better"}
-    return (
-        f"Against the student alone trained {HOW_LONG[reference]}, {method} is {seen[difference.verdict]}: "
-        f"{points(difference)}."
-    )
+    who = f"trained {ON_PSEUDO_LABELS}" if reference == PSEUDO else f"alone trained {HOW_LONG[reference]}"
+    return f"Against the student {who}, {method} is {seen[difference.verdict]}: {points(difference)}."

@@ -13,12 +13,12 @@ from torchvision.tv_tensors import Image, Mask
 
 from segdistill.data.mixing import Mixing, checked_mix
 from segdistill.data.seeding import keyed_generator
+from segdistill.data.strong import GREY, StrongChange, check_strong
 from segdistill.datasets.base import Window
 from segdistill.errors import UserError
 
 # The ImageNet mean in grey levels: what networks see as zero after normalisation.
 PADDING = (124, 116, 104)
-_GREY = (0.299, 0.587, 0.114)
 
 
 class Augmentation:
@@ -40,6 +40,7 @@ class Augmentation:
             jitter; hue stays. Images of other than 3 channels, or of float32, are left alone.
         mix: probability that a sample is mixed with another one, for each kind of mixing: {cutmix: 0.5, classmix: 0.25,
             mixup: 0.25}; together at most 1. `TrainingSamples` mixes, since it takes two samples.
+        strong: how far colours change beyond that, 0 to 1, see `StrongChange`; uint8 images alone.
         ignore_index: the label of padding.
 
     Raises:
@@ -63,6 +64,7 @@ class Augmentation:
         quarter_turns: bool = False,
         jitter: float = 0.0,
         mix: dict[str, float] | None = None,
+        strong: float = 0.0,
         ignore_index: int = 255,
     ) -> None:
         if crop is not None and (len(crop) != 2 or min(crop) < 1 or max(crop) < 2):
@@ -80,6 +82,7 @@ class Augmentation:
         self.mix = checked_mix(mix)
         if self.mix and crop is None:
             raise UserError("mix needs crop: images are mixed where they are of one size")
+        self.strong = check_strong(strong)
         self.ignore_index = ignore_index
 
     def __call__(
@@ -131,6 +134,7 @@ class Augmentation:
             vertical_flip=self.vertical_flip and draw[8] < 0.5,
             turns=turns,
             ignore_index=self.ignore_index,
+            strong=StrongChange.draw(self.strong, key) if self.strong else None,
         )
 
     def mixing(self, key: tuple[int, int, int]) -> Mixing | None:
@@ -157,6 +161,7 @@ class View:
         turns: quarter turns.
         ignore_index: the label of padding.
         factor: the image is shown at so many times ``scaled`` and ``target``; the labels are not.
+        strong: a further change of colours; None: none.
     """
 
     window: Window
@@ -169,6 +174,7 @@ class View:
     turns: int
     ignore_index: int
     factor: int = 1
+    strong: StrongChange | None = None
 
     def closer(self, factor: int, *, read_larger: bool) -> View:
         """The same view with its image at ``factor`` times the size, for a teacher that looks closer.
@@ -201,6 +207,8 @@ class View:
         labels = Mask(F.resize(mask[None], list(self.scaled), InterpolationMode.NEAREST_EXACT)[0])
         if self.jitter is not None and pixels.shape[0] == 3 and pixels.dtype == torch.uint8:
             pixels = _jittered(pixels, *self.jitter)
+        if self.strong is not None:
+            pixels = self.strong(pixels, self.factor)
         pixels, labels = self._padded(pixels, labels, fill)
         if self.flip:
             pixels, labels = F.horizontal_flip(pixels), F.horizontal_flip(labels)
@@ -234,12 +242,12 @@ def _jittered(image: Tensor, brightness: float, contrast: float, saturation: flo
     ``v2.ColorJitter`` does the same, but takes the mean grey as a sum of floats, which depends on the number
     of threads; a view must be the same in a data-loader worker and in the main process.
     """
-    weights = torch.tensor(_GREY, dtype=torch.float64)
+    weights = torch.tensor(GREY, dtype=torch.float64)
     mean = float((image.sum((-2, -1), dtype=torch.int64) * weights).sum() / image[0].numel()) * brightness
     # In place from here on: fresh memory for every step would cost up to a third more.
     pixels = image.float().mul_(brightness * contrast).add_(mean * (1 - contrast))
-    grey = pixels[0] * _GREY[0]
-    for channel, weight in zip(pixels[1:], _GREY[1:], strict=True):
+    grey = pixels[0] * GREY[0]
+    for channel, weight in zip(pixels[1:], GREY[1:], strict=True):
         grey.add_(channel * weight)
     torch.lerp(grey.expand_as(pixels), pixels, saturation, out=pixels)
     return pixels.round_().clamp_(0, 255).to(torch.uint8)

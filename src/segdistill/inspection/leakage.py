@@ -25,6 +25,22 @@ def image_name(dataset: SegmentationDataset, index: int) -> str:
     return next(chain(map(str, dataset.files(index)), [f"sample {dataset.ids[index]}"]))
 
 
+def check_leaks(data: Data, progress: bool) -> None:
+    """Refuse unlabelled images that are also images of val or test, after reading all of them.
+
+    Args:
+        data: the splits of the run, with unlabelled images.
+        progress: show a progress bar on the standard error stream.
+
+    Raises:
+        UserError: an image that cannot be read; or see `refuse_leaks`.
+    """
+    assert data.unlabelled is not None
+    unlabelled = data.unlabelled.at_size(data.val.resize)
+    found, scored = (names_by_pixels(one, read_contents(one, progress)) for one in (unlabelled, data.val))
+    refuse_leaks(data, found, {"val": scored}, progress)
+
+
 def refuse_leaks(data: Data, unlabelled: Names, scored: Mapping[str, Names], progress: bool) -> None:
     """Refuse unlabelled images of which a split that is scored holds an equal, pixel by pixel.
 

@@ -63,7 +63,6 @@ class AfDCD(Method):
     year = 2023
     cost = 1.036
     presets = _PRESETS
-    needs_embedding = True
 
     def __init__(
         self,
@@ -93,21 +92,33 @@ class AfDCD(Method):
         self.pool = pool
         self.temperature = temperature
         self.needs_logits = bool(kd)
+        self.needs_embedding = bool(self.mimic or self.contrast)
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
         self._places = Places(student, teacher)
-        self.adapter = nn.Conv2d(student.embedding.channels, teacher.embedding.channels, 1)
-        self.generator = generator(teacher.embedding.channels)
         self.draws = Draws()
+        if self.needs_embedding:
+            self.adapter = nn.Conv2d(student.embedding.channels, teacher.embedding.channels, 1)
+            self.generator = generator(teacher.embedding.channels)
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
-        outputs = self._places.teacher_outputs(teacher)
+        outputs = self._places.teacher_outputs(teacher) if self.needs_embedding else {}
         return outputs | {"logits": teacher.logits} if self.kd else outputs
 
     def forward(
         self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
     ) -> dict[str, Tensor]:
+        terms = self._of_features(student, teacher, valid) if self.needs_embedding else {}
+        if self.kd:
+            size = size_of(student.logits)
+            loss = pixel_kl(
+                student=student.logits, teacher=resize(teacher["logits"], size), valid=shrink_valid(valid, size)
+            )
+            terms["kd"] = self.kd * loss
+        return terms
+
+    def _of_features(self, student: Features, teacher: TeacherOutputs, valid: Tensor) -> dict[str, Tensor]:
         ((x, t),) = self._places.pairs(student, teacher)
         inside = shrink_valid(valid, size_of(x))
         temperature = self.temperature
@@ -131,12 +142,6 @@ class AfDCD(Method):
                 valid=shrink_valid(inside, size_of(made)),
             )
             terms["contrast"] = self.contrast * loss
-        if self.kd:
-            size = size_of(student.logits)
-            loss = pixel_kl(
-                student=student.logits, teacher=resize(teacher["logits"], size), valid=shrink_valid(valid, size)
-            )
-            terms["kd"] = self.kd * loss
         return terms
 
     def _pooled(self, maps: Tensor, inside: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class BRD(Method):
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
-        self._pairs = match_stages(student.stages, teacher.stages)
+        self._pairs = match_stages(student.stages, teacher.stages) if self.boundary else []
         self._strides = (student.embedding.stride, teacher.embedding.stride)
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:

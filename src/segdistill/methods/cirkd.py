@@ -112,11 +112,23 @@ class CIRKD(Method):
             )
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
-        outputs = self._places.teacher_outputs(teacher)
+        outputs = self._places.teacher_outputs(teacher) if self.needs_embedding else {}
         return outputs | {"logits": teacher.logits} if self.kd else outputs
 
     def forward(
         self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
+    ) -> dict[str, Tensor]:
+        terms = self._of_features(student, teacher, labels, valid) if self.needs_embedding else {}
+        if self.kd:
+            size = size_of(student.logits)
+            loss = pixel_kl(
+                student=student.logits, teacher=resize(teacher["logits"], size), valid=shrink_valid(valid, size)
+            )
+            terms["kd"] = self.kd * loss
+        return terms
+
+    def _of_features(
+        self, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
     ) -> dict[str, Tensor]:
         ((x, t),) = self._places.pairs(student, teacher)
         inside = shrink_valid(valid, size_of(x))
@@ -150,12 +162,6 @@ class CIRKD(Method):
                         anchors=self.anchors,
                     )
                     terms[name] = weight * loss
-        if self.kd:
-            size = size_of(student.logits)
-            loss = pixel_kl(
-                student=student.logits, teacher=resize(teacher["logits"], size), valid=shrink_valid(valid, size)
-            )
-            terms["kd"] = self.kd * loss
         return terms
 
     @torch.no_grad()

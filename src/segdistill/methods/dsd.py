@@ -29,7 +29,7 @@ class DSD(Method):
     1/N, is next to nothing; our weights bring both terms to the size of the task loss.
 
     Args:
-        pixel: weight of the residual attention; 0 leaves it out.
+        pixel: weight of the residual attention, which needs stages; 0 leaves it out.
         category: weight of the category similarity; 0 leaves it out.
         temperature: softmax temperature of the class maps, above 0.
     """
@@ -46,7 +46,7 @@ class DSD(Method):
         self.pixel = pixel
         self.category = category
         self.temperature = temperature
-        self.needs_logits = category > 0
+        self.needs_logits = pixel > 0 or category > 0
         self.needs_stages = pixel > 0
         self.needs_embedding = pixel > 0
         self._stages = (0, 0)

@@ -83,6 +83,7 @@ class Feature(Method):
         self.needs_embedding = embedding
         self.needs_stages = stages
         self.needs_labels = balance == "labels"
+        self.needs_teacher_logits = balance == "teacher"
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)

@@ -69,7 +69,7 @@ class IDD(Method):
         self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
-        outputs = self._places.teacher_outputs(teacher)
+        outputs = self._places.teacher_outputs(teacher) if self.needs_embedding else {}
         return outputs | {"logits": teacher.logits} if self.kd else outputs
 
     def prepare(self, batches: Iterable[TeacherOutputs]) -> None:
@@ -99,6 +99,18 @@ class IDD(Method):
     def forward(
         self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
     ) -> dict[str, Tensor]:
+        terms = self._of_features(student, teacher, labels, valid) if self.needs_embedding else {}
+        if self.kd:
+            size = size_of(student.logits)
+            loss = pixel_kl(
+                student=student.logits, teacher=resize(teacher["logits"], size), valid=shrink_valid(valid, size)
+            )
+            terms["kd"] = self.kd * loss
+        return terms
+
+    def _of_features(
+        self, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
+    ) -> dict[str, Tensor]:
         ((x, t),) = self._places.pairs(student, teacher)
         inside = shrink_valid(valid, size_of(x))
         terms: dict[str, Tensor] = {}
@@ -120,12 +132,6 @@ class IDD(Method):
                 raise UserError("idd: its position head is not fitted yet; call distiller.prepare(batches) first")
             read = F.conv2d(t.to(self.reading.dtype), self.reading[:, :-1, None, None], self.reading[:, -1])
             terms["position"] = self.position * feature_mse(student=self.head(x), teacher=read, valid=inside)
-        if self.kd:
-            size = size_of(student.logits)
-            loss = pixel_kl(
-                student=student.logits, teacher=resize(teacher["logits"], size), valid=shrink_valid(valid, size)
-            )
-            terms["kd"] = self.kd * loss
         return terms
 
 

@@ -63,6 +63,7 @@ class IFVD(Method):
         self.balance = balance
         self.needs_logits = self.kd > 0
         self.needs_embedding = self.variation > 0
+        self.needs_teacher_logits = balance == "teacher"
         self._classes = 1
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
@@ -72,7 +73,7 @@ class IFVD(Method):
         self.pixels = PixelWeights(self.balance, student, teacher)
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
-        outputs = self._places.teacher_outputs(teacher)
+        outputs = self._places.teacher_outputs(teacher) if self.variation else {}
         return outputs | {"logits": teacher.logits} if self.kd or self.balance == "teacher" else outputs
 
     def forward(
@@ -80,15 +81,17 @@ class IFVD(Method):
     ) -> dict[str, Tensor]:
         assert labels is not None, "the Distiller refuses images without labels"
         counted = self.pixels(valid=valid, labels=labels, teacher=teacher)
-        [(x, t)] = self._places.pairs(student, teacher)
-        variation = class_center_mse(
-            student=x,
-            teacher=t,
-            labels=shrink_labels(labels, size_of(x)),
-            num_classes=self._classes,
-            valid=counted.at(size_of(x)),
-        )
-        terms = {"variation": self.variation * variation}
+        terms: dict[str, Tensor] = {}
+        if self.variation:
+            [(x, t)] = self._places.pairs(student, teacher)
+            variation = class_center_mse(
+                student=x,
+                teacher=t,
+                labels=shrink_labels(labels, size_of(x)),
+                num_classes=self._classes,
+                valid=counted.at(size_of(x)),
+            )
+            terms["variation"] = self.variation * variation
         if self.kd:
             size = size_of(student.logits)
             loss = pixel_kl(student=student.logits, teacher=resize(teacher["logits"], size), valid=counted.at(size))

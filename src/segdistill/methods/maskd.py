@@ -72,6 +72,7 @@ class MasKD(Method):
         self.weight_decay = weight_decay
         self.needs_logits = preset == "authors"
         self.needs_embedding = not self.needs_logits
+        self.needs_teacher_logits = True  # for the tokens
         self._ready = False
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:

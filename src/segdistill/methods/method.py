@@ -91,6 +91,8 @@ class Method(nn.Module, ABC):
     needs_labels: bool = False
     #: Whether the method compares class scores. Student and teacher must then have the same classes.
     needs_logits: bool = False
+    #: Whether the method reads the teacher's class scores without comparing them, such as to weigh pixels by class.
+    needs_teacher_logits: bool = False
     #: Whether the method compares the features before the classifier; every network has them.
     needs_embedding: bool = False
     #: Whether the method compares backbone stages. Both networks must then have some.

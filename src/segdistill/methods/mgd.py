@@ -84,6 +84,7 @@ class MGD(Method):
         self.needs_stages = self.at == "stage"
         self.needs_embedding = not self.needs_stages
         self.needs_labels = balance == "labels"
+        self.needs_teacher_logits = balance == "teacher"
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)

@@ -56,7 +56,7 @@ def blank_features(info: NetworkInfo) -> Features:
 
 
 def _compares_scores(method: Method) -> bool:
-    return method.needs_logits or getattr(method, "balance", None) == "teacher"
+    return method.needs_logits or method.needs_teacher_logits
 
 
 def _compares_features(method: Method) -> bool:

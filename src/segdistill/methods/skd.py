@@ -68,16 +68,17 @@ class SKD(Method):
         self.balance = balance
         self.needs_logits = self.kd > 0
         self.needs_embedding = self.pairwise > 0
-        self.needs_labels = balance == "labels"
+        self.needs_labels = balance == "labels" and self.kd > 0
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
         self._places = Places(student, teacher)
-        self.pixels = PixelWeights(self.balance, student, teacher)
+        # Only the mean of `kd` over pixels is weighted.
+        self.pixels = PixelWeights(self.balance if self.kd else None, student, teacher)
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
         outputs = self._places.teacher_outputs(teacher) if self.pairwise else {}
-        return outputs | {"logits": teacher.logits} if self.kd or self.balance == "teacher" else outputs
+        return outputs | {"logits": teacher.logits} if self.kd else outputs
 
     def forward(
         self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor

@@ -235,6 +235,15 @@ def files_of(network: str | os.PathLike[str], weights: str | os.PathLike[str] | 
     return tuple(file for file in (*described, *tensors) if file.is_file())
 
 
+def apart_from_files(network: str | os.PathLike[str]) -> str:
+    """What a network is given as beside the files that `files_of` names: a folder or an ONNX file may lie anywhere."""
+    text = os.fspath(network)
+    if Path(text).is_dir():
+        return ""
+    placed = network_folder(text) is not None or _source_of(text)[0] == "onnx"
+    return text.partition("?")[2] if placed else text
+
+
 def load_run(folder: str | os.PathLike[str]) -> Network:
     """The network of a run folder, or of any other folder of a saved network, in eval mode, ready to predict.
 

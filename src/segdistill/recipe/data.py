@@ -13,6 +13,7 @@ from rich.console import Console
 from segdistill.arguments import construct
 from segdistill.data.augmentation import Augmentation
 from segdistill.data.statistics import BandStatistics
+from segdistill.data.strong import check_pixels
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Window
 from segdistill.datasets.reading.decoded_cache import DecodedCache
@@ -50,6 +51,7 @@ UNCHANGED: dict[str, Any] = {
     "quarter_turns": False,
     "jitter": 0.0,
     "mix": None,
+    "strong": 0.0,
 }
 
 #: Keys of a recipe's data that are neither the data set's nor the augmentation's.
@@ -95,6 +97,8 @@ class Data:
         if getattr(self, "augmentation", None) is None:
             chosen = Augmentation(default_crop(self.train), ignore_index=self.train.ignore_index)
             object.__setattr__(self, "augmentation", chosen)
+        if self.augmentation.strong:
+            check_pixels(self.augmentation.strong, self.train.pixel_type())
         if self.unlabelled is not None:
             check_unlabelled(self.train, self.unlabelled, self.unlabelled_share)
         if not self.values:

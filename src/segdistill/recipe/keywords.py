@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import textwrap
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
@@ -220,8 +221,15 @@ def _docstring(function: Callable[..., Any], kinds: tuple[type[Any], ...]) -> st
     lines = (inspect.getdoc(function) or "").splitlines()
     sections = [index for index, line in enumerate(lines) if line in ("Returns:", "Raises:", "Example:")]
     place = sections[0] if sections else len(lines)
-    own = [line for kind in kinds for base in reversed(kind.__mro__) for line in _documented(base)]
+    texts = [f"{name}: {text}" for kind in kinds for name, text in field_help(kind).items()]
+    own = [line for text in texts for line in _indented(text)]
     return "\n".join([*lines[:place], "Args:", *own, "", *lines[place:]])
+
+
+def _indented(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, 120, initial_indent=" " * 4, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def field_help(kind: type[Any]) -> dict[str, str]:

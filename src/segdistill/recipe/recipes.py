@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from segdistill.errors import UserError
 from segdistill.naming import check_dataset_names, check_method_names
@@ -108,30 +108,22 @@ class TrainRecipe(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillRecipe(Recipe):
-    """A student trained from labels and a teacher.
+class TaughtRecipe(Recipe):
+    """What the recipes of a student and its teachers share.
 
     Args:
         data: data set and augmentation, e.g. {dataset: camvid, root: data/camvid, crop: [352, 480]}.
         teacher: a run folder, or a network spec together with teacher_weights; for several teachers a list of these, or
-            {teacher: weight}: the student learns from the mean of their class probabilities.
+            {teacher: weight}.
         student: the network to train, e.g. smp:FPN:tu-mobilenetv3_small_050.
-        method: a method's name, a list of names, or {name: {hyper-parameter: value}}; segdistill methods lists them.
         teacher_weights: .safetensors or .pth file with the weights of a teacher that is given as a spec; for several
             teachers a list of files, with null for a teacher that has its own weights, or {teacher: file}.
-        teacher_classes: maps classes of the teacher to classes of the data: {class of the teacher: class of the data},
-            by name or by number from 0. Several may map to one class, ignore leaves a class out, and "*" stands for all
-            others. For several teachers also {teacher: {class of the teacher: class of the data}}.
         teacher_bands: channels of the images that the teacher gets, e.g. [1, 2, 3]. 1 is the first channel of the data,
             whichever band of the file that is. For several teachers also {teacher: [1, 2, 3]}.
         teacher_scale: factor, 1 to 4, by which the teacher's crops are larger than the student's in height and width.
             The additional detail is read from the original pixels; crop and resize in data are the student's sizes.
         init_weights: weights the student starts from: none (random), "imagenet" (downloads those of the backbone), a
             .safetensors, .pth, .bin or .ckpt file of the whole network, or {encoder: FILE} for a file of the backbone.
-        loss_weights: factors by which the loss terms are multiplied, by name, e.g. {brd.relation: 2.0}; fixed: no
-            factors; auto: factors that are measured in the first steps, so that each distillation term has a fixed
-            share of the task loss's gradient, and kept from then on.
-        ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
         train: how to train.
         views: number of different augmented views of each image, shown in turn; null for a new one every epoch; auto
             (with teacher_cache): one for each epoch, or as many as fit on the disk.
@@ -145,14 +137,11 @@ class DistillRecipe(Recipe):
     data: DataSpec
     teacher: TeacherSpec
     student: Source
-    method: MethodSpec = "auto"
+    method: MethodSpec | None = None
     teacher_weights: str | Path | list[Any] | dict[str, Any] | None = None
-    teacher_classes: dict[Any, Any] | None = None
     teacher_bands: list[int] | dict[str, Any] | None = None
     teacher_scale: int = 1
     init_weights: str | Path | dict[str, str] | None = None
-    loss_weights: LossWeights = "fixed"
-    ignored: Literal["skip", "distil"] = "skip"
     train: TrainConfig = field(default_factory=TrainConfig)
     views: int | Literal["auto"] | None = None
     teacher_cache: str | Path | None = None
@@ -170,6 +159,45 @@ class DistillRecipe(Recipe):
             )
         if self.teacher_cache is None and self.views == "auto":
             raise UserError("views: auto chooses how many views a teacher cache keeps; give teacher_cache, or a number")
+
+    def check(self) -> None:
+        """See `Recipe.check`."""
+        check_method_names(self.method)
+        super().check()
+
+    def teachers(self) -> list[GivenTeacher]:
+        """The teachers one by one, each with its weights and bands.
+
+        Raises:
+            UserError: see `given_teachers`.
+        """
+        return given_teachers(self.teacher, self.teacher_weights, bands=self.teacher_bands)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRecipe(TaughtRecipe):
+    """A student trained from labels and a teacher.
+
+    Args:
+        teacher: a run folder, or a network spec together with teacher_weights; for several teachers a list of these, or
+            {teacher: weight}: the student learns from the mean of their class probabilities.
+        method: a method's name, a list of names, or {name: {hyper-parameter: value}}; segdistill methods lists them.
+        teacher_classes: maps classes of the teacher to classes of the data: {class of the teacher: class of the data},
+            by name or by number from 0. Several may map to one class, ignore leaves a class out, and "*" stands for all
+            others. For several teachers also {teacher: {class of the teacher: class of the data}}.
+        loss_weights: factors by which the loss terms are multiplied, by name, e.g. {brd.relation: 2.0}; fixed: no
+            factors; auto: factors that are measured in the first steps, so that each distillation term has a fixed
+            share of the task loss's gradient, and kept from then on.
+        ignored: whether pixels with the ignore label are left out of distillation ("skip") or not ("distil").
+    """
+
+    method: MethodSpec = "auto"
+    teacher_classes: dict[Any, Any] | None = None
+    loss_weights: LossWeights = "fixed"
+    ignored: Literal["skip", "distil"] = "skip"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.loss_weights, str) and self.loss_weights not in ("fixed", "auto"):
             raise UserError(
                 f"loss_weights is '{self.loss_weights}', expected fixed, auto, or a factor for each loss term: "
@@ -178,7 +206,6 @@ class DistillRecipe(Recipe):
 
     def check(self) -> None:
         """See `Recipe.check`."""
-        check_method_names(self.method)
         super().check()
         from segdistill.methods.building import build_methods
 
@@ -214,43 +241,19 @@ STAGES: dict[str, Any] = {"feature": {"embedding": False, "stages": True}}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainRecipe(Recipe):
+class PretrainRecipe(TaughtRecipe):
     """A student's backbone that learns a teacher's features, from images whose labels are not used.
 
     Args:
-        data: data set and augmentation, e.g. {dataset: images, root: photos, crop: [352, 480]}; the labels of a
-            labelled data set are not used.
-        teacher: a run folder, or a network spec together with teacher_weights; its classes do not matter.
-        student: the network whose backbone learns, e.g. smp:FPN:tu-mobilenetv3_small_050.
+        teacher: a run folder, or a network spec together with teacher_weights; its classes do not matter. For several
+            teachers a list of these: the student learns the features of all of them, side by side.
         method: a method that compares features alone: a name, a list of names, or {name: {hyper-parameter: value}}; by
             default {feature: {embedding: false, stages: true}}, which trains the backbone. One that compares the
             embedding trains the decoder, too.
         teacher_weights: weights of a teacher that is given as a spec: a .safetensors or .pth file of the whole network;
             or, for methods that compare stages alone, those of its backbone: {encoder: FILE} or "imagenet" (downloads
-            them).
-        init_weights: weights the student starts from: none (random), "imagenet" (downloads those of the backbone), a
-            .safetensors, .pth, .bin or .ckpt file of the whole network, or {encoder: FILE} for a file of the backbone.
-        train: how to train.
-        views: number of different augmented views of each image, shown in turn; null for a new one every epoch; auto
-            (with teacher_cache): one for each epoch, or as many as fit on the disk.
-        teacher_cache: folder that keeps the teacher's outputs for every view; filled once for this teacher, data,
-            augmentation and seed. Needs views.
-        seed: random seed; the same seed gives the same run.
-        overfit: number of training images: train and validate on these first ones alone, without augmentation, to check
-            that the set-up can learn.
+            them). For several teachers a list of files, with null for a teacher that has its own, or {teacher: file}.
     """
-
-    data: DataSpec
-    teacher: Source
-    student: Source
-    method: MethodSpec | None = None
-    teacher_weights: str | Path | dict[str, str] | None = None
-    init_weights: str | Path | dict[str, str] | None = None
-    train: TrainConfig = field(default_factory=TrainConfig)
-    views: int | Literal["auto"] | None = None
-    teacher_cache: str | Path | None = None
-    seed: int = 0
-    overfit: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -264,25 +267,42 @@ class PretrainRecipe(Recipe):
                 )
         if self.train.backbone_lr == 0:
             raise UserError("train.backbone_lr is 0, which freezes the backbone, and pretrain is there to train it")
-        self.as_distillation()
+        if len({one.share for one in self.teachers()}) > 1:
+            raise UserError(
+                f"teacher gives weights, {dict(cast(Any, self.teacher))}, but pretrain learns the features of all "
+                "teachers alike; expected a list of them"
+            )
 
     def check(self) -> None:
         """See `Recipe.check`."""
-        check_method_names(self.method)
         super().check()
         from segdistill.methods.building import build_methods
         from segdistill.methods.unlabelled import check_features_alone
 
         check_features_alone(build_methods(self.method))
 
+    @property
+    def backbone_weights(self) -> str | dict[str, Any] | None:
+        """``teacher_weights``, where they are those of the teacher's backbone alone."""
+        weights, one = self.teacher_weights, not isinstance(self.teacher, Mapping | list | tuple)
+        if weights == "imagenet" or (isinstance(weights, Mapping) and list(weights) == ["encoder"]):
+            return weights if one else None
+        return None
+
+    def teachers(self) -> list[GivenTeacher]:
+        """See `TaughtRecipe.teachers`; weights of a backbone alone are its file's, or none."""
+        weights = self.teacher_weights
+        if self.backbone_weights is not None:
+            weights = weights["encoder"] if isinstance(weights, Mapping) else None
+        return given_teachers(self.teacher, weights, bands=self.teacher_bands)
+
     def as_distillation(self) -> DistillRecipe:
         """The same run as a distillation, whose task loss is left out."""
         assert self.method is not None
-        weights = self.teacher_weights
-        if isinstance(weights, Mapping):
-            weights = weights.get("encoder")
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return DistillRecipe(**{**values, "teacher_weights": None if weights == "imagenet" else weights})
+        if self.backbone_weights is not None:
+            values["teacher_weights"] = self.teachers()[0].weights
+        return DistillRecipe(**values)
 
 
 def _fields_of(made: Any) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class TrainConfig:
 
     def total_steps(self, batches: int) -> int:
         """Optimiser steps of the run, of which each epoch has ``batches``."""
-        return self.whole_epochs * batches if self.steps is None else self.steps
+        return self.length * batches if self.steps is None else self.steps
 
     def total_epochs(self, images: int) -> int:
         """Epochs of the run over so many training images, the last of them perhaps cut short."""
@@ -119,33 +119,29 @@ class TrainConfig:
         return -(-self.total_steps(batches) // batches)
 
     @property
-    def whole_epochs(self) -> int:
-        """Epochs of a run that is counted in epochs, see `in_epochs`."""
-        assert self.epochs is not None, "this run is counted in steps"
-        return self.epochs
+    def unit(self) -> Literal["epochs", "steps"]:
+        """What the run is counted in."""
+        return "epochs" if self.steps is None else "steps"
+
+    @property
+    def length(self) -> int:
+        """How many epochs the run has, or steps: see `unit`."""
+        length = self.epochs if self.steps is None else self.steps
+        assert length is not None
+        return length
+
+    def lasting(self, length: int) -> TrainConfig:
+        """The same over so many epochs, or steps, with the schedule stretched over them."""
+        return replace(self, epochs=length) if self.steps is None else replace(self, steps=length)
 
     def in_epochs(self, images: int) -> TrainConfig:
-        """The same run counted in whole epochs, for comparisons, whose budgets are epochs.
+        """The same run counted in epochs, where its steps are a whole number of them; else in steps, as it is.
 
         Args:
             images: training images of an epoch.
         """
-        return replace(self, epochs=self.total_epochs(images), steps=None)
-
-    def rounding(self, images: int) -> str | None:
-        """What `in_epochs` changes, in a sentence; None where the steps are whole epochs.
-
-        Args:
-            images: training images of an epoch.
-        """
-        batches = max(1, images // self.batch_size)
-        epochs = self.total_epochs(images)
-        if self.total_steps(batches) == epochs * batches:
-            return None
-        return (
-            f"train.steps is {self.steps}, which is no whole number of epochs; every run here trains {epochs} epochs "
-            f"of {batches} steps, {epochs * batches} in all"
-        )
+        batches, epochs = max(1, images // self.batch_size), self.total_epochs(images)
+        return replace(self, epochs=epochs, steps=None) if self.total_steps(batches) == epochs * batches else self
 
     def build_task_loss(self, pixels_per_class: Tensor) -> TaskLoss:
         """The loss on labels.

@@ -16,7 +16,7 @@ from segdistill.datasets.reading.checking import STRIP, in_threads
 from segdistill.datasets.reading.joined import Joined
 from segdistill.errors import UserError
 from segdistill.networks.identity import network_digest
-from segdistill.networks.loading import files_of, has_own_weights, network_folder
+from segdistill.networks.loading import apart_from_files, files_of, has_own_weights
 from segdistill.recipe.teachers import GivenTeacher
 
 
@@ -84,8 +84,7 @@ def _teacher_hash(teacher: str | Path | nn.Module, teacher_weights: str | Path |
     files = files_of(teacher, teacher_weights)
     if not files and not has_own_weights(teacher):
         raise UserError(f"teacher '{teacher}' is no run folder and has no teacher_weights; expected one of them")
-    if network_folder(teacher) is None:
-        digest.update(str(teacher).encode())
+    digest.update(apart_from_files(teacher).encode())
     for file in files:
         try:
             with file.open("rb") as opened:

@@ -59,7 +59,8 @@ def held_out_loader(
         rank, world: number of this process among all.
     """
     augmentation = Augmentation(data.augmentation.crop, **UNCHANGED, ignore_index=data.val.ignore_index)
-    samples = TrainingSamples(data.val, augmentation, seed, views=1)
+    # The teacher runs here: images as it sees them.
+    samples = TrainingSamples(data.val_for_teacher(), augmentation, seed, views=1, teacher_scale=data.teacher_scale)
     keys = [(0, index) for index in range(len(samples))]
     batches = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
     loader: DataLoader[Any] = DataLoader(

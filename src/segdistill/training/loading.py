@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from segdistill.datasets.base import SegmentationDataset
 from segdistill.errors import UserError
 from segdistill.networks.bands import SelectedBands
 from segdistill.networks.class_map import count_of_classes
@@ -59,9 +60,7 @@ def load_teacher(recipe: DistillRecipe, data: Data) -> Network:
         UserError: one is not there, has no trained weights, or does not fit the data: its classes are in another order,
             or it takes other channels or another kind of pixels.
     """
-    dataset = data.train
-    images = Images(tuple(dataset.classes), dataset.in_channels, dataset.pixel_type(), dataset.bands)
-    return teacher_for(recipe.teachers(), images)
+    return teacher_for(recipe.teachers(), Images.of(data.train))
 
 
 @dataclass(frozen=True)
@@ -80,22 +79,50 @@ class Images:
     pixels: str | None = None
     bands: Sequence[int] | None = None
 
+    @classmethod
+    def of(cls, dataset: SegmentationDataset) -> Images:
+        """Those of a data set."""
+        return cls(tuple(dataset.classes), dataset.in_channels, dataset.pixel_type(), dataset.bands)
+
 
 def teacher_for(given: Sequence[GivenTeacher], images: Images) -> Network:
     """Load the teachers of a recipe for images; see `load_teacher`."""
     with torch.random.fork_rng():
         networks = [_one_teacher(one, images) for one in given]
-    if len(networks) == 1:
-        return networks[0]
+    return networks[0] if len(networks) == 1 else Ensemble(with_names(networks, given), [one.share for one in given])
+
+
+def with_names(networks: Sequence[Network], given: Sequence[GivenTeacher]) -> Sequence[Network]:
+    """Several teachers, each of whose notes says whose it is."""
     for one, network in zip(given, networks, strict=True):
         network.notes = [f"{network_label(one.source)}: {note}" for note in network.notes]
-    return Ensemble(networks, [one.share for one in given])
+    return networks
 
 
 def _one_teacher(given: GivenTeacher, images: Images) -> Network:
     """A teacher that takes the images of the data and, if its recipe maps them, has the data's classes."""
-    name = f"teacher {network_label(given.source)}"
-    network = _loaded(given, name, images)
+    name = label(given)
+    network = seeing(load_given(given, images), given, images)
+    if given.classes is not None:
+        return MappedClasses(network, given.classes, images.classes, name)
+    if network.num_classes == len(images.classes):
+        remedy = "say which of them means which as teacher_classes: {theirs: ours}"
+        network.description.check_classes(images.classes, name, remedy=remedy)
+    return network
+
+
+def label(given: GivenTeacher) -> str:
+    """What a teacher is called in messages."""
+    return f"teacher {network_label(given.source)}"
+
+
+def seeing(network: Network, given: GivenTeacher, images: Images) -> Network:
+    """A teacher that takes the images of the data: all their channels, or those that its recipe names.
+
+    Raises:
+        UserError: it takes other channels or another kind of pixels.
+    """
+    name = label(given)
     if images.pixels is not None:
         network.description.check_pixels(images.pixels, "the data", name)
     if given.bands is not None:
@@ -106,20 +133,20 @@ def _one_teacher(given: GivenTeacher, images: Images) -> Network:
             f"{name} takes {network.info.in_channels} channels, but the images of the data have {images.in_channels}; "
             f"say which of them it sees as teacher_bands, such as {list(range(1, network.info.in_channels + 1))}"
         )
-    if given.classes is not None:
-        return MappedClasses(network, given.classes, images.classes, name)
-    if network.num_classes == len(images.classes):
-        remedy = "say which of them means which as teacher_classes: {theirs: ours}"
-        network.description.check_classes(images.classes, name, remedy=remedy)
     return network
 
 
-def _loaded(given: GivenTeacher, name: str, images: Images) -> Network:
+def load_given(given: GivenTeacher, images: Images) -> Network:
+    """Load one teacher as its recipe gives it, with what it sees and its own classes.
+
+    Raises:
+        UserError: it is not there, or has no trained weights.
+    """
     if not isinstance(given.source, str | Path):
         return as_network(given.source, "teacher")
     classes = len(images.classes)
     if given.classes is not None and not has_own_weights(given.source):
-        classes = count_of_classes(given.classes, name)
+        classes = count_of_classes(given.classes, label(given))
     # What has its own weights knows its channels, which are compared with those of the data later.
     channels = images.in_channels if given.bands is None else len(given.bands)
     channels = 3 if has_own_weights(given.source) else channels

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,12 +15,14 @@ from segdistill.methods.method import Method
 from segdistill.methods.unlabelled import check_features_alone
 from segdistill.networks.loading import has_own_weights, is_headless, load_network
 from segdistill.networks.network import Network
+from segdistill.networks.side_by_side import SideBySide
 from segdistill.networks.wrapping import as_student
 from segdistill.recipe.data import Data, build_data
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.recipes import PretrainRecipe
+from segdistill.recipe.teachers import GivenTeacher
 from segdistill.run_folder import RunFolder
-from segdistill.training.loading import load_teacher
+from segdistill.training.loading import Images, load_given, seeing, with_names
 from segdistill.training.options import RunOptions
 from segdistill.training.pretrain_run import PretrainRun
 from segdistill.training.pretrainer import Pretrainer
@@ -49,6 +49,7 @@ def pretrain(recipe: PretrainRecipe, options: RunOptions) -> RunFolder:
     check_features_alone(methods)
     _check_teacher(recipe, methods)
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
+    data = data.looked_closer_at(recipe.teacher_scale)
 
     def make(teacher: TeacherSource | None) -> Pretrainer:
         assert teacher is not None
@@ -58,6 +59,7 @@ def pretrain(recipe: PretrainRecipe, options: RunOptions) -> RunFolder:
             methods,
             ignore_index=data.train.ignore_index,
             unlabelled_index=UNLABELLED,
+            teacher_scale=recipe.teacher_scale,
         )
         if data.augmentation.crop is not None:
             learner.check_crop(data.augmentation.crop)
@@ -69,14 +71,10 @@ def pretrain(recipe: PretrainRecipe, options: RunOptions) -> RunFolder:
     return run(job, options, functools.partial(PretrainRun, recipe=complete))
 
 
-def _is_backbone_alone(weights: Any) -> bool:
-    return isinstance(weights, Mapping) or weights == "imagenet"
-
-
 def _check_teacher(recipe: PretrainRecipe, methods: list[Method]) -> None:
     """Refuse to learn from a decoder that nobody has trained."""
     needs = next((one.name for one in methods if one.needs_embedding or not one.needs_stages), None)
-    if _is_backbone_alone(recipe.teacher_weights) and needs is not None:
+    if recipe.backbone_weights is not None and needs is not None:
         raise UserError(
             f"teacher_weights {recipe.teacher_weights} are those of a backbone, and method {needs} compares what the "
             "teacher's decoder makes, which is not trained; expected a method of the stages alone, such as "
@@ -97,15 +95,25 @@ def _student(recipe: PretrainRecipe, data: Data) -> Network:
 
 
 def _teacher(recipe: PretrainRecipe, data: Data) -> Network:
-    source, weights = recipe.teacher, recipe.teacher_weights
-    headless = isinstance(source, str | Path) and is_headless(str(source))
-    if not isinstance(source, str | Path) or headless or (not _is_backbone_alone(weights) and data.train.classes):
-        return load_teacher(recipe.as_distillation(), data)
-    if not _is_backbone_alone(weights) and not has_own_weights(source):
+    """The teacher, or all of them `SideBySide`; the random state of the student is not touched."""
+    images = Images.of(data.train)
+    given = recipe.teachers()
+    with torch.random.fork_rng():
+        networks = [seeing(_loaded(recipe, one, images), one, images) for one in given]
+    return networks[0] if len(networks) == 1 else SideBySide(with_names(networks, given))
+
+
+def _loaded(recipe: PretrainRecipe, given: GivenTeacher, images: Images) -> Network:
+    source, backbone = given.source, recipe.backbone_weights
+    if not isinstance(source, str | Path) or has_own_weights(source):
+        return load_given(given, images)
+    if backbone is not None:
+        channels = images.in_channels if given.bands is None else len(given.bands)
+        classes = None if is_headless(str(source)) else len(images.classes) or _ANY
+        return load_network(source, classes, channels, backbone)
+    if not images.classes and not is_headless(str(source)):
         raise UserError(
             f"teacher '{source}' has classes of which the images say nothing; expected a run folder, or the weights of "
             "its backbone alone: teacher_weights {encoder: FILE}"
         )
-    with torch.random.fork_rng():
-        classes = None if has_own_weights(source) else len(data.train.classes) or _ANY
-        return load_network(source, classes, data.train.in_channels, weights)
+    return load_given(given, images)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from segdistill.datasets.base import SegmentationDataset, Window
 from segdistill.datasets.reading.checking import in_threads
 from segdistill.files import write_text
+from segdistill.inspection.leakage import check_leaks
 from segdistill.networks.pretrained import write_pretrained
 from segdistill.networks.size import count_parameters
 from segdistill.recipe.recipes import PretrainRecipe
@@ -53,10 +54,12 @@ class PretrainRun(Run):
             self.console.out(text, highlight=False)
 
     def check_data(self) -> None:
-        """Reads every image once, so that a broken one stops the run now and not after an hour."""
+        """Reads every image once, so that a broken one stops the run now and not after an hour, and refuses leaks."""
         for dataset in (self.data.train,) if self.data.val is self.data.train else (self.data.train, self.data.val):
             for _ in in_threads(_reader(dataset), len(dataset), "reading images", self.shown):
                 pass
+        if self.data.unlabelled is not None:
+            check_leaks(self.data, self.shown)
 
     def validation_loaders(self) -> tuple[DataLoader[Any], ...]:
         """See `Run.validation_loaders`."""
@@ -106,6 +109,7 @@ class PretrainRun(Run):
                     "best": self.held_out.best,
                     "trained": parts,
                     "epochs": self.loop.epoch,
+                    "steps": self.loop.step.number,
                     "parameters": count_parameters(learner.student),
                     "training_seconds": round(sum(float(row["seconds"]) for row in self.folder.read_history()), 1),
                     "device": str(self.fabric.device),

@@ -271,6 +271,7 @@ class Run:
                     "best": self.validation.best,
                     "teacher_miou": teacher_miou,
                     "epochs": self.loop.epoch,
+                    "steps": self.loop.step.number,
                     **image_counts(self.data, agreement=self.against_teacher),
                     "parameters": count_parameters(learner.student),
                     "training_seconds": round(sum(float(row["seconds"]) for row in self.folder.read_history()), 1),
@@ -366,7 +367,8 @@ class Run:
         )
         watch = Watch(lambda line: console.out(line, highlight=False))
         self.validator = student
-        self.validation = Validation(student, train.validate_every)
+        what = "agreement" if self.against_teacher else "mIoU"
+        self.validation = Validation(student, train.validate_every, what)
         # A teacher of other classes can teach features, and cannot be scored on these labels.
         scored = self.source if self.teacher_has_our_classes and not self.against_teacher else None
         self.teacher_score = (
@@ -378,10 +380,10 @@ class Run:
             ProgressBar(console, self.shown, train.batch_size, self.validation),
             MeasuredWeights(self._keep_factors, console),
             SaveNetworks(folder, self.validation),
-            History(folder, console),
+            History(folder, console, what),
             Warn(watch, self.validation),
             self.teacher_score,
-            EarlyStopping(train.patience, self.validation, console),
+            EarlyStopping(train.patience, self.validation, console, what),
         ]
         return [callback for callback in callbacks if callback is not None]
 

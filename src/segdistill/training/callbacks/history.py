@@ -20,9 +20,11 @@ class History(Callback):
     Args:
         folder: the run folder.
         console: where the line is printed.
+        what: the mIoU is called there.
     """
 
-    def __init__(self, folder: RunFolder, console: Console) -> None:
+    def __init__(self, folder: RunFolder, console: Console, what: str = "mIoU") -> None:
+        self.what = what
         self.folder = folder
         self.console = console
 
@@ -30,7 +32,7 @@ class History(Callback):
         if loop.step.fabric.is_global_zero:
             rows = [old for old in self.folder.read_history() if int(old["epoch"]) < loop.epoch]
             self.folder.write_history([*rows, row])
-        self.console.out(_line(row, loop.epochs), highlight=False)
+        self.console.out(_line(row, loop.epochs, self.what), highlight=False)
 
 
 def losses_in_words(terms: Mapping[str, float]) -> str:
@@ -43,11 +45,11 @@ def losses_in_words(terms: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in terms.items())
 
 
-def _line(row: Mapping[str, Any], epochs: int) -> str:
+def _line(row: Mapping[str, Any], epochs: int, what: str) -> str:
     losses = {name.removeprefix("loss/"): value for name, value in row.items() if name.startswith("loss/")}
     text = f"epoch {row['epoch']}/{epochs}  {losses_in_words(losses)}"
     if "val/miou" in row:
-        text += f"  val mIoU {row['val/miou']:.2f}"
+        text += f"  val {what} {row['val/miou']:.2f}"
     if "val/loss" in row:
         text += f"  val loss {row['val/loss']:.4f}"
     return f"{text}  {row['seconds']} s"

@@ -19,6 +19,7 @@ class Validation(Judge):
     Args:
         validator: scores a network.
         every: epochs between validations.
+        what: the mIoU is called on the terminal; another word where it is no accuracy.
 
     Attributes:
         scores: of the last validation; None before the first.
@@ -27,14 +28,15 @@ class Validation(Judge):
         better: whether it is the best epoch so far.
     """
 
-    def __init__(self, validator: Validator, every: int) -> None:
+    def __init__(self, validator: Validator, every: int, what: str = "mIoU") -> None:
+        self.what = what
         self.validator = validator
         self.every = every
         self.scores: Scores | None = None
         self.best: dict[str, float] = {}
 
     def in_words(self) -> str:
-        return "" if self.scores is None else f"val mIoU {self.scores.miou:.2f}"
+        return "" if self.scores is None else f"val {self.what} {self.scores.miou:.2f}"
 
     def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
         self.validated = loop.epoch % self.every == 0 or loop.epoch == loop.epochs
