@@ -170,3 +170,31 @@ def test_one_process_at_a_time_and_a_kill_lets_go(tmp_path: Path) -> None:
         os.waitpid(child, 0)
     with store.locked(wait=False) as mine:
         assert mine
+
+
+def test_a_lock_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for folder in ("there", "new", "new/inner"):
+        with store_in(tmp_path / folder).locked(wait=True) as mine:
+            assert mine
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    with store_in(tmp_path / "new" / "inner").locked(wait=True):
+        (tmp_path / "new" / "record").write_text("kept")
+    assert [path.name for path in tmp_path.joinpath("new").iterdir()] == ["record"]
+
+
+def test_a_lock_that_its_owner_removes_while_we_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What we have then has no name any more, and a third process would make a new one."""
+    take, asked = records._lock, []
+
+    def waited_for(handle: int, wait: bool) -> bool:
+        if not asked:
+            (tmp_path / records.LOCK_FILE).unlink()
+        asked.append(handle)
+        return take(handle, wait)
+
+    monkeypatch.setattr(records, "_lock", waited_for)
+    with store_in(tmp_path).locked(wait=True) as mine:
+        assert mine
+        assert len(asked) == 2
+        assert (tmp_path / records.LOCK_FILE).exists()

@@ -17,7 +17,8 @@ from segdistill.cli.data import COMMANDS as DATA_COMMANDS
 from segdistill.cli.main import COMMANDS, main
 from segdistill.data.augmentation import Augmentation
 from segdistill.datasets import DATASETS
-from segdistill.recipe.data import AUGMENTING, Data
+from segdistill.recipe.data import Data
+from segdistill.recipe.data_keys import AUGMENTING
 from segdistill.recipe.keywords import field_help
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.recipe.train_config import TrainConfig

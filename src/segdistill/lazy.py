@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,6 +20,26 @@ def load(place: str) -> Any:
     """
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def argument_names(place: str) -> list[str]:
+    """The arguments of a class or function of this package, read from its source: nothing is imported.
+
+    Args:
+        place: ``"module:name"``; a class without an ``__init__`` of its own has none.
+
+    Example:
+        >>> argument_names("segdistill.lazy:load")
+        ['place']
+    """
+    module, _, name = place.partition(":")
+    file = Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    [found] = [one for one in ast.parse(file.read_text(encoding="utf-8")).body if getattr(one, "name", None) == name]
+    functions = [found]
+    if isinstance(found, ast.ClassDef):
+        functions = [one for one in found.body if getattr(one, "name", None) == "__init__"]
+    arguments = [one.args for one in functions if isinstance(one, ast.FunctionDef)]
+    return [one.arg for each in arguments for one in (*each.args, *each.kwonlyargs) if one.arg != "self"]
 
 
 class LazyTable(Mapping[str, T]):

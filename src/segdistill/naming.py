@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from segdistill.errors import UserError, unknown_name
+from segdistill.lazy import LazyTable, argument_names
 from segdistill.plugins import PREFIX, entry_point_names, load_entry_point, load_object, name_of
 
 #: How config.yaml writes what was given as an object and has no name.
 OBJECT = "object:"
+
+#: Task losses by the names that recipes use. A loss takes ``logits``, ``labels`` and ``ignore_index`` by keyword and
+#: returns a scalar; a class makes such a function from its arguments, ``pixels_per_class`` among them if it has it.
+TASK_LOSSES: LazyTable[Any] = LazyTable(
+    {
+        "ce": "segdistill.losses.task:cross_entropy",
+        "balanced": "segdistill.losses.task:BalancedCrossEntropy",
+        "ohem": "segdistill.losses.task:ohem_cross_entropy",
+        "focal": "segdistill.losses.task:focal_cross_entropy",
+        "dice": "segdistill.losses.overlap:Dice",
+        "jaccard": "segdistill.losses.overlap:Jaccard",
+        "tversky": "segdistill.losses.overlap:Tversky",
+        "lovasz": "segdistill.losses.overlap:Lovasz",
+    }
+)
 
 _MISSING = object()
 
@@ -40,7 +56,7 @@ Kind = Literal["method", "dataset", "loss", "format"]
 _KINDS: dict[Kind, _Kind] = {
     "method": _Kind("method", "segdistill.methods", "METHODS", "Method"),
     "dataset": _Kind("data set", "segdistill.datasets", "DATASETS", "SegmentationDataset"),
-    "loss": _Kind("task loss", "segdistill.losses.task", "TASK_LOSSES", None),
+    "loss": _Kind("task loss", "segdistill.naming", "TASK_LOSSES", None),
     "format": _Kind("export format", "segdistill.formats", "FORMATS", "Format"),
 }
 
@@ -97,21 +113,42 @@ def check_name(kind: Kind, name: str, *others: str) -> None:
         raise unknown_name(about.what, name, [*known_names(kind), *others])
 
 
-def check_dataset_names(data: Any) -> None:
-    """Check the names of the data sets in a recipe's ``data``, see `check_name`; anything else is left to others."""
-    for values in (data, *(data.get(split) for split in ("train", "val", "test"))) if isinstance(data, Mapping) else ():
-        name = values.get("dataset") if isinstance(values, Mapping) else None
-        if isinstance(name, str):
-            check_name("dataset", name)
+def check_arguments(kind: Kind, name: Any, values: Any, where: str, skip: Collection[str] = ()) -> None:
+    """Check that something has the arguments that a recipe gives it; a built-in one is not imported for that.
+
+    Args:
+        kind, name: see `resolve`.
+        values: its arguments; anything but a mapping is left to others.
+        where: what the values are in the recipe, for messages.
+        skip: arguments that somebody else gives.
+
+    Raises:
+        UserError: an unknown name, or an argument that it does not have.
+    """
+    known = [one for one in arguments_of(kind, name) if one not in skip]
+    for key in values if isinstance(values, Mapping) else ():
+        if key not in known:
+            raise unknown_name(f"key in {where}:", key, known)
 
 
-def check_method_names(method: Any) -> None:
-    """Check the names of the methods in a recipe's ``method``, see `check_name`; anything else is left to others."""
+def arguments_of(kind: Kind, name: Any) -> list[str]:
+    """The arguments of a class or function by its name, see `resolve`; a built-in one is not imported for that."""
+    built_in = _built_in(kind)
+    if isinstance(name, str) and name in built_in:
+        return argument_names(built_in.places[name])
+    return list(inspect.signature(resolve(kind, name)).parameters)
+
+
+def check_method_spec(method: Any) -> None:
+    """Check methods and hyper-parameters by their names, see `check_arguments`; anything else is left to others."""
     if isinstance(method, str):
         check_name("method", method)
-    elif isinstance(method, Mapping | list | tuple):
+    elif isinstance(method, Mapping):
+        for name, values in method.items():
+            check_arguments("method", name, values, f"method {name}")
+    elif isinstance(method, list | tuple):
         for one in method:
-            check_method_names(one)
+            check_method_spec(one)
 
 
 def known_names(kind: Kind) -> list[str]:
@@ -170,9 +207,9 @@ def objects_in(values: Any, where: str = "") -> Iterator[str]:
             yield from objects_in(value, where)
 
 
-def _built_in(kind: Kind) -> Mapping[str, Any]:
+def _built_in(kind: Kind) -> LazyTable[Any]:
     about = _KINDS[kind]
-    table: Mapping[str, Any] = getattr(importlib.import_module(about.module), about.table)
+    table: LazyTable[Any] = getattr(importlib.import_module(about.module), about.table)
     return table
 
 

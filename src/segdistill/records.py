@@ -9,7 +9,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -217,6 +217,8 @@ class RecordStore:
     def locked(self, *, wait: bool) -> Iterator[bool]:
         """Whether this process has the store for itself within the ``with`` statement; a kill ends that too.
 
+        The lock, and the store's folder where it is new and stays empty, are removed at the end.
+
         Args:
             wait: for another process that has it; otherwise the answer is False then.
 
@@ -224,13 +226,23 @@ class RecordStore:
             UserError: if the folder cannot be made.
         """
         folder = self.manifest.parent
+        new = [one for one in (folder, *folder.parents) if not one.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / LOCK_FILE).open("w")
+            file = _opened(folder / LOCK_FILE)
+            held = _lock(file.fileno(), wait)
+            while held and not _is_named(file, folder / LOCK_FILE):  # whoever had it has removed it meanwhile
+                file.close()
+                file = _opened(folder / LOCK_FILE)
+                held = _lock(file.fileno(), wait)
         except OSError as error:
             raise UserError(f"cannot make {self.name}: {error.strerror}: {error.filename}") from error
         with file:
-            yield _lock(file.fileno(), wait)
+            try:
+                yield held
+            finally:
+                if held:
+                    _remove_lock(folder, new)
 
 
 #: The file in a store's folder that is locked.
@@ -273,6 +285,27 @@ def readable(size: int) -> str:
 
 def _synchronise(handle: int) -> None:
     os.fdatasync(handle) if hasattr(os, "fdatasync") else os.fsync(handle)
+
+
+def _opened(file: Path) -> IO[str]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file.open("w")
+
+
+def _is_named(file: IO[str], name: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), name.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_lock(folder: Path, new: Iterable[Path]) -> None:
+    """Removes the lock that this process has, and the new folders where nothing has come into them."""
+    with suppress(OSError):  # Windows removes no open file; a folder that holds something stays
+        (folder / LOCK_FILE).unlink()
+        for one in new:
+            one.rmdir()
 
 
 def _lock(handle: int, wait: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -17,8 +18,9 @@ from segdistill.cli.main import COMMANDS, main
 from segdistill.datasets import DATASETS
 from segdistill.errors import UserError
 from segdistill.formats import FORMATS
-from segdistill.lazy import load
+from segdistill.lazy import argument_names, load
 from segdistill.methods import METHODS, Method
+from segdistill.naming import TASK_LOSSES
 
 HEAVY = ("torch", "numpy", "lightning_fabric", "transformers", "torchvision")
 RECIPE = ["--data", "{dataset: camvid, root: x}", "--output", "x"]
@@ -30,6 +32,7 @@ MISTAKES = [
     ["data", "chek"],
     *([command, "--wrong", "1"] for command in COMMANDS if command != "data"),
     *(["data", command, "--dataset", "camvd"] for command in ("check", "preview", "stats")),
+    *(["data", command, "--dataset", "camvid", "--rot", "x"] for command in ("check", "preview", "stats")),
     ["train"],
     ["train", "nowhere.yaml"],
     ["train", *RECIPE, "--network", "x", "--train.lr", "fast"],
@@ -38,15 +41,27 @@ MISTAKES = [
     ["train", *RECIPE, "--network", "x", "--data.dataset", "camvd"],
     ["distill", *DISTILL, "--method", "brb"],
     ["distill", *DISTILL, "--method", "{kd: {}, brb: {}}"],
+    ["distill", *DISTILL, "--method", "{kd: {tua: 2}}"],
+    ["distill", *DISTILL, "--method", "[cwd, {kd: {tua: 2}}]"],
+    ["distill", *DISTILL, "--train.loss", "{focal: {gama: 2}}"],
+    ["distill", *DISTILL, "--train.loss", "focl"],
+    ["distill", *DISTILL, "--data.crp", "[32, 32]"],
+    ["distill", *DISTILL, "--data.unlabelled", "{rot: x}"],
+    ["distill", *DISTILL, "--data", "{train: {dataset: camvid, rot: x}, val: {dataset: camvid, root: x}}"],
+    ["distill", *DISTILL, "--data", "{root: x}"],
     ["distill", *DISTILL, "--teacher-cache", "x"],
     ["pretrain", *DISTILL, "--method", "brb"],
+    ["pretrain", *DISTILL, "--method", "{feature: {stage: true}}"],
     ["pretrain", *DISTILL, "--teacher-cache", "x"],
     ["pretrain", *DISTILL, "--train.aux", "0.4"],
     ["pretrain", *DISTILL, "--train.backbone_lr", "0"],
     ["compare", *DISTILL, "--methods", "none,kdd"],
+    ["compare", *DISTILL, "--methods", "none,kd", "--method", "{kd: {tua: 2}}"],
+    ["advise", *DISTILL, "--method", "{kd: {tua: 2}}"],
     ["advise", *DISTILL, "--methods", "kd,brd+kdd"],
     ["evaluate", "nowhere"],
     ["evaluate", ".", "--output", "scores.txt"],
+    ["evaluate", ".", "--data", "{dataset: camvid, rot: x}"],
     ["predict", "nowhere", "photos", "-o", "out"],
     ["predict", ".", "photos", "-o", "out", "--flips", "up"],
     ["predict", ".", "photos", "-o", "out", "--device", "tpu"],
@@ -89,6 +104,12 @@ def test_nothing_heavy_is_imported(lines: list[list[str]], code: int, tmp_path: 
     )
     found = zip(map(" ".join, lines), json.loads(done.stdout), strict=True)
     assert [(line, *answer) for line, answer in found if answer != [code, []]] == []
+
+
+@pytest.mark.parametrize("table", [METHODS, DATASETS, TASK_LOSSES])
+def test_arguments_are_known_without_an_import(table: Any) -> None:
+    for name, place in table.places.items():
+        assert argument_names(place) == list(inspect.signature(table[name]).parameters)
 
 
 @pytest.mark.parametrize("table", [METHODS, DATASETS])

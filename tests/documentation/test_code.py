@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from segdistill import Distiller
-from segdistill.recipe.data import check_keys
+from segdistill.recipe.data_keys import check_keys
 from segdistill.recipe.recipes import DistillRecipe
 from tests.documentation.pages import PAGES, ROOT, blocks, name_of, text_of
 from tests.tiny import tiny_network

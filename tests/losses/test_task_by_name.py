@@ -13,7 +13,7 @@ from torch import Tensor
 from segdistill.errors import UserError
 from segdistill.losses import focal_cross_entropy
 from segdistill.losses.overlap import Dice, Jaccard, Tversky
-from segdistill.losses.task import TASK_LOSSES
+from segdistill.naming import TASK_LOSSES
 from segdistill.recipe.losses import build_task_loss
 from tests.losses.test_task import scene
 

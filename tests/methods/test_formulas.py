@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from segdistill import Features
 from segdistill.losses import balanced_weights, relation_kl
 from segdistill.methods import BRD, CWD, DRD, KA, KD, Auto, Feature
-from segdistill.methods.afdcd import _divided_by_rms
+from segdistill.methods.afdcd import AfDCD, _divided_by_rms
 from segdistill.methods.idd import _coordinates
 from tests.methods.scene import built
 
@@ -255,6 +255,14 @@ def test_afdcd_brings_each_image_of_the_teacher_to_a_mean_square_of_one(case: di
     for image in range(2):
         assert positions(scaled, image).square().mean().item() == pytest.approx(1.0, rel=1e-5)
     assert (scaled[0, :, :3] == 0).all()  # ignored pixels
+
+
+def test_afdcd_keeps_the_largest_valid_value_of_each_window() -> None:
+    maps = torch.tensor([[[[1.0, 5.0, 2.0], [3.0, 4.0, 8.0], [7.0, 6.0, 9.0]]]])
+    inside = torch.tensor([[[True, True, True], [True, True, False], [True, True, False]]])
+    assert AfDCD(pool=2)._pooled(maps, inside).tolist() == [[[[5.0, 2.0], [7.0, 0.0]]]]
+    assert AfDCD(pool=3)._pooled(maps, inside).tolist() == [[[[7.0]]]]
+    assert AfDCD(pool=1)._pooled(maps, inside).equal(maps)
 
 
 def test_idd_knows_the_middle_of_each_position() -> None:

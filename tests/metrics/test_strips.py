@@ -44,8 +44,9 @@ def test_counts_of_strips_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch
     changed = np.random.default_rng(seed).random(labels.shape) < 0.1
     prediction[changed] = areas(61, 40, seed + 100)[changed]
     labels[areas(61, 40, seed + 50) == 2] = 255
+    widths = (1, 2, 5) if seed % 2 else (1,)  # the widest trimap reaches farther than a boundary, or less far
     counts = [
-        (BoundaryCounts(3, 255, tolerances=(1, 3), widths=(1, 2, 5)), ConnectivityCounts(3, 255, min_area=3))
+        (BoundaryCounts(3, 255, tolerances=(1, 3), widths=widths), ConnectivityCounts(3, 255, min_area=3))
         for _ in range(2)
     ]
     for number, (boundary, connectivity) in enumerate(counts):

@@ -9,8 +9,9 @@ import torch
 import transformers
 
 from segdistill.errors import UserError
-from segdistill.networks.loading import load_network
+from segdistill.networks.loading import load_network, load_run
 from segdistill.networks.request import IMAGENET_MEAN
+from segdistill.prediction.predictor import open_predictor
 
 TINY: dict[str, Any] = {
     "depths": [1, 1, 1, 1],
@@ -127,6 +128,27 @@ def test_a_name_on_the_hub_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatc
         UserError, match=r"cannot read 'nvidia/mit-b0' as a folder here, nor fetch it .* couldn't connect"
     ):
         load_network("transformers:nvidia/mit-b0", num_classes=4)
+
+
+def test_a_name_on_the_hub_predicts_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the hub's library lays it out on this machine; nothing is fetched."""
+    cached = tmp_path / "models--owner--name"
+    config = transformers.SegformerConfig(num_labels=5, **TINY)
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(cached / "snapshots" / "0" / "")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("segdistill.networks.fetching._reachable", lambda _: False)
+    found, expected = open_predictor("transformers:owner/name", "cpu"), load_run(cached / "snapshots" / "0")
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(found.model.scorer(images), expected(images))
+    other = transformers.SegformerForSemanticSegmentation(config)
+    other.save_pretrained(cached / "snapshots" / "0")
+    assert open_predictor("transformers:owner/name", "cpu").identity != found.identity
+    with pytest.raises(UserError, match=r"cannot read 'owner/nam' as a folder here, nor fetch it"):
+        open_predictor("transformers:owner/nam", "cpu")
+    with pytest.raises(UserError, match=r"'transformers:segformer' is a network spec, which has no trained weights"):
+        load_run("transformers:segformer")
 
 
 def test_a_folder_may_be_called_like_a_model_type(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,6 +231,11 @@ def test_encoders_that_cannot_be(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.ones(2)}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="fills 0 of the 206 tensors of the backbone"):
         load_network("smp:FPN:tu-mobilenetv3_small_050", 3, init_weights={"encoder": tmp_path / "a.pth"})
+    # timm's names of the same encoder: which one takes them is said.
+    torch.save({"conv_stem.weight": torch.ones(32, 3, 3, 3)}, tmp_path / "b.pth")
+    told = r"expected the weights of the same backbone, under the names that smp has .* for smp:FPN:tu-efficientnet_b0$"
+    with pytest.raises(UserError, match=told):
+        load_network("smp:FPN:efficientnet-b0", 3, init_weights={"encoder": tmp_path / "b.pth"})
     with pytest.raises(UserError, match=r"expected imagenet, a file, or \{encoder: FILE\}"):
         load_network("smp:FPN:resnet18", 3, init_weights={"encodr": tmp_path / "a.pth"})
     with pytest.raises(UserError, match="whose backbone is not known"):

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from segdistill.data import scoring
+from segdistill.datasets.reading import strips
 from segdistill.errors import UserError
 from segdistill.prediction import polygons
 from segdistill.prediction.geotiff import PROBABILITY_STEPS, Raster
@@ -533,3 +535,28 @@ def test_overlapping_windows_decode_little_twice(tmp_path: Path, monkeypatch: py
         assert get_gdal_config("GDAL_CACHEMAX") == 64 * 2**20
     with Raster(tmp_path / "a.tif", described=predictor().description, bands=None, window=20_000):
         assert get_gdal_config("GDAL_CACHEMAX") == 256 * 2**20
+
+
+# ----------------------------------------------------------------------------------------- larger than memory
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_resized_raster_is_read_in_strips(tmp_path: Path, missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = blobs(300, 201)
+    pixels[:, 40:90, 20:60] = 0
+    file = write_tif(tmp_path / "a.tif", pixels, **PLACE, **({"nodata": 0} if missing else {}))
+    options = Options(resize=(60, 40))
+    predict_files(predictor(), file, tmp_path / "whole.tif", options=options)
+    read, heights = Raster.read, []
+
+    def noted(self: Raster, window: Any) -> Any:
+        heights.append(window.height)
+        return read(self, window)
+
+    monkeypatch.setattr(strips, "STRIP_PIXELS", 10_000)
+    monkeypatch.setattr(scoring, "STRIP_PIXELS", 10_000)
+    monkeypatch.setattr(Raster, "read", noted)
+    predict_files(predictor(), file, tmp_path / "strips.tif", options=options)
+    assert max(heights) < 80
+    assert (labels_in(tmp_path / "strips.tif") == labels_in(tmp_path / "whole.tif")).all()
+    assert (labels_in(tmp_path / "strips.tif") == 255).sum() == (pixels[0] == 0).sum() * missing

@@ -16,7 +16,7 @@ from segdistill.data.loading import end_with_python, loader_options
 from segdistill.data.scoring import TiledModel
 from segdistill.data.tiling import Piece, Tiling, run_scorer
 from segdistill.datasets.base import SegmentationDataset, Window
-from segdistill.datasets.reading.images import resized
+from segdistill.datasets.reading.strips import scored_sample
 from segdistill.networks.network import Network
 
 _WAITING = 4
@@ -49,6 +49,7 @@ class EvaluationSamples(Dataset[EvaluationSample]):
 
     def __init__(self, dataset: SegmentationDataset, window: int | None, resize: tuple[int, int] | None) -> None:
         self.dataset = dataset.at_own_size()
+        self._given = dataset
         self.window = window
         self.resize = resize
 
@@ -61,11 +62,14 @@ class EvaluationSamples(Dataset[EvaluationSample]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> EvaluationSample:
+        if self.resize is not None:
+            kept = self._given.scored(index) if self.resize == self._given.resize else None
+            return EvaluationSample(index, *(kept or scored_sample(self.dataset, index, self.resize)))
         sample = self.dataset.open(index)
-        if self.resize is None and not Tiling(self.window).is_whole(sample.size):
+        if not Tiling(self.window).is_whole(sample.size):
             return EvaluationSample(index, None, None)
         image, labels = sample.whole()
-        return EvaluationSample(index, resized(image, self.resize), labels.to(torch.uint8))
+        return EvaluationSample(index, image, labels.to(torch.uint8))
 
 
 class EvaluationLoader(DataLoader[EvaluationSample]):

@@ -12,7 +12,7 @@ from torch import Tensor
 from segdistill.data.resizing import scores_at_size
 from segdistill.data.tiling import Grid, Piece, Scorer, Span, Tiling, blended
 from segdistill.datasets.base import Window
-from segdistill.datasets.reading.images import resized
+from segdistill.datasets.reading.strips import read_resized
 from segdistill.networks.network import Network
 
 WINDOWS_AT_ONCE = 8
@@ -74,7 +74,7 @@ class TiledModel:
     def pieces(self, image: ReadableImage, first_row: int = 0) -> Iterator[Piece]:
         """The scores of an image, piece by piece from top left to bottom right, each pixel once.
 
-        With ``resize`` the image is read whole; else see `blended`.
+        With ``resize`` the image is read in strips, see `read_resized`; else see `blended`.
 
         Args:
             image: its parts are read in another thread.
@@ -83,11 +83,18 @@ class TiledModel:
         if self.resize is None:
             yield from self._blended(image, first_row)
             return
-        pixels, missing = image.read(Window(0, 0, *image.size))
-        scores = self.scores(resized(pixels, self.resize))
+        lacking = False
+
+        def read(window: Window) -> Tensor:
+            nonlocal lacking
+            pixels, missing = image.read(window)
+            lacking = lacking or (missing is not None and bool(missing.any()))
+            return pixels
+
+        scores = self.scores(read_resized(read, image.size, self.resize))
         for piece in self.at_size(scores, image.size):
-            if piece.row >= first_row:
-                yield piece._replace(missing=None if missing is None else piece.window.cut(missing))
+            if piece.row >= first_row:  # where it lacks data is read again, since it may be too much to be kept
+                yield piece._replace(missing=image.read(piece.window)[1] if lacking else None)
 
     def scores(self, pixels: Tensor) -> Tensor:
         """All scores, float32 (K, H, W), of an image in memory (C, H, W) at the size that it has."""

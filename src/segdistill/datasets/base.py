@@ -186,6 +186,15 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         """The label map of one sample alone, int64 (H, W); data sets of files read no image for it."""
         return self[index][1]
 
+    def scored(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """A sample as it is scored, where that is kept; None, the default: it is read from its files.
+
+        Returns:
+            image: resized to ``resize``, uint8 or float32 (C, h, w).
+            labels: uint8 (H, W), at the size of their file.
+        """
+        return None
+
     def files(self, index: int) -> tuple[Path, ...]:
         """The files that a sample is made of, its image first; none where it is made of something else."""
         return ()

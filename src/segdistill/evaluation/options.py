@@ -9,8 +9,8 @@ from typing import Any
 from segdistill.device import check_device
 from segdistill.errors import UserError
 from segdistill.files import check_json_file
-from segdistill.naming import check_dataset_names
 from segdistill.networks.there import check_there
+from segdistill.recipe.data_keys import SPLITS, check_keys
 from segdistill.recipe.sizes import parse_resize
 
 
@@ -54,4 +54,5 @@ class EvaluateOptions:
         check_there(self.model)
         parse_resize(self.resize)
         check_device(self.device)
-        check_dataset_names(self.data)
+        if self.data is not None and any(key in self.data for key in ("dataset", *SPLITS)):
+            check_keys(self.data)

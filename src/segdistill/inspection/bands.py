@@ -8,7 +8,7 @@ from rich.table import Table
 from segdistill.data.statistics import BandStatistics, band_statistics
 from segdistill.inspection.findings import percent
 from segdistill.inspection.options import StatisticsOptions
-from segdistill.recipe.data import build_split, check_keys
+from segdistill.recipe.data import build_split
 from segdistill.recipe.keywords import takes_fields
 
 
@@ -23,7 +23,6 @@ def data_statistics(options: StatisticsOptions) -> BandStatistics:
         UserError: for data that cannot be read, which `segdistill data check` tells more about.
     """
     data, output = options.data, options.output
-    check_keys(data)
     console = Console(quiet=options.quiet)
     # Converted files would hold the same pixels.
     dataset = build_split({key: value for key, value in data.items() if key != "tiled_copy"}, "train")

@@ -21,7 +21,7 @@ from segdistill.inspection.options import CheckOptions
 from segdistill.inspection.pairing import camvid_splits, folder_splits, unused_files
 from segdistill.inspection.samples import SampleFacts, read_samples
 from segdistill.inspection.tolerant import TOLERANT, TolerantFiles, TolerantFolder, open_tolerantly
-from segdistill.recipe.data import build_split, check_keys
+from segdistill.recipe.data import build_split
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.unlabelled import build_unlabelled
 from segdistill.recipe.values import plain
@@ -39,7 +39,6 @@ def check_data(options: CheckOptions) -> DataReport:
             wrong inside of it is a finding.
     """
     data = options.data
-    check_keys(data)
     console = Console(quiet=options.quiet)
     datasets, findings = _open(data)
     with warnings.catch_warnings():

@@ -8,7 +8,7 @@ from typing import Any
 
 from segdistill.errors import UserError
 from segdistill.files import check_json_file
-from segdistill.naming import check_dataset_names
+from segdistill.recipe.data_keys import check_keys
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class CheckOptions:
             raise UserError(f"names is {self.names}, expected at least 1")
         if self.output is not None:
             check_json_file(self.output, "output")
-        check_dataset_names(self.data)
+        check_keys(self.data)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class PreviewOptions:
         file = Path(self.output)
         if file.suffix.lower() != ".png" or file.is_dir():
             raise UserError(f"output is {self.output}, expected the name of a file that ends in .png")
-        check_dataset_names(self.data)
+        check_keys(self.data)
 
 
 @dataclass(frozen=True)
@@ -85,4 +85,4 @@ class StatisticsOptions:
 
     def __post_init__(self) -> None:
         check_json_file(self.output, "output")
-        check_dataset_names(self.data)
+        check_keys(self.data)

@@ -19,7 +19,7 @@ from segdistill.errors import printable
 from segdistill.files import write_atomically
 from segdistill.inspection.findings import percent
 from segdistill.inspection.options import PreviewOptions
-from segdistill.recipe.data import build_data, build_split, check_keys
+from segdistill.recipe.data import build_data, build_split
 from segdistill.recipe.keywords import takes_fields
 from segdistill.reporting.picture import GAP, INK, PAPER, colourise, photograph
 
@@ -48,7 +48,6 @@ def preview_data(options: PreviewOptions) -> Path:
     Raises:
         UserError: for data that cannot be read, which `segdistill data check` tells more about.
     """
-    check_keys(options.data)
     dataset = build_split(options.data, options.split)
     count = min(options.count, len(dataset))
     indices = [number * len(dataset) // count for number in range(count)]

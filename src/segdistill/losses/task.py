@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from segdistill.errors import UserError
 from segdistill.losses._class_weights import enet_weights
 from segdistill.losses._task_inputs import task_inputs, weighted_mean
-from segdistill.losses.overlap import Dice, Jaccard, Lovasz, Tversky
 
 
 def cross_entropy(
@@ -165,17 +164,3 @@ class BalancedCrossEntropy:
     def __call__(self, *, logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
         """See `cross_entropy`."""
         return cross_entropy(logits=logits, labels=labels, ignore_index=ignore_index, class_weights=self.class_weights)
-
-
-TASK_LOSSES: dict[str, Callable[..., Tensor] | type] = {
-    "ce": cross_entropy,
-    "balanced": BalancedCrossEntropy,
-    "ohem": ohem_cross_entropy,
-    "focal": focal_cross_entropy,
-    "dice": Dice,
-    "jaccard": Jaccard,
-    "tversky": Tversky,
-    "lovasz": Lovasz,
-}
-"""The names that recipes and the command line use. A loss takes ``logits``, ``labels`` and ``ignore_index`` by keyword
-and returns a scalar; a class makes such a function from its arguments, ``pixels_per_class`` among them if it has it."""

@@ -15,7 +15,7 @@ LEAST = 0.75
 """Share of a backbone's tensors that a file must fill."""
 
 
-def load_encoder(encoder: nn.Module, file: Path, spec: str) -> list[str]:
+def load_encoder(encoder: nn.Module, file: Path, spec: str, advice: str = "") -> list[str]:
     """Fill a backbone with the weights of a file: of the same backbone, in any network or as an image classifier.
 
     Names may be those of timm, torchvision or smp: what stands before the backbone's own names (``encoder.``,
@@ -27,6 +27,7 @@ def load_encoder(encoder: nn.Module, file: Path, spec: str) -> list[str]:
         encoder: the backbone; its own names are taken without a leading ``model.``.
         file: .safetensors, .pth, .pt, .bin or .ckpt.
         spec: of the network, for messages.
+        advice: end of the message where the file fills too little.
 
     Returns:
         A report, a line each: how many tensors were filled, what was left out.
@@ -46,7 +47,7 @@ def load_encoder(encoder: nn.Module, file: Path, spec: str) -> list[str]:
     counted = [name for name in state if not name.endswith("num_batches_tracked")]
     missing = [name for name in counted if name not in fitting]
     left = [name for name in weights.tensors if name not in own]
-    check_share(len(counted) - len(missing), len(counted), missing, shapes, state, file, spec)
+    check_share(len(counted) - len(missing), len(counted), missing, shapes, state, file, spec, advice)
     encoder.load_state_dict(fitting, strict=False)
     return [*weights.notes, *notes, report(file, len(counted), missing, left)]
 
@@ -59,6 +60,7 @@ def check_share(
     own: Mapping[str, Tensor],
     file: Path,
     spec: str,
+    advice: str = "",
 ) -> None:
     """Refuse a file that fills too little of a backbone.
 
@@ -71,7 +73,7 @@ def check_share(
     told = f"of another shape are {few(other)}" if other else f"missing are {few(missing)}"
     raise UserError(
         f"weights file {file} fills {filled} of the {count} tensors of the backbone of '{spec}': {told}; expected the "
-        "weights of the same backbone"
+        f"weights of the same backbone{advice}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,10 @@ def load(request: Request) -> Network:
             classes=request.classes(),
             **request.options,
         )
-    notes = [] if request.encoder is None else load_encoder(model.encoder, request.encoder, request.spec)
+    notes = []
+    if request.encoder is not None:
+        advice = _timm_advice(known[arch_name.lower()], encoder)
+        notes = load_encoder(model.encoder, request.encoder, request.spec, advice)
     with request.building(fetching=request.imagenet):
         mean, std = _normalization(encoder, request)
     with request.building():  # a transformer of one size refuses others in the first forward
@@ -198,6 +202,17 @@ def _check_encoder(encoder: str, spec: str) -> None:
         f"unknown smp encoder '{encoder}': {hint}There are {len(encoders)} of smp (such as resnet18, mit_b0) "
         f"and {len(names) - len(encoders)} of timm (tu-NAME, such as tu-mobilenetv3_small_050)"
     )
+
+
+def _timm_advice(arch: str, encoder: str) -> str:
+    """Which encoder takes the weights that timm publishes of an encoder of smp, whose tensors smp calls otherwise."""
+    import timm
+
+    def plain(name: str) -> str:
+        return re.sub(r"[-_]", "", name)
+
+    names = [name for name in timm.list_models() if plain(name) in (plain(encoder), f"{plain(encoder)}100")]
+    return f", under the names that smp has for them; timm's are for smp:{arch}:tu-{names[0]}" if names else ""
 
 
 def _check_options(arch: type[nn.Module], encoder: str, request: Request) -> None:

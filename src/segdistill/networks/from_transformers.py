@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 
 from segdistill.errors import UserError, missing_package, reason, unknown_name
 from segdistill.networks.encoder_weights import check_share, report
+from segdistill.networks.fetching import impatient
 from segdistill.networks.network import Network
 from segdistill.networks.request import Request
 from segdistill.networks.transformers_backbones import BACKBONES, load_folder, load_new
@@ -193,7 +195,7 @@ def _config(request: Request) -> Any:
         )
     for file in sorted(folder.glob("*.safetensors")):
         read_weights(file)  # names a damaged file, which the library does not
-    with quiet():
+    with quiet(), nullcontext() if folder.is_dir() else impatient():
         try:
             return AutoConfig.from_pretrained(request.name)
         except (OSError, ValueError) as error:
@@ -209,7 +211,7 @@ def _pretrained(request: Request, config: Any) -> Any:
     folder = Path(request.name)
     # Old folders hold a .bin, which the library reads with weights_only=True.
     old = folder.is_dir() and not any(folder.glob("*.safetensors"))
-    with quiet():
+    with quiet(), nullcontext() if folder.is_dir() else impatient():
         if config.model_type not in FAMILIES:
             raise unknown_name(f"model type of '{request.name}':", config.model_type, FAMILIES)
         if request.imagenet:

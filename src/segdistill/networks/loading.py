@@ -249,13 +249,16 @@ def load_run(folder: str | os.PathLike[str]) -> Network:
 
     Args:
         folder: made by `Network.save`, or by the ``save_pretrained`` of smp or transformers (which may be said outright
-            as ``smp:FOLDER`` or ``transformers:FOLDER``).
+            as ``smp:FOLDER`` or ``transformers:FOLDER``); or ``transformers:OWNER/NAME``, a trained network on the hub
+            or in the hub's cache on this machine.
 
     Raises:
-        UserError: no such folder, no network in it, or a damaged one.
+        UserError: no such folder, no network in it, or a damaged one; a spec of an untrained network.
     """
     text = os.fspath(folder)
-    if network_folder(text) is not None and not Path(text).is_dir():
+    source, _ = _source_of(text)
+    if source not in (None, "onnx") and not Path(text).is_dir():
+        check_trained(text, None)
         return load_network(text).eval()
     if (Path(text) / PRETRAINED_FILE).is_file():
         raise UserError(

@@ -15,6 +15,7 @@ from segdistill.files import digest
 from segdistill.formats.choosing import format_of
 from segdistill.formats.exported import ExportedModel
 from segdistill.networks.description import Description
+from segdistill.networks.identity import network_digest
 from segdistill.networks.loading import files_of, load_run
 
 
@@ -66,10 +67,10 @@ class Predictor:
 
 
 def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
-    """The network of a run folder, of any folder made by `Network.save`, or an exported file, ready to predict.
+    """The network of a run folder or of another that `load_run` takes, or an exported file, ready to predict.
 
     Args:
-        model: the folder or the file.
+        model: the folder, a name that `load_run` takes, or the file.
         device: auto, cpu, cuda, cuda:N or mps; exported files run on the CPU.
 
     Raises:
@@ -79,12 +80,12 @@ def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
     kind = None if folder.is_dir() and not folder.suffix else format_of(folder)
     if folder.is_file() or (kind is not None and (kind.folder or not folder.exists())):
         return _open_file(folder, device)
-    network = load_run(model)
+    network, files = load_run(model), files_of(model)
     described = network.description
     return Predictor(
         TiledModel.of(network.to(choose_device(device)), window=described.window, resize=described.resize),
         described,
-        identity=digest(*files_of(model)),
+        identity=digest(*files) if files else network_digest(network),
     )
 
 

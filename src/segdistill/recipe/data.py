@@ -19,16 +19,11 @@ from segdistill.datasets.base import Window
 from segdistill.datasets.reading.decoded_cache import DecodedCache
 from segdistill.datasets.reading.first import FirstSamples
 from segdistill.datasets.reading.joined import Joined
-from segdistill.errors import UserError, unknown_name
-from segdistill.naming import OBJECT, is_plain, known_names, recipe_name, resolve
+from segdistill.errors import UserError
+from segdistill.naming import OBJECT, is_plain, recipe_name, resolve
 from segdistill.plugins import PREFIX, name_of
-from segdistill.recipe.unlabelled import (
-    FOR_A_TEACHER,
-    build_unlabelled,
-    check_unlabelled,
-    share_of,
-    unlabelled_in_batch,
-)
+from segdistill.recipe.data_keys import AUGMENTING, FOR_A_TEACHER, SPLITS, check_keys, check_mapping, dataset_name
+from segdistill.recipe.unlabelled import build_unlabelled, check_unlabelled, share_of, unlabelled_in_batch
 from segdistill.recipe.values import plain
 
 #: As ``decoded_cache`` in a recipe's data: decoded images stay in memory. Anything else is a folder.
@@ -36,12 +31,6 @@ KEEP_IN_MEMORY = "ram"
 
 #: Arguments of data sets that say where files lie and what is read of an image at once, not what is in it.
 _NOT_OF_CONTENT = ("root", "sbd", "tiled_copy", "crops_per_image", "evaluation_window", "split")
-
-#: Names of splits; where a recipe's data names each by itself, these are its keys.
-SPLITS = ("train", "val", "test")
-
-#: Keys of a recipe's data that are the augmentation's.
-AUGMENTING = tuple(name for name in inspect.signature(Augmentation).parameters if name != "ignore_index")
 
 #: Augmentation that leaves images as they are, but for the crop.
 UNCHANGED: dict[str, Any] = {
@@ -53,9 +42,6 @@ UNCHANGED: dict[str, Any] = {
     "mix": None,
     "strong": 0.0,
 }
-
-#: Keys of a recipe's data that are neither the data set's nor the augmentation's.
-_OTHERS = ("decoded_cache", "statistics", *FOR_A_TEACHER)
 
 #: Longest side of a training crop where the recipe names none.
 LARGEST_DEFAULT_CROP = 512
@@ -227,21 +213,6 @@ def _first(train: SegmentationDataset, overfit: int) -> SegmentationDataset:
     return FirstSamples(train, overfit)
 
 
-def check_keys(values: Mapping[str, Any]) -> None:
-    """Refuse a key that neither the data set nor the augmentation has.
-
-    Raises:
-        UserError: an unknown data set or key.
-    """
-    _check_mapping(values)
-    own = [key for split in SPLITS for key in ([split] if split in values else [])]
-    kind = None if own and "dataset" not in values else _dataset_class(values)
-    reading = own if kind is None else [name for name in _arguments(kind) if name != "split"]
-    for key in values:
-        if key not in ("dataset", *_OTHERS, *AUGMENTING, *reading):
-            raise unknown_name("key in data:", key, ["dataset", *AUGMENTING, *reading, *_OTHERS])
-
-
 def has_unlabelled(values: Mapping[str, Any] | Data) -> bool:
     """Whether a recipe's ``data`` has unlabelled images beside its train split."""
     return (values.get("unlabelled") if isinstance(values, Mapping) else values.unlabelled) is not None
@@ -308,23 +279,26 @@ def keep_decoded(data: Data, console: Console, *, progress: bool = False, rank: 
 
     def kept(dataset: SegmentationDataset, split: str) -> DecodedCache:
         made_for = _reading(data.values) | {"split": split}
-        name = split
+        scored = split == "val" and dataset.resize is not None
+        name = f"{split}-scored" if scored else split
         taught = dataset is data.train or dataset is data.unlabelled
         if data.teacher_scale > 1 and taught and dataset.resize is not None:
             # Another file: the student alone reads images of its own size, perhaps from the same folder.
             name, made_for["teacher_scale"] = f"{split}-x{data.teacher_scale}", data.teacher_scale
         file = None if data.decoded_cache == KEEP_IN_MEMORY else Path(str(data.decoded_cache)) / name
-        return DecodedCache(dataset, file, made_for, console=console, progress=progress, rank=rank, world=world)
+        return DecodedCache(
+            dataset, file, made_for, console=console, progress=progress, rank=rank, world=world, for_scores=scored
+        )
 
     train = kept(data.train, "train")
-    val = train if data.val is data.train else kept(data.val, "val")
+    val = train if data.val is data.train and data.val.resize is None else kept(data.val, "val")
     unlabelled = None if data.unlabelled is None else kept(data.unlabelled, "unlabelled")
     return replace(data, train=train, val=val, unlabelled=unlabelled, decoded_cache=None)
 
 
 def build_split(values: Mapping[str, Any], split: str) -> SegmentationDataset:
     """One split of the data set that a recipe's ``data`` names; see `build_data`."""
-    _check_mapping(values)
+    check_mapping(values)
     if "dataset" not in values and any(name in values for name in SPLITS):
         if not isinstance(values.get(split), Mapping):
             raise UserError(f"data has no split '{split}'; it names {', '.join(n for n in SPLITS if n in values)}")
@@ -349,17 +323,8 @@ def _arguments(kind: type[SegmentationDataset]) -> list[str]:
     return list(inspect.signature(kind).parameters)
 
 
-def _check_mapping(values: Any) -> None:
-    if not isinstance(values, Mapping):
-        raise UserError(f"data is {values!r}, expected a mapping such as {{dataset: camvid, root: data/camvid}}")
-
-
 def _dataset_class(values: Mapping[str, Any]) -> type[SegmentationDataset]:
-    _check_mapping(values)
-    name = values.get("dataset")
-    if name is None:
-        raise UserError(f"data: the key 'dataset' is missing; expected one of {', '.join(known_names('dataset'))}")
-    kind: type[SegmentationDataset] = resolve("dataset", name)
+    kind: type[SegmentationDataset] = resolve("dataset", dataset_name(values))
     return kind
 
 

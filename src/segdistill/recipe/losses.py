@@ -9,7 +9,7 @@ from typing import Any
 
 from segdistill.arguments import checked_arguments
 from segdistill.errors import UserError
-from segdistill.naming import resolve
+from segdistill.naming import check_arguments, resolve
 
 #: What every task loss is called with, by keyword.
 CALLED_WITH = ("logits", "labels", "ignore_index")
@@ -24,6 +24,9 @@ def check_task_loss(spec: Any) -> None:
     Raises:
         UserError: an unknown name, an unknown or wrong-typed argument, or something that is no loss.
     """
+    named = spec.items() if isinstance(spec, Mapping) else [(spec, {})] if isinstance(spec, str) else []
+    for name, values in named:  # before torch is imported
+        check_arguments("loss", name, values, f"train.loss {name}", skip=(COUNTS, *CALLED_WITH))
     _made(spec)
 
 

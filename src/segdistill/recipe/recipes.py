@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 from segdistill.errors import UserError
-from segdistill.naming import check_dataset_names, check_method_names
+from segdistill.naming import check_method_spec
+from segdistill.recipe.data_keys import check_keys
 from segdistill.recipe.keywords import from_values
 from segdistill.recipe.teachers import GivenTeacher, given_teachers
 from segdistill.recipe.train_config import TrainConfig
@@ -60,10 +61,7 @@ class Recipe:
         Raises:
             UserError: an unknown method or hyper-parameter, an unknown data set or key of the data.
         """
-        check_dataset_names(self.data)
         if isinstance(self.data, Mapping):
-            from segdistill.recipe.data import check_keys
-
             check_keys(self.data)
 
     @classmethod
@@ -162,7 +160,7 @@ class TaughtRecipe(Recipe):
 
     def check(self) -> None:
         """See `Recipe.check`."""
-        check_method_names(self.method)
+        check_method_spec(self.method)
         super().check()
 
     def teachers(self) -> list[GivenTeacher]:

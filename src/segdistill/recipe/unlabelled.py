@@ -9,9 +9,6 @@ from segdistill.arguments import construct
 from segdistill.datasets import Images, SegmentationDataset
 from segdistill.errors import UserError
 
-FOR_A_TEACHER = ("unlabelled", "unlabelled_share")
-"""Keys of a recipe's data that a student trained from labels alone has no use for."""
-
 _SHARE = 0.5
 
 

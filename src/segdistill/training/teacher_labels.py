@@ -27,7 +27,8 @@ from segdistill.networks.folder import read_description
 from segdistill.networks.loading import network_folder
 from segdistill.networks.network import Network
 from segdistill.progress import tracked
-from segdistill.recipe.data import SPLITS, Data
+from segdistill.recipe.data import Data
+from segdistill.recipe.data_keys import SPLITS
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.training.teacher_source import TeacherSource
 
@@ -90,6 +91,11 @@ class TeacherLabelled(SegmentationDataset):
         """See `SegmentationDataset.labels`."""
         labels = np.frombuffer(zlib.decompress(self._kept[index]), dtype=np.uint8)
         return torch.from_numpy(labels.reshape(self._sizes[index]).astype(np.int64))
+
+    def scored(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """See `SegmentationDataset.scored`."""
+        kept = self.dataset.scored(index)
+        return None if kept is None else (kept[0], self.labels(index).to(torch.uint8))
 
     def files(self, index: int) -> tuple[Path, ...]:
         """See `SegmentationDataset.files`."""

@@ -17,11 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segdistill import records
-from segdistill.data import Augmentation, TrainingSamples
+from segdistill.data import Augmentation, EvaluationSamples, TrainingSamples
 from segdistill.datasets import Folder, SegmentationDataset
 from segdistill.datasets.base import Window
 from segdistill.datasets.reading import decoded_cache as module
 from segdistill.datasets.reading.decoded_cache import DecodedCache
+from segdistill.datasets.reading.masks import MaskReader, resized_labels
 from segdistill.datasets.reading.pictures import decoded
 from segdistill.errors import UserError
 from segdistill.recipe.data import Data, build_data, keep_decoded
@@ -123,6 +124,30 @@ def test_attributes_that_training_and_evaluation_go_by_are_kept(tmp_path: Path, 
     assert data.train.crops_per_image == 3
     assert data.val.evaluation_window == 64
     assert len(TrainingSamples(data.train, data.augmentation, 0)) == 3 * 7
+
+
+def test_scores_of_resized_images_are_taken_of_what_is_kept(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images as a network sees them, labels at the size of their files; nothing is read again."""
+    root = tree(tmp_path / "data")
+    plain = EvaluationSamples.of(build_data(values(root, resize=[6, 8])).val)
+    expected = [plain[index] for index in range(len(plain))]
+    data = keep(root, where, resize=[6, 8])
+    held_out = [data.val[index] for index in range(len(plain))]
+    decoded = counting(monkeypatch)
+    monkeypatch.setattr(MaskReader, "read", None)
+    kept = EvaluationSamples.of(data.val)
+    for index, one in enumerate(expected):
+        image, labels = kept[index][1:]
+        assert image is not None
+        assert labels is not None
+        assert image.shape[-2:] == (6, 8) != labels.shape == plain.dataset.open(index).size
+        assert image.equal(one.image)
+        assert labels.equal(one.labels)
+        assert held_out[index][0].equal(image)
+        assert held_out[index][1].equal(resized_labels(labels.long(), (6, 8)))
+    assert not decoded
 
 
 def test_resized_images_are_kept_resized(tmp_path: Path, where: str) -> None:
@@ -368,7 +393,7 @@ def test_too_little_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "decoded_cache: ram needs 0.00 GB and there are 0.00 GB of memory" in keep_error(root, "ram")  # type: ignore[arg-type]
     monkeypatch.setattr(records, "SPARE_BYTES", 10**18)
     assert "are left for the run; choose another folder" in keep_error(root, tmp_path / "kept")
-    assert [path.name for path in (tmp_path / "kept").iterdir()] == [".lock"]
+    assert not (tmp_path / "kept").exists()
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(records, "SPARE_BYTES", 0)
     assert "cannot make decoded_cache" in keep_error(root, tmp_path / "file")

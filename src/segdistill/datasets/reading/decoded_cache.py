@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 import mmap
 import multiprocessing
 import os
@@ -19,9 +21,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from segdistill.datasets.base import Sample, SegmentationDataset, Window
+from segdistill.datasets.base import LoadedSample, Sample, SegmentationDataset, Window
 from segdistill.datasets.reading.files import FileDataset
 from segdistill.datasets.reading.images import image_size
+from segdistill.datasets.reading.masks import resized_labels
+from segdistill.datasets.reading.strips import scored_sample
 from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.errors import UserError
 from segdistill.progress import tracked
@@ -50,6 +54,9 @@ class DecodedCache(SegmentationDataset):
     already. In memory the samples are shared by data-loading processes; each process of a run on several
     devices has its own. On disk they lie in one file that is memory-mapped: the system keeps in memory what fits.
 
+    Of a validation split that resizes, what its scores are taken of is kept: the resized image, and the labels at the
+    size of their file, since scores are those of each image at its own size.
+
     The files are a `RecordStore` of one `RecordFile`: ``file.json``, ``file.bin`` and ``file.done``. One whose filling
     was killed is completed by the next run, and several processes can fill one together.
 
@@ -60,6 +67,7 @@ class DecodedCache(SegmentationDataset):
         console: for a line with the size, before anything is read or written.
         progress: show a bar.
         rank, world: number of this process among several that fill one file: each begins elsewhere.
+        for_scores: keep the labels at the size of their files, whatever ``resize``.
 
     Raises:
         UserError: a sample that cannot be read; too little memory or disk; files made for other data.
@@ -75,6 +83,7 @@ class DecodedCache(SegmentationDataset):
         progress: bool = False,
         rank: int = 0,
         world: int = 1,
+        for_scores: bool = False,
     ) -> None:
         super().__init__(
             classes=dataset.classes, ids=dataset.ids, palette=dataset.palette, in_channels=dataset.in_channels
@@ -82,7 +91,8 @@ class DecodedCache(SegmentationDataset):
         self.dataset = dataset
         self.arguments = dataset.arguments  # its own hold a console, which no other process can be given
         self.take_attributes(dataset)
-        self._layout = _Layout.of(dataset)
+        self._own_labels = for_scores and dataset.resize is not None
+        self._layout = _Layout.of(dataset, dataset.at_own_size() if self._own_labels else dataset)
         if file is None:
             self._store: _Memory | _File = _Memory(self._layout, console)
         else:
@@ -100,8 +110,18 @@ class DecodedCache(SegmentationDataset):
 
     def open(self, index: int) -> Sample:
         """One sample, of which any part is copied out of what is kept."""
-        number = range(len(self))[index]
-        return _KeptSample(self._layout, number, self._store.read(number))
+        kept = self._kept(index)
+        if not self._own_labels:
+            return kept
+        image, labels = kept.whole()
+        return LoadedSample(image, resized_labels(labels, self.resize))
+
+    def scored(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """See `SegmentationDataset.scored`."""
+        if not self._own_labels:
+            return None
+        image, labels = self._kept(index).whole()
+        return image, labels.to(torch.uint8)
 
     def labels(self, index: int) -> Tensor:
         """See `SegmentationDataset.labels`; read from the file, since it may be larger than what is kept."""
@@ -119,9 +139,16 @@ class DecodedCache(SegmentationDataset):
         """See `SegmentationDataset.at_size`; what is kept at another size is decoded anew."""
         return self if resize == self.resize else self.dataset.at_size(resize)
 
+    def _kept(self, index: int) -> _KeptSample:
+        number = range(len(self))[index]
+        return _KeptSample(self._layout, number, self._store.read(number))
+
     def _record(self, index: int) -> _Bytes:
         """A sample as it is kept: the bytes of the image, and then one for every label."""
-        image, labels = self.dataset.open(index).whole()
+        if self._own_labels and self.resize is not None:
+            image, labels = scored_sample(self.dataset.at_own_size(), index, self.resize)
+        else:
+            image, labels = self.dataset.open(index).whole()
         height, width = self._layout.sizes[index]
         if image.shape != (self._layout.channels, height, width) or image.dtype != self._layout.dtype:
             raise UserError(
@@ -145,26 +172,31 @@ class _Layout:
     Attributes:
         channels, dtype: of every image.
         sizes: (height, width) of each image.
+        label_sizes: (height, width) of the labels of each.
         starts: first byte of each sample, and the end of all.
     """
 
     channels: int
     dtype: torch.dtype
     sizes: tuple[tuple[int, int], ...]
+    label_sizes: tuple[tuple[int, int], ...]
     starts: tuple[int, ...]
 
     @staticmethod
-    def of(dataset: SegmentationDataset) -> _Layout:
+    def of(dataset: SegmentationDataset, labelled: SegmentationDataset) -> _Layout:
+        """The layout of the images of one data set and the labels of another, which may be of another size."""
         first, _ = dataset.open(0).window(Window(0, 0, 1, 1))
         if first.dtype not in _DTYPES:
             raise UserError(f"images of {first.dtype} cannot be kept; expected uint8 or float32")
         with ThreadPoolExecutor(_threads()) as pool:
-            sizes = tuple(pool.map(lambda index: _size(dataset, index), range(len(dataset))))
+            sizes, label_sizes = (
+                tuple(pool.map(functools.partial(_size, one), range(len(one)))) for one in (dataset, labelled)
+            )
         starts = [0]
-        for height, width in sizes:
-            length = height * width * (first.shape[0] * first.element_size() + 1)
+        for image, labels in zip(sizes, label_sizes, strict=True):
+            length = math.prod(image) * first.shape[0] * first.element_size() + math.prod(labels)
             starts.append(starts[-1] + -(-length // _ALIGNMENT) * _ALIGNMENT)
-        return _Layout(first.shape[0], first.dtype, sizes, tuple(starts))
+        return _Layout(first.shape[0], first.dtype, sizes, label_sizes, tuple(starts))
 
     @property
     def total(self) -> int:
@@ -179,11 +211,12 @@ class _KeptSample(Sample):
         height, width = layout.sizes[index]
         pixels = layout.channels * height * width * layout.dtype.itemsize
         self._image = record[:pixels].view(_DTYPES[layout.dtype]).reshape(layout.channels, height, width)
-        self._labels = record[pixels : pixels + height * width].reshape(height, width)
+        size = layout.label_sizes[index]
+        self._labels = record[pixels : pixels + math.prod(size)].reshape(size)
 
     @property
     def size(self) -> tuple[int, int]:
-        return self._labels.shape[0], self._labels.shape[1]
+        return self._image.shape[1], self._image.shape[2]
 
     def window(self, window: Window) -> tuple[Tensor, Tensor]:
         """Copies, so that nobody changes what is kept."""
@@ -191,6 +224,10 @@ class _KeptSample(Sample):
         columns = slice(window.left, window.left + window.width)
         image = self._image[:, rows, columns].copy()
         return torch.from_numpy(image), torch.from_numpy(self._labels[rows, columns].astype(np.int64))
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Copies of image and labels, which may be of another size."""
+        return torch.from_numpy(self._image.copy()), torch.from_numpy(self._labels.astype(np.int64))
 
 
 class _Memory:
