@@ -10,7 +10,9 @@ WITH_PAGES = (
     "tests.reporting.",
     "tests.documentation.",
     "tests.training.test_report",
+    "tests.training.test_teacher_scale",
     "tests.training.test_unlabelled",
+    "tests.training.test_without_labels",
 )
 
 

@@ -210,7 +210,7 @@ def test_decoded_images_of_both_sizes_lie_side_by_side(tmp_path: Path, halves: d
     data = halves | {"decoded_cache": str(tmp_path / "decoded")}
     kept = distill_tiny(tmp_path / "run", theirs, data=data, teacher_scale=2)
     train_tiny(tmp_path / "alone", data=data, epochs=1)
-    assert {"train.bin", "train-x2.bin", "val.bin"} <= {path.name for path in (tmp_path / "decoded").iterdir()}
+    assert {"train.bin", "train-x2.bin", "val-scored.bin"} <= {path.name for path in (tmp_path / "decoded").iterdir()}
     assert fingerprint(kept) == fingerprint(distill_tiny(tmp_path / "plain", theirs, data=halves, teacher_scale=2))
 
 

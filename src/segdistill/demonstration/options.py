@@ -27,8 +27,8 @@ class DemoOptions:
 
     output: str | Path = "demo"
     method: str = "auto"
-    teacher_epochs: int = 6
-    epochs: int = 8
+    teacher_epochs: int = 5
+    epochs: int = 6
     seed: int = 0
     device: str = "auto"
     overwrite: bool = True
