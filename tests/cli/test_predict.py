@@ -121,6 +121,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_tells_how_to_go_on(run: Path, photos: Path, tmp_path: Path) -> None:
     arguments = ["predict", str(run), str(photos), "-o", str(tmp_path / "out"), "--device", "cpu"]
     stopped = subprocess.run(

@@ -366,6 +366,7 @@ def test_goes_on_after_a_kill(tmp_path: Path, teacher: Path, finished: Path) -> 
             assert (one["method"], one["miou"]) == (other["method"], other["miou"])
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_is_left_out(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = cells.distill
 

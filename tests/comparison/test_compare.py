@@ -99,7 +99,14 @@ def test_cells_are_the_runs_of_train_and_distill(finished: Path, teacher: Path, 
         assert RunFolder(cell(finished, "kd", seed)).read_config() == distilled.read_config()
 
 
-@pytest.mark.parametrize("options", [{}, {"views": 2}, {"views": 2, "teacher_cache": "cache"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"views": 2}, marks=pytest.mark.slow),
+        {"views": 2, "teacher_cache": "cache"},
+    ],
+)
 def test_only_the_method_differs(tmp_path: Path, teacher: Path, options: dict[str, Any]) -> None:
     """Distillation of weight 0 is the student alone, bit by bit: same start, same batches, same chance."""
     if "teacher_cache" in options:
@@ -283,7 +290,7 @@ def test_a_stopped_cell_stops_the_comparison(tmp_path: Path, teacher: Path, monk
     ("error", "told"),
     [
         (UserError("the loss became NaN"), "the loss became NaN"),
-        (ZeroDivisionError("float\ndivision"), "ZeroDivisionError: float division"),
+        pytest.param(ZeroDivisionError("float\ndivision"), "ZeroDivisionError: float division", marks=pytest.mark.slow),
     ],
 )
 def test_a_failed_cell_is_listed(
@@ -455,6 +462,7 @@ def test_another_teacher_under_the_same_name_is_refused(copy: Path, teacher: Pat
         compare_tiny(copy, teacher, seeds=2)
 
 
+@pytest.mark.slow
 def test_another_teacher_is_fine_while_no_cell_is_finished(copy: Path, teacher: Path, tmp_path: Path) -> None:
     """Its scores are taken anew, not left from the one before."""
     shutil.rmtree(copy / "cells")

@@ -78,6 +78,7 @@ def test_each_run_trains_its_own_copy(tmp_path: Path) -> None:
         compared(tmp_path / "out", student=student(), teacher=tiny_network(8, 8, CLASSES, seed=1))
 
 
+@pytest.mark.slow
 def test_a_teacher_of_other_classes(tmp_path: Path) -> None:
     """It is not scored, and no gap is closed; a method that compares scores is refused before anything is written."""
     given: dict[str, Any] = {"student": STUDENT, "teacher": tiny_network(8, 8, CLASSES + 3)}

@@ -128,6 +128,7 @@ def test_the_processes_end_with_the_reading() -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_program_ends_that_left_them_running() -> None:
     """They heed no SIGTERM, by which multiprocessing would end them, and wait for it."""
     script = """
@@ -166,6 +167,7 @@ def test_labels_beyond_a_byte_stay_as_they_are() -> None:
     assert next(iter(loader))[1].dtype == torch.int64
 
 
+@pytest.mark.slow
 def test_only_our_own_processes_end_with_python(tmp_path: Path) -> None:
     """A daemon of the program that we run in outlives our clearing up; the loader's processes do not."""
     program = """

@@ -109,7 +109,7 @@ def test_another_size_is_used_by_both_where_it_is_asked_for(tmp_path: Path) -> N
     assert not found["auto"].equal(found["64x64"])
 
 
-@pytest.mark.parametrize("size", [None, "64x64"])
+@pytest.mark.parametrize("size", [None, pytest.param("64x64", marks=pytest.mark.slow)])
 def test_exported_files_are_scored_as_they_predict(tmp_path: Path, size: str | None) -> None:
     pytest.importorskip("onnxruntime")
     data = tree(tmp_path / "data", SIZES["mixed"])

@@ -52,6 +52,7 @@ def build_unusual(num_classes: int, in_channels: int) -> Network:
 
 
 @needs_coremltools
+@pytest.mark.slow  # to import coremltools takes longer than most tests
 def test_made_and_checked(net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import coremltools
 

@@ -461,6 +461,7 @@ predict_files(predictor(Counted(10, die)), sys.argv[1], __import__("pathlib").Pa
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_rows_to_go_on_from(tmp_path: Path) -> None:
     pixels = noise(height=200)
     image, out = write_tif(tmp_path / "a.tif", pixels, **PLACE), tmp_path / "out.tif"

@@ -172,6 +172,7 @@ def test_what_was_found_is_written_down_and_is_a_recipe(tmp_path: Path, teacher:
     assert float(rows(run)[0]["loss/kd"]) == float(rows(first)[0]["loss/kd"])  # nothing is scaled while measuring
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [9, 11])
 def test_a_run_goes_on_with_the_weights_in_its_own_config(
     tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, epoch: int

@@ -211,6 +211,7 @@ def test_memory_is_shared_with_forked_readers(tmp_path: Path) -> None:
     assert kept._store.bytes[:3].tolist() == [77, 77, 77]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_readers_that_are_not_forked(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree(tmp_path / "data")
@@ -300,6 +301,7 @@ def test_a_truncated_file_is_made_again(tmp_path: Path) -> None:
     assert all(one.equal(other) for i in range(7) for one, other in zip(plain.train[i], data.train[i], strict=True))
 
 
+@pytest.mark.slow
 def test_a_killed_process_costs_a_chunk(tmp_path: Path) -> None:
     """SIGKILL while the third chunk is decoded; the next run decodes the rest and has what an unbroken one has."""
     root = tree(tmp_path / "data")
