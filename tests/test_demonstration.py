@@ -45,6 +45,8 @@ def test_it_ends_with_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture
     assert found.verdict.split(":")[0] in " ".join(printed.split())
     assert " ".join(printed.split()).endswith(f"report: {tmp_path / 'demo' / 'compare' / 'report.html'}")
     assert (tmp_path / "demo" / "compare" / "report.html").read_text() == "page"
+    left = {"compare", "comparison.png", "demo.json", "teacher"}
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == left
     with Image.open(tmp_path / "demo" / "comparison.png") as picture:
         assert picture.width > 5 * 32
 

@@ -16,21 +16,6 @@ from segdistill.plugins import PREFIX, entry_point_names, load_entry_point, load
 #: How config.yaml writes what was given as an object and has no name.
 OBJECT = "object:"
 
-#: Task losses by the names that recipes use. A loss takes ``logits``, ``labels`` and ``ignore_index`` by keyword and
-#: returns a scalar; a class makes such a function from its arguments, ``pixels_per_class`` among them if it has it.
-TASK_LOSSES: LazyTable[Any] = LazyTable(
-    {
-        "ce": "segdistill.losses.task:cross_entropy",
-        "balanced": "segdistill.losses.task:BalancedCrossEntropy",
-        "ohem": "segdistill.losses.task:ohem_cross_entropy",
-        "focal": "segdistill.losses.task:focal_cross_entropy",
-        "dice": "segdistill.losses.overlap:Dice",
-        "jaccard": "segdistill.losses.overlap:Jaccard",
-        "tversky": "segdistill.losses.overlap:Tversky",
-        "lovasz": "segdistill.losses.overlap:Lovasz",
-    }
-)
-
 _MISSING = object()
 
 
@@ -56,7 +41,7 @@ Kind = Literal["method", "dataset", "loss", "format"]
 _KINDS: dict[Kind, _Kind] = {
     "method": _Kind("method", "segdistill.methods", "METHODS", "Method"),
     "dataset": _Kind("data set", "segdistill.datasets", "DATASETS", "SegmentationDataset"),
-    "loss": _Kind("task loss", "segdistill.naming", "TASK_LOSSES", None),
+    "loss": _Kind("task loss", "segdistill.recipe.losses", "TASK_LOSSES", None),
     "format": _Kind("export format", "segdistill.formats", "FORMATS", "Format"),
 }
 

@@ -20,7 +20,7 @@ from segdistill.errors import UserError
 from segdistill.formats import FORMATS
 from segdistill.lazy import argument_names, load
 from segdistill.methods import METHODS, Method
-from segdistill.naming import TASK_LOSSES
+from segdistill.recipe.losses import TASK_LOSSES
 
 HEAVY = ("torch", "numpy", "lightning_fabric", "transformers", "torchvision")
 RECIPE = ["--data", "{dataset: camvid, root: x}", "--output", "x"]

@@ -1,20 +1,46 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from segdistill.datasets import SyntheticAerial, check_dataset
+from segdistill.datasets.synthetic.scene import draw_scene
 from segdistill.errors import UserError
 
 
 def test_a_scene_is_a_function_of_seed_split_and_index_alone() -> None:
-    forward, backward = SyntheticAerial(count=3, seed=5), SyntheticAerial(count=8, seed=5)
+    backward = SyntheticAerial(count=8, seed=5)
     state = torch.random.get_rng_state()
     scenes = [backward[index] for index in (2, 1, 0)][::-1]
     assert torch.random.get_rng_state().equal(state)
+    del backward  # or its scenes would be shared
+    forward = SyntheticAerial(count=3, seed=5)
     for index, (image, labels) in enumerate(scenes):
         assert forward[index][0].equal(image)
         assert forward[index][1].equal(labels)
+
+
+def test_a_scene_is_drawn_once_while_a_data_set_of_its_kind_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, ...]] = []
+
+    def counted(generator: np.random.Generator, *size: int) -> tuple[np.ndarray, np.ndarray]:
+        drawn.append(size)
+        return draw_scene(generator, *size)
+
+    monkeypatch.setattr("segdistill.datasets.synthetic_aerial.draw_scene", counted)
+    first = SyntheticAerial(count=2, size=(32, 48), seed=9)
+    scene = first[1]
+    assert SyntheticAerial(count=3, size=(32, 48), seed=9)[1][0].equal(scene[0])
+    assert SyntheticAerial(count=3, size=(32, 48), seed=9)[-2][0].equal(scene[0])
+    assert len(drawn) == 1
+    for other in ({"seed": 8}, {"split": "val"}, {"size": (48, 32)}):
+        image, _ = SyntheticAerial(**{"count": 2, "size": (32, 48), "seed": 9} | other)[1]  # type: ignore[arg-type]
+        assert not image.equal(scene[0]) or image.shape != scene[0].shape
+    assert len(drawn) == 4
+    del first
+    assert SyntheticAerial(count=2, size=(32, 48), seed=9)[1][0].equal(scene[0])
+    assert len(drawn) == 5
 
 
 def test_seeds_splits_and_indices_give_different_scenes() -> None:

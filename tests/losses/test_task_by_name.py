@@ -13,8 +13,7 @@ from torch import Tensor
 from segdistill.errors import UserError
 from segdistill.losses import focal_cross_entropy
 from segdistill.losses.overlap import Dice, Jaccard, Tversky
-from segdistill.naming import TASK_LOSSES
-from segdistill.recipe.losses import build_task_loss
+from segdistill.recipe.losses import TASK_LOSSES, build_task_loss
 from tests.losses.test_task import scene
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -11,6 +12,14 @@ from torch import Tensor
 from segdistill.datasets.base import SegmentationDataset
 from segdistill.datasets.synthetic.scene import draw_scene
 from segdistill.errors import UserError, unknown_name
+
+
+class _Scenes(dict[int, tuple[Tensor, Tensor]]):
+    """Scenes that were drawn, by number: a dict that can be referred to weakly."""
+
+
+#: What data sets of this process have drawn, by size, seed and split, for as long as one of them is there.
+_DRAWN: WeakValueDictionary[tuple[int, int, int, str], _Scenes] = WeakValueDictionary()
 
 _COUNTS = {"train": 400, "val": 80, "test": 80}
 
@@ -21,7 +30,8 @@ class SyntheticAerial(SegmentationDataset):
     Roads and thin paths that cross, cars in shadow and half on the kerb, crowns and their shadows over roofs
     and roads, roofs of the colour of asphalt; light, haze, blur and noise change from scene to scene. Each
     scene is a function of (seed, split, index) alone, so that no split shares a scene with another and a
-    smaller ``count`` is the beginning of a larger one. A scene is drawn when first asked for and then kept.
+    smaller ``count`` is the beginning of a larger one. A scene is drawn when first asked for and then kept,
+    as long as any data set of the same size, seed and split exists in this process.
 
     Args:
         split: "train", "val" or "test".
@@ -59,13 +69,13 @@ class SyntheticAerial(SegmentationDataset):
         )
         self.size = (size[0], size[1])
         self._entropy = (seed, list(_COUNTS).index(split))
-        self._scenes: list[tuple[Tensor, Tensor] | None] = [None] * count
+        self._scenes = _DRAWN.setdefault((*self.size, seed, split), _Scenes())
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        scene = self._scenes[index]
+        number = range(len(self))[index]
+        scene = self._scenes.get(number)
         if scene is None:
-            number = range(len(self))[index]
             image, labels = draw_scene(np.random.default_rng([*self._entropy, number]), *self.size)
             scene = (torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(labels))
-            self._scenes[index] = scene
+            self._scenes[number] = scene
         return scene[0].clone(), scene[1].long()

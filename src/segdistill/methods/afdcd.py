@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segdistill.losses import feature_mse, omni_contrast, pixel_kl, shrink_valid
-from segdistill.methods.alignment import Places, resize, size_of
+from segdistill.losses import feature_mse, omni_contrast, shrink_valid
+from segdistill.methods.alignment import Places, size_of
+from segdistill.methods.balance import CountedPixels
 from segdistill.methods.draws import Draws
+from segdistill.methods.kd import class_kl
 from segdistill.methods.method import (
     Method,
     TeacherOutputs,
@@ -111,11 +113,7 @@ class AfDCD(Method):
     ) -> dict[str, Tensor]:
         terms = self._of_features(student, teacher, valid) if self.needs_embedding else {}
         if self.kd:
-            size = size_of(student.logits)
-            loss = pixel_kl(
-                student=student.logits, teacher=resize(teacher["logits"], size), valid=shrink_valid(valid, size)
-            )
-            terms["kd"] = self.kd * loss
+            terms["kd"] = self.kd * class_kl(student, teacher, CountedPixels(valid))
         return terms
 
     def _of_features(self, student: Features, teacher: TeacherOutputs, valid: Tensor) -> dict[str, Tensor]:

@@ -7,8 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segdistill.losses import boundary_map, boundary_mse, pixel_kl, relation_kl, shrink_valid
+from segdistill.losses import boundary_map, boundary_mse, relation_kl, shrink_valid
 from segdistill.methods.alignment import bounded, match_stages, peak_of_one, resize, size_of
+from segdistill.methods.balance import CountedPixels
+from segdistill.methods.kd import class_kl
 from segdistill.methods.method import Method, TeacherOutputs, check_choice, check_not_negative, check_positive
 from segdistill.networks.features import Features, NetworkInfo
 
@@ -103,10 +105,7 @@ class BRD(Method):
                 anchors=self.anchors,
             )
         if self.kd:
-            size = size_of(student.logits)
-            terms["kd"] = self.kd * pixel_kl(
-                student=student.logits, teacher=resize(teacher["logits"], size), valid=shrink_valid(valid, size)
-            )
+            terms["kd"] = self.kd * class_kl(student, teacher, CountedPixels(valid))
         return terms
 
     def _boundary_name(self, stage: int) -> str:

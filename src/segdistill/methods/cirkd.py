@@ -7,11 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from segdistill.losses import cross_image_relation_kl, memory_relation_kl, pixel_kl, shrink_labels, shrink_valid
+from segdistill.losses import cross_image_relation_kl, memory_relation_kl, shrink_labels, shrink_valid
 from segdistill.losses._unit_length import unit_length
-from segdistill.methods.alignment import Places, resize, size_of
+from segdistill.methods.alignment import Places, size_of
+from segdistill.methods.balance import CountedPixels
 from segdistill.methods.draws import Draws
 from segdistill.methods.gathering import gather_batch
+from segdistill.methods.kd import class_kl
 from segdistill.methods.memory import ClassMemory
 from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive, preset_values
 from segdistill.networks.features import Features, NetworkInfo
@@ -120,11 +122,7 @@ class CIRKD(Method):
     ) -> dict[str, Tensor]:
         terms = self._of_features(student, teacher, labels, valid) if self.needs_embedding else {}
         if self.kd:
-            size = size_of(student.logits)
-            loss = pixel_kl(
-                student=student.logits, teacher=resize(teacher["logits"], size), valid=shrink_valid(valid, size)
-            )
-            terms["kd"] = self.kd * loss
+            terms["kd"] = self.kd * class_kl(student, teacher, CountedPixels(valid))
         return terms
 
     def _of_features(

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segdistill.errors import UserError
-from segdistill.losses import class_distance_mse, feature_mse, pixel_kl, shrink_labels, shrink_valid
-from segdistill.methods.alignment import Places, resize, size_of
+from segdistill.losses import class_distance_mse, feature_mse, shrink_labels, shrink_valid
+from segdistill.methods.alignment import Places, size_of
+from segdistill.methods.balance import CountedPixels
+from segdistill.methods.kd import class_kl
 from segdistill.methods.method import Method, TeacherOutputs, check_not_negative
 from segdistill.networks.features import Features, NetworkInfo
 
@@ -101,11 +103,7 @@ class IDD(Method):
     ) -> dict[str, Tensor]:
         terms = self._of_features(student, teacher, labels, valid) if self.needs_embedding else {}
         if self.kd:
-            size = size_of(student.logits)
-            loss = pixel_kl(
-                student=student.logits, teacher=resize(teacher["logits"], size), valid=shrink_valid(valid, size)
-            )
-            terms["kd"] = self.kd * loss
+            terms["kd"] = self.kd * class_kl(student, teacher, CountedPixels(valid))
         return terms
 
     def _of_features(

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from segdistill.losses import class_center_mse, pixel_kl, shrink_labels
-from segdistill.methods.alignment import Places, resize, size_of
+from segdistill.losses import class_center_mse, shrink_labels
+from segdistill.methods.alignment import Places, size_of
 from segdistill.methods.balance import Balance, PixelWeights, check_balance
+from segdistill.methods.kd import class_kl
 from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, preset_values
 from segdistill.networks.features import Features, NetworkInfo
 
@@ -93,7 +94,5 @@ class IFVD(Method):
             )
             terms["variation"] = self.variation * variation
         if self.kd:
-            size = size_of(student.logits)
-            loss = pixel_kl(student=student.logits, teacher=resize(teacher["logits"], size), valid=counted.at(size))
-            terms["kd"] = self.kd * loss
+            terms["kd"] = self.kd * class_kl(student, teacher, counted)
         return terms

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from segdistill.losses import pixel_kl
 from segdistill.methods.alignment import resize, size_of
-from segdistill.methods.balance import Balance, PixelWeights, check_balance
+from segdistill.methods.balance import Balance, CountedPixels, PixelWeights, check_balance
 from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive
 from segdistill.networks.features import Features, NetworkInfo
 
@@ -49,11 +49,26 @@ class KD(Method):
     def forward(
         self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
     ) -> dict[str, Tensor]:
-        size = size_of(student.logits)
-        loss = pixel_kl(
-            student=student.logits,
-            teacher=resize(teacher["logits"], size),
-            temperature=self.temperature,
-            valid=self.pixels(valid=valid, labels=labels, teacher=teacher).at(size),
-        )
-        return {"logits": self.weight * loss}
+        counted = self.pixels(valid=valid, labels=labels, teacher=teacher)
+        return {"logits": self.weight * class_kl(student, teacher, counted, temperature=self.temperature)}
+
+
+def class_kl(student: Features, teacher: TeacherOutputs, counted: CountedPixels, *, temperature: float = 1.0) -> Tensor:
+    """Compute the divergence of the class probabilities, pixel by pixel, which many methods add to their own terms.
+
+    Args:
+        student: its class scores, before up-sampling.
+        teacher: with ``logits``, which are resized bilinearly to the student's size.
+        counted: the pixels that count.
+        temperature: T, above 0.
+
+    Returns:
+        Scalar >= 0, float32; see `pixel_kl`.
+    """
+    size = size_of(student.logits)
+    return pixel_kl(
+        student=student.logits,
+        teacher=resize(teacher["logits"], size),
+        temperature=temperature,
+        valid=counted.at(size),
+    )

@@ -24,7 +24,7 @@ def check_shown(method: Method, teacher: NetworkInfo) -> None:
     Raises:
         UserError: it does not; the sentence names methods that it can teach.
     """
-    if teacher.num_classes == 0 and _compares_scores(method):
+    if teacher.num_classes == 0 and reads_scores(method):
         _refuse_without_scores(method)
     if teacher.embedding.channels == 0 and _compares_features(method):
         _refuse_without_features(method)
@@ -55,7 +55,8 @@ def blank_features(info: NetworkInfo) -> Features:
     return Features(tuple(map(blank, info.stages)), blank(info.embedding), blank(info.logits))
 
 
-def _compares_scores(method: Method) -> bool:
+def reads_scores(method: Method) -> bool:
+    """Whether a method says that it needs the teacher's class scores, to compare them or otherwise."""
     return method.needs_logits or method.needs_teacher_logits
 
 
@@ -64,10 +65,10 @@ def _compares_features(method: Method) -> bool:
 
 
 def _refuse_without_scores(method: Method) -> None:
-    part = [name for name, kind in METHODS.items() if _takes_kd(kind) and _compares_scores(kind())]
+    part = [name for name, kind in METHODS.items() if _takes_kd(kind) and reads_scores(kind())]
     raise UserError(
         f"method {method.name} compares class scores of student and teacher, but the teacher is a backbone without a "
-        f"segmentation head and has none; methods for it are {_listed(_without(_compares_scores))}, and with kd: 0 "
+        f"segmentation head and has none; methods for it are {_listed(_without(reads_scores))}, and with kd: 0 "
         f"{_listed(part)}"
     )
 

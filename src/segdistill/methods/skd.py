@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from segdistill.losses import affinity_mse, max_pool_valid, pixel_kl
-from segdistill.methods.alignment import Places, resize, size_of
+from segdistill.losses import affinity_mse, max_pool_valid
+from segdistill.methods.alignment import Places, size_of
 from segdistill.methods.balance import Balance, PixelWeights, check_balance
+from segdistill.methods.kd import class_kl
 from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive, preset_values
 from segdistill.networks.features import Features, NetworkInfo
 
@@ -92,9 +93,7 @@ class SKD(Method):
             t, _ = max_pool_valid(t, counted.mask(size_of(t)), window)
             terms["pairwise"] = self.pairwise * affinity_mse(student=x, teacher=t, valid=inside)
         if self.kd:
-            size = size_of(student.logits)
-            loss = pixel_kl(student=student.logits, teacher=resize(teacher["logits"], size), valid=counted.at(size))
-            terms["kd"] = self.kd * loss
+            terms["kd"] = self.kd * class_kl(student, teacher, counted)
         return terms
 
     def _window(self, positions: int) -> int:

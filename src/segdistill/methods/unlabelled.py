@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from segdistill.errors import UserError
 from segdistill.methods import METHODS, Method
+from segdistill.methods.pairing import reads_scores
 
 
 def check_features_alone(methods: Iterable[Method]) -> None:
@@ -15,7 +16,7 @@ def check_features_alone(methods: Iterable[Method]) -> None:
         UserError: a method needs labels, or compares class scores.
     """
     for method in methods:
-        if method.needs_labels or _reads_scores(method):
+        if method.needs_labels or reads_scores(method):
             what = "labels" if method.needs_labels else "class scores"
             raise UserError(
                 f"method {method.name} needs {what}, which pretrain does not have; expected one of features alone: "
@@ -31,8 +32,4 @@ def of_features_alone() -> list[str]:
         (True, False)
     """
     made = {name: kind() for name, kind in METHODS.items()}
-    return [name for name, method in made.items() if not (method.needs_labels or _reads_scores(method))]
-
-
-def _reads_scores(method: Method) -> bool:
-    return method.needs_logits or method.needs_teacher_logits
+    return [name for name, method in made.items() if not (method.needs_labels or reads_scores(method))]

@@ -9,7 +9,23 @@ from typing import Any
 
 from segdistill.arguments import checked_arguments
 from segdistill.errors import UserError
+from segdistill.lazy import LazyTable
 from segdistill.naming import check_arguments, resolve
+
+#: Task losses by the names that recipes use. A loss takes ``logits``, ``labels`` and ``ignore_index`` by keyword and
+#: returns a scalar; a class makes such a function from its arguments, ``pixels_per_class`` among them if it has it.
+TASK_LOSSES: LazyTable[Any] = LazyTable(
+    {
+        "ce": "segdistill.losses.task:cross_entropy",
+        "balanced": "segdistill.losses.task:BalancedCrossEntropy",
+        "ohem": "segdistill.losses.task:ohem_cross_entropy",
+        "focal": "segdistill.losses.task:focal_cross_entropy",
+        "dice": "segdistill.losses.overlap:Dice",
+        "jaccard": "segdistill.losses.overlap:Jaccard",
+        "tversky": "segdistill.losses.overlap:Tversky",
+        "lovasz": "segdistill.losses.overlap:Lovasz",
+    }
+)
 
 #: What every task loss is called with, by keyword.
 CALLED_WITH = ("logits", "labels", "ignore_index")
