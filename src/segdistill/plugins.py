@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from segdistill.errors import UserError, unknown_name
@@ -43,7 +44,7 @@ def load_object(name: str, what: str) -> Any:
 
 def entry_point_names(group: str) -> list[str]:
     """The names that installed packages add to a group such as ``segdistill.methods``."""
-    return sorted(entry_points(group=group).names)
+    return sorted(_installed(group, _places()).names)
 
 
 def load_entry_point(group: str, name: str) -> Any | None:
@@ -52,7 +53,7 @@ def load_entry_point(group: str, name: str) -> Any | None:
     Raises:
         UserError: it cannot be imported.
     """
-    point: EntryPoint | None = next(iter(entry_points(group=group, name=name)), None)
+    point: EntryPoint | None = next(iter(_installed(group, _places()).select(name=name)), None)
     if point is None:
         return None
     try:
@@ -76,6 +77,17 @@ def name_of(found: Any) -> str:
         place = getattr(place, part, None)
     # What __main__ holds is another script's when the recipe is read.
     return f"{PREFIX}{module}:{path}" if place is found and module != "__main__" else f"object:{module}.{path}"
+
+
+def _places() -> tuple[tuple[str, int], ...]:
+    """Where Python looks for packages, and when each folder was changed last."""
+    return tuple((place, os.stat(place).st_mtime_ns) for place in sys.path if os.path.isdir(place))
+
+
+@lru_cache(maxsize=16)
+def _installed(group: str, places: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """The entry points of a group. Reading those of every installed package takes as long as several training steps."""
+    return entry_points(group=group)
 
 
 def _reason(error: Exception) -> str:

@@ -47,7 +47,12 @@ def load(request: Request) -> Network:
         import transformers  # noqa: F401 - takes seconds, and is an optional extra
     except ImportError as error:
         raise missing_package(f"network '{request.spec}'", "transformers", "transformers") from error
+    at_hand = request.name in (*FAMILIES, *BACKBONES) or Path(request.name).is_dir()
+    with nullcontext() if at_hand else impatient():
+        return _load(request)
 
+
+def _load(request: Request) -> Network:
     if request.name in BACKBONES:
         return load_new(request)
     config = None if request.name in FAMILIES else _config(request)
@@ -195,7 +200,7 @@ def _config(request: Request) -> Any:
         )
     for file in sorted(folder.glob("*.safetensors")):
         read_weights(file)  # names a damaged file, which the library does not
-    with quiet(), nullcontext() if folder.is_dir() else impatient():
+    with quiet():
         try:
             return AutoConfig.from_pretrained(request.name)
         except (OSError, ValueError) as error:
@@ -211,7 +216,7 @@ def _pretrained(request: Request, config: Any) -> Any:
     folder = Path(request.name)
     # Old folders hold a .bin, which the library reads with weights_only=True.
     old = folder.is_dir() and not any(folder.glob("*.safetensors"))
-    with quiet(), nullcontext() if folder.is_dir() else impatient():
+    with quiet():
         if config.model_type not in FAMILIES:
             raise unknown_name(f"model type of '{request.name}':", config.model_type, FAMILIES)
         if request.imagenet:
