@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+#: What writes or runs exported files loads libraries for seconds: one of the processes does it all.
+EXPORTING = ("tests/exporting/", "tests/formats/", "tests/networks/test_from_onnx.py")
+
 #: Where a run's own page is looked at.
 WITH_PAGES = (
     "tests.reporting.",
@@ -27,3 +30,15 @@ def short_page(request: pytest.FixtureRequest) -> Iterator[None]:
 
             patch.setattr("segdistill.training.run.run_report", page)
         yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By file, as ``--dist loadfile`` does it, and all of `EXPORTING` as if it were one file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "exporting" if nodeid.startswith(EXPORTING) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)

@@ -233,6 +233,7 @@ def test_every_network_named_is_one_of_these() -> None:
     assert {spec for spec, _ in networks()} == set(STRIDES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spec", "classes"), networks())
 def test_every_network_named_can_be_built(spec: str, classes: int) -> None:
     info = built(spec, classes).info

@@ -28,7 +28,11 @@ def miniature(data: dict[str, object], root: Path) -> None:
                 Image.fromarray(generator.integers(0, highest, shape, dtype=np.uint8)).save(path)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(family, marks=() if family.name == "camvid-50" else pytest.mark.slow) for family in FAMILIES],
+    ids=lambda family: family.name,
+)
 def test_recipes_of_a_family(family: Path, tmp_path: Path) -> None:
     data = yaml.safe_load((family / "teacher.yaml").read_text())["data"]
     miniature(data, tmp_path / "data")

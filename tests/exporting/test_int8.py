@@ -47,7 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_tiny(tmp_path_factory.mktemp("int8") / "run", epochs=8, ema=0.0, loss="balanced", data=data).path
 
 
-@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "openvino"])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_int8_file_is_made_and_scored(run: Path, format: str, capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

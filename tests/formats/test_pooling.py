@@ -58,7 +58,7 @@ def build_pyramid(num_classes: int, in_channels: int) -> Network:
     return Network(Pyramid(), stages=["body"], embedding="body", logits="classifier", multiple=4)
 
 
-@pytest.mark.parametrize("format", ["onnx", pytest.param("torch-export", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "torch-export"])
 def test_a_pooling_pyramid_is_exported_for_any_size(format: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     segdistill.load_network("python:tests.formats.test_pooling:build_pyramid", num_classes=4).save(tmp_path / "net")

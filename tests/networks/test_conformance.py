@@ -303,6 +303,7 @@ def test_the_state_dict_is_the_models_alone(network: Network) -> None:
     assert [key.removeprefix("model.") for key in network.state_dict()] == list(network.model.state_dict())
 
 
+@pytest.mark.slow
 def test_the_libraries_load_a_student_with_segdistill_not_installed(tmp_path: Path) -> None:
     for name, spec in (
         ("smp", DILATED),

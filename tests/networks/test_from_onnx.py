@@ -1,6 +1,7 @@
 """ONNX files of any origin as teachers of class scores."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,15 @@ def exported(folder: Path, model: nn.Module, *, shape: tuple[int, ...] = (2, 3, 
     return path
 
 
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of `Scores`; not to be changed."""
+    return exported(tmp_path_factory.mktemp("scores"), Scores())
+
+
 @torch.no_grad()
-def test_logits_are_those_of_the_model_with_imagenets_normalisation(tmp_path: Path) -> None:
-    model = Scores()
-    path = exported(tmp_path, model)
+def test_logits_are_those_of_the_model_with_imagenets_normalisation(scores: Path) -> None:
+    model, path = Scores(), scores
     network = load_network(path)
     assert (network.num_classes, network.info.stages, network.info.embedding.channels) == (CLASSES, (), 0)
     images = torch.rand(3, 3, 64, 96)
@@ -88,8 +94,8 @@ def test_a_fixed_batch_and_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "kd", "cwd", "dkd", "dist", "lskd", "bpkd", "maskd"])
-def test_methods_of_class_scores_take_it(method: str, tmp_path: Path) -> None:
-    distiller = Distiller(load_network(exported(tmp_path, Scores())), tiny_network(CLASSES), method)
+def test_methods_of_class_scores_take_it(method: str, scores: Path) -> None:
+    distiller = Distiller(load_network(scores), tiny_network(CLASSES), method)
     images, labels = torch.rand(2, 3, 64, 64), torch.randint(0, CLASSES, (2, 64, 64))
     if distiller.has_pre_stage:
         distiller.prepare([images])
@@ -98,8 +104,8 @@ def test_methods_of_class_scores_take_it(method: str, tmp_path: Path) -> None:
     assert bool(torch.isfinite(out.loss))
 
 
-def test_methods_of_features_and_students_are_refused(tmp_path: Path) -> None:
-    network = load_network(exported(tmp_path, Scores()))
+def test_methods_of_features_and_students_are_refused(scores: Path) -> None:
+    network = load_network(scores)
     told = "compares features of student and teacher, but the teacher shows class scores alone; .* are auto, kd, cwd"
     for method in ("feature", "brd", "at", {"cwd": {"at": "embedding"}}):
         with pytest.raises(UserError, match=told):
@@ -108,7 +114,7 @@ def test_methods_of_features_and_students_are_refused(tmp_path: Path) -> None:
         Distiller(tiny_network(CLASSES), network, "kd")
 
 
-def test_what_is_no_teacher_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_what_is_no_teacher_is_told_in_one_sentence(tmp_path: Path, scores: Path) -> None:
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(UserError, match=r"text.onnx cannot be read as an ONNX file"):
         load_network(tmp_path / "text.onnx")
@@ -121,7 +127,7 @@ def test_what_is_no_teacher_is_told_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"returns values from .* that add up to .*: neither logits nor probabilities"):
         load_network(path)
     assert load_network(f"{path}?outputs=logits").num_classes == CLASSES
-    path = exported(tmp_path, Scores())
+    path = scores
     with pytest.raises(UserError, match=r"expected probabilities in 0..1 that add up to 1"):
         load_network(f"{path}?outputs=probabilities")
     with pytest.raises(UserError, match=r"takes 3 channels, but the images have 4"):
@@ -132,8 +138,8 @@ def test_what_is_no_teacher_is_told_in_one_sentence(tmp_path: Path) -> None:
         load_network(f"{path}?size=3")
 
 
-def test_the_file_is_what_the_teacher_is_known_by(tmp_path: Path) -> None:
-    path = exported(tmp_path, Scores())
+def test_the_file_is_what_the_teacher_is_known_by(tmp_path: Path, scores: Path) -> None:
+    path = shutil.copy(scores, tmp_path / "model.onnx")
     assert files_of(f"{path}?outputs=logits") == (path,)
     assert has_own_weights(path)
     first = network_digest(load_network(path))
