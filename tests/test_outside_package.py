@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -265,6 +266,23 @@ def test_exported_to_its_own_format(package: Any, teacher: Path, tmp_path: Path)
         segdistill.export(teacher, format="weihgts")
     with pytest.raises(UserError, match=r"int8 is made for onnx and openvino, not for weights"):
         segdistill.export(teacher, format="weights", int8=True)
+
+
+def test_shown_beside_the_built_in_methods(
+    package: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["methods"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "│ pull " in line)
+    assert "Mean squared difference of the embeddings, averaged over positions " in row
+    for name in ("pull", "python:squares_package:Pull"):
+        assert main(["methods", name]) == 0
+        shown = capsys.readouterr().out
+        assert f"{name}: Mean squared difference" in shown
+        assert re.search(r"│ strength +│ 1 ", shown)
+    monkeypatch.setattr(package.Pull, "__init__", lambda self, strength: None)
+    assert main(["methods", "pull"]) == 0
+    assert re.search(r"│ strength +│ required ", capsys.readouterr().out)
 
 
 def test_names_of_packages_are_known(package: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 from notebooks import NOTEBOOKS
 from notebooks import page as notebook_page
-from pages import GENERATED
+from pages import GENERATED, methods
 
 #: Folder, name of its tab, and the first line of its index page.
 SECTIONS = (
@@ -24,6 +24,9 @@ SECTIONS = (
     ("explanation", "Explanation", "Why things are as they are."),
     ("benchmarks", "Benchmarks", "All measurements, good or bad, each with its command."),
 )
+
+#: Where a page wants the table of methods, which is made from their classes.
+TABLE_OF_METHODS = "<!-- table of methods -->"
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -50,7 +53,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Let links to notebooks, which a repository shows as they are, lead to their pages."""
+    """Put in the table of methods, and let links to notebooks, which a repository shows as they are, lead to pages."""
+    if TABLE_OF_METHODS in markdown:
+        markdown = markdown.replace(TABLE_OF_METHODS, methods())
     return re.sub(r"(\]\([^)\s]+)\.ipynb\)", r"\1.md)", markdown)
 
 

@@ -17,6 +17,8 @@ from segdistill.cli.data import COMMANDS as DATA_COMMANDS
 from segdistill.cli.main import COMMANDS, main
 from segdistill.data.augmentation import Augmentation
 from segdistill.datasets import DATASETS
+from segdistill.methods import METHODS
+from segdistill.methods.catalogue import needs, summary
 from segdistill.recipe.data import Data
 from segdistill.recipe.data_keys import AUGMENTING
 from segdistill.recipe.keywords import field_help
@@ -142,6 +144,15 @@ def commands() -> str:
             main([*line, "--help"])
         text += f"\n## segdistill {' '.join(line)}\n\n```text\n{shown.getvalue().rstrip()}\n```\n"
     return text
+
+
+def methods() -> str:
+    """Return the table of the methods, each with a link to its page beside the table's."""
+    lines = ["| method | family | what it transfers | paper | year | needs |", "|---|---|---|---|---|---|"]
+    for name, kind in METHODS.items():
+        cells = (f"[`{name}`]({name}.md)", kind.family, summary(kind), kind.paper, kind.year, ", ".join(needs(kind())))
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 #: Path below docs/, and what makes the page.

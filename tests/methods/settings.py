@@ -47,6 +47,21 @@ class Setting:
         return "-".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
 
 
+#: Terms of methods that have several, each with a weight of the same name; all others have one term and its `weight`.
+SEVERAL = {
+    "ka": ("adapt", "affinity"),
+    "brd": ("boundary", "relation", "kd"),
+    "drd": ("spatial", "channel"),
+    "skd": ("kd", "pairwise"),
+    "ifvd": ("variation", "kd"),
+    "dsd": ("pixel", "category"),
+    "dist": ("classes", "positions"),
+    "cirkd": ("minibatch", "pixel", "region", "kd"),
+    "idd": ("distance", "position", "kd"),
+    "dkd": ("target", "non_target"),
+    "afdcd": ("mimic", "contrast", "kd"),
+    "bpkd": ("edge", "body"),
+}
 SETTINGS = [
     Setting("kd", zero_when_equal=True),
     Setting("kd", {"balance": "labels"}, zero_when_equal=True),

@@ -10,27 +10,14 @@ import torch
 
 from segdistill import Features
 from segdistill.methods import METHODS
-from tests.methods.settings import Setting
+from tests.methods.settings import SEVERAL, Setting
 from tests.methods.trial import Case, case_of, every_setting, leaves
 
-#: Terms by method, each with the hyper-parameter that is its weight; the others have one weight for one term.
-SEVERAL = {
-    "ka": ("adapt", "affinity"),
-    "brd": ("boundary", "relation", "kd"),
-    "drd": ("spatial", "channel"),
-    "skd": ("kd", "pairwise"),
-    "ifvd": ("variation", "kd"),
-    "dsd": ("pixel", "category"),
-    "dist": ("classes", "positions"),
-    "cirkd": ("minibatch", "pixel", "region", "kd"),
-    "idd": ("distance", "position", "kd"),
-    "dkd": ("target", "non_target"),
-    "afdcd": ("mimic", "contrast", "kd"),
-    "bpkd": ("edge", "body"),
-}
-SINGLE = ("kd", "feature", "cwd", "at", "reviewkd", "mgd", "maskd", "lskd", "attnfd")
+#: Weights of the methods whose terms are those of other methods.
+OF_OTHERS = {"auto": ("logits", "features"), "rdd": ("ce",)}
+SINGLE = [name for name in METHODS if name not in {*SEVERAL, *OF_OTHERS}]
 #: The weights of each method, by its name.
-ALL = SEVERAL | dict.fromkeys(SINGLE, ("weight",)) | {"auto": ("logits", "features"), "rdd": ("ce",)}
+ALL = SEVERAL | dict.fromkeys(SINGLE, ("weight",)) | OF_OTHERS
 WEIGHTS = [(name, weight) for name, weights in SEVERAL.items() for weight in weights]
 
 

@@ -15,6 +15,7 @@ import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segdistill.errors import UserError
 from segdistill.networks.loading import load_network
 from segdistill.networks.network import Network
 from segdistill.networks.padding import pad_to_multiple
@@ -88,6 +89,9 @@ SPECS = [
     TIPS,
     *UNIVERSAL,
 ]
+
+#: A spec of each source.
+OF_SOURCES = {spec.partition(":")[0]: spec for spec in reversed(SPECS)}
 
 
 @pytest.fixture(scope="module", params=SPECS, ids=lambda spec: spec.partition("?")[0] + spec[-9:] * ("?" in spec))
@@ -168,6 +172,15 @@ def native_logits(network: Network, model: nn.Module, batch: Tensor) -> Tensor:
         return F.interpolate(found.log(), batch.shape[-2:], mode="bilinear", align_corners=False)
     logits = output["out"] if isinstance(output, dict) and "out" in output else getattr(output, "logits", output)
     return F.interpolate(logits, batch.shape[-2:], mode="bilinear", align_corners=False)
+
+
+@pytest.mark.parametrize("spec", list(OF_SOURCES.values()))
+def test_what_a_source_cannot_use_is_refused(spec: str) -> None:
+    option = f"{spec}{'&' if '?' in spec else '?'}nonsense=1"
+    with pytest.raises(UserError, match="nonsense"):
+        load_network(option, num_classes=CLASSES)
+    with pytest.raises(UserError, match=r"nowhere\.safetensors"):
+        load_network(spec, num_classes=CLASSES, init_weights={"encoder": "nowhere.safetensors"})
 
 
 @torch.no_grad()
@@ -269,6 +282,7 @@ def test_its_own_library_loads_what_is_saved(network: Network, tmp_path: Path) -
         )
         model.load_state_dict(safetensors.torch.load_file(tmp_path / "model.safetensors"))
     else:
+        assert source == "transformers", f"say here how the library of {source} loads the folder"
         universal = network.spec in UNIVERSAL
         kind = (
             transformers.AutoModelForUniversalSegmentation

@@ -18,7 +18,7 @@ class MethodsOptions:
     """Which methods to show.
 
     Args:
-        name: the method to show; a table of all without one.
+        name: the method to show, built-in, of an installed package, or python:module:Name; a table of all without one.
     """
 
     name: str | None = None

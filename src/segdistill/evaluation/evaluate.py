@@ -200,8 +200,11 @@ class _Counts:
     def __init__(self, dataset: SegmentationDataset, lines: Sequence[int]) -> None:
         self._classes, self._ignored = dataset.classes, dataset.ignore_index
         count = len(dataset.classes)
-        self._boundary = BoundaryCounts(count, self._ignored)
-        self._connectivity = ConnectivityCounts(count, self._ignored, line_classes=lines)
+        #: By the field of `Evaluation` that holds the scores; each counts whole images.
+        self._of_images: dict[str, BoundaryCounts | ConnectivityCounts] = {
+            "boundary": BoundaryCounts(count, self._ignored),
+            "connectivity": ConnectivityCounts(count, self._ignored, line_classes=lines),
+        }
         self._confusion = torch.zeros(len(dataset), count, count, dtype=torch.int64)
         self._open: dict[int, _LabelMaps] = {}
 
@@ -217,18 +220,15 @@ class _Counts:
             maps = self._open.setdefault(index, _LabelMaps(part.size))
             if maps.put(part.window, prediction, labels):
                 del self._open[index]
-                self._boundary.update(maps.predicted, maps.labels)
-                self._connectivity.update(maps.predicted, maps.labels)
+                for counts in self._of_images.values():
+                    counts.update(maps.predicted, maps.labels)
 
     def result(self) -> Evaluation:
         """The scores of all images."""
         scores = scores_from_confusion(self._confusion.sum(0), self._classes)
-        return Evaluation(
-            **{field.name: getattr(scores, field.name) for field in fields(Scores)},
-            boundary=self._boundary.result(self._classes),
-            connectivity=self._connectivity.result(self._classes),
-            confusion=self._confusion,
-        )
+        values: dict[str, Any] = {field.name: getattr(scores, field.name) for field in fields(Scores)}
+        values |= {name: counts.result(self._classes) for name, counts in self._of_images.items()}
+        return Evaluation(**values, confusion=self._confusion)
 
 
 class _LabelMaps:
@@ -263,16 +263,13 @@ def evaluation_table(found: Evaluation, title: str) -> Table:
     for heading in _HEADINGS:
         table.add_column(heading, justify="right")
     rows = _rows(found)
-    for row in rows[:-2]:
-        table.add_row(*row)
-    table.add_section()
-    for row in rows[-2:]:
-        table.add_row(*row)
+    for place, row in enumerate(rows):
+        table.add_row(*row, end_section=place + 1 == len(found.iou))
     return table
 
 
 def _rows(found: Evaluation) -> list[list[str]]:
-    """Return a row of texts for each class, then one for the means and one for the pixel accuracy."""
+    """Return a row of texts for each class, then one for the means, and one for each score of all classes together."""
     near, objects = found.boundary, found.connectivity
     rows = []
     for name, iou in found.iou.items():

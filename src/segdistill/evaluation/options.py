@@ -19,7 +19,7 @@ class EvaluateOptions:
     """Which network to score, on which data.
 
     Args:
-        model: a run folder, an exported file (.onnx, .xml, .pt2, .tflite), or a network spec with --weights.
+        model: a run folder, an exported file, such as model.onnx, or a network spec with --weights.
         data: the data set; by default the one that the run was trained on. Without the key dataset, what is given here
             replaces single keys of the run's data: {root: elsewhere}.
         split: the split to score.

@@ -32,8 +32,8 @@ class ExportOptions:
         run: a run folder, or any folder that Network.save made.
         format: onnx, openvino, torch-export, tflite, coreml, one that an installed package adds, or hub: a folder that
             smp or transformers alone load, with a model card.
-        output: the file, with the ending of its format: .onnx, .xml, .pt2, .tflite or .mlpackage; by default
-            exports/model in the run folder. For hub the folder, by default exports/hub.
+        output: the file, with the ending of its format, such as .onnx; by default exports/model in the run folder. For
+            hub the folder, by default exports/hub.
         layout: layout of the images, nchw (B, C, H, W) or nhwc (B, H, W, C).
         outputs: labels: class numbers, uint8 (B, H, W); or probabilities: float32, a channel for each class, in the
             layout of the images.

@@ -27,10 +27,10 @@ class File(Protocol):
     """An exported file, ready to run."""
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """The prediction for a batch of images."""
+        """The prediction for a batch of images: labels, integers (B, H, W), or probabilities in the images' layout."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """The class scores on its way, which may go over the images' lower and right edge."""
+        """The class scores on its way, float32 (B, K, H', W'); they may go over the images' lower and right edge."""
 
     def metadata(self) -> dict[str, str]:
         """What was written into it when it was made; empty in a file of another origin."""

@@ -19,8 +19,8 @@ class ExportedModel:
     """An exported file, ready to score windows on the CPU.
 
     Args:
-        path: an ``.onnx``, ``.xml`` (its ``.bin`` beside it) ``.tflite`` or ``.pt2`` file, or one of a format that an
-            installed package adds; a ``.pt2`` file may run code of whoever made it.
+        path: a file of a built-in format or of one that an installed package adds. An ``.xml`` file has its ``.bin``
+            beside it; a ``.pt2`` file may run code of whoever made it.
 
     Attributes:
         about: the file's own metadata.

@@ -51,7 +51,7 @@ class Format(ABC):
         """Convert a network to the format's own kind of model.
 
         Args:
-            deployable: what to export.
+            deployable: what to export. The file puts out what this does: labels or probabilities, in its layout.
             example: images of the layout, the dtype and the fixed sizes to come.
             dynamic: names of the axes of the images that may have any length.
             metadata: goes into the file.

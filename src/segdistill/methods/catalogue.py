@@ -9,13 +9,13 @@ from rich.console import Group
 from rich.markdown import Markdown
 from rich.table import Table
 
-from segdistill.errors import unknown_name
 from segdistill.methods import METHODS, Method
+from segdistill.naming import known_names, resolve
 
 _NEEDS = ("labels", "stages", "embedding", "logits")
 
 
-def needs(method: Method) -> list[str]:
+def needs(method: Method | type[Method]) -> list[str]:
     """What a method needs with its hyper-parameters, of: labels, stages, embedding, logits.
 
     Example:
@@ -29,7 +29,7 @@ def needs(method: Method) -> list[str]:
 
 
 def table_of_methods() -> Table:
-    """Make the table of all methods, with default hyper-parameters.
+    """Make the table of all methods, with default hyper-parameters; those of installed packages come last.
 
     Columns: name, what the method transfers, paper, year, what it needs, and cost: the time of a training step with a
     live teacher over that of the same step without the method.
@@ -38,9 +38,10 @@ def table_of_methods() -> Table:
     for column in ("method", "what it transfers", "paper", "year", "needs"):
         table.add_column(column, no_wrap=column in ("method", "year"))
     table.add_column("cost", justify="right", no_wrap=True)
-    for name, kind in METHODS.items():
+    for name in (*METHODS, *(name for name in known_names("method") if name not in METHODS)):
+        kind = resolve("method", name)
         cost = "" if kind.cost is None else f"{kind.cost:.3f}"
-        table.add_row(name, summary(kind), kind.paper, str(kind.year), ", ".join(needs(kind())), cost)
+        table.add_row(name, summary(kind), kind.paper, str(kind.year or ""), ", ".join(needs(_by_default(kind))), cost)
     return table
 
 
@@ -48,20 +49,19 @@ def page_of_method(name: str) -> Group:
     """Make the page of one method: formula, presets and default hyper-parameters.
 
     Args:
-        name: the method's name, a key of `METHODS`.
+        name: the method's name, as a recipe writes it; see `resolve`.
 
     Raises:
         UserError: for an unknown name.
     """
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
-    kind = METHODS[name]
-    method = kind()
+    kind: type[Method] = resolve("method", name)
+    method = _by_default(kind)
     text, _, arguments = (inspect.getdoc(kind) or "").partition("\nArgs:\n")
     cost = "" if kind.cost is None else f" A training step takes {kind.cost:.3f} times as long."
     family = f" Family: {kind.family}." if kind.family else ""
+    needed = f"Needs {', '.join(needs(method))}." if needs(method) else ""
     parts: list[Any] = [
-        Markdown(f"# {name}: {summary(kind)}\n\n{text}\n\nNeeds {', '.join(needs(method))}.{family}{cost}"),
+        Markdown(f"# {name}: {summary(kind)}\n\n{text}\n\n{needed}{family}{cost}"),
         _defaults(method, _descriptions(arguments)),
     ]
     if kind.presets:
@@ -70,9 +70,16 @@ def page_of_method(name: str) -> Group:
 
 
 def summary(kind: type[Method]) -> str:
-    """What a method transfers, in one phrase: the first line of its file."""
-    first = (inspect.getdoc(inspect.getmodule(kind)) or "").partition("\n")[0]
-    return first.partition(": ")[2].rstrip(".")
+    """What a method transfers, in one phrase: the first line of its file, or of its class where that is not ours."""
+    ours = kind.__module__.startswith("segdistill.methods.")
+    first = (inspect.getdoc(inspect.getmodule(kind) if ours else kind) or "").partition("\n")[0]
+    return (first.partition(": ")[2] if ours else first).rstrip(".")
+
+
+def _by_default(kind: type[Method]) -> Method | type[Method]:
+    """The method with default hyper-parameters; the class, where one of another package has an argument without."""
+    required = [one for one in inspect.signature(kind).parameters.values() if one.default is one.empty]
+    return kind if required else kind()
 
 
 def _descriptions(arguments: str) -> dict[str, str]:
@@ -88,12 +95,13 @@ def _descriptions(arguments: str) -> dict[str, str]:
     return found
 
 
-def _defaults(method: Method, descriptions: dict[str, str]) -> Table:
+def _defaults(method: Method | type[Method], descriptions: dict[str, str]) -> Table:
     table = Table(title="hyper-parameters", title_justify="left")
     for column in ("name", "default", "meaning"):
         table.add_column(column, no_wrap=column == "name")
-    for parameter, value in method.hyper_parameters().items():
-        table.add_row(parameter, _written(value), descriptions[parameter].replace("`", ""))
+    for name, one in inspect.signature(method if isinstance(method, type) else type(method)).parameters.items():
+        default = "required" if one.default is one.empty else _written(getattr(method, name, one.default))
+        table.add_row(name, default, descriptions.get(name, "").replace("`", ""))
     return table
 
 

@@ -25,7 +25,7 @@ CONFIG_FILE = "config.json"
 
 ONNX = ".onnx"
 
-# A new source is one file and one line here.
+# A new source is one file and one line here; what of a `Request` it cannot use, it refuses.
 SOURCES: dict[str, Callable[[Request], Network]] = {
     "smp": from_smp.load,
     "torchvision": from_torchvision.load,
@@ -63,7 +63,7 @@ def load_network(
               `Network`,
             * a name that an installed package adds by an entry point in the group ``segdistill.networks``, for such a
               function,
-            * ``FILE.onnx``, which can teach its class scores alone,
+            * ``FILE.onnx`` or ``onnx:FILE``, which can teach its class scores alone,
             * a folder made by `Network.save`, or by the ``save_pretrained`` of smp or transformers,
 
             options for the constructor follow as ``?key=value&key=value``, each value in YAML. ``mean`` and ``std``

@@ -15,7 +15,7 @@ class PlayOptions:
     """Which networks the page shows, and who can reach it.
 
     Args:
-        runs: run folders or exported files (.onnx, .xml, .pt2, .tflite) of the same classes, such as a teacher and its
+        runs: run folders or exported files, such as model.onnx, of the same classes, such as a teacher and its
             students.
         host: the address to listen on; 0.0.0.0 opens the page to everybody who can reach this machine.
         port: the port; if it is taken, the next free one is used.

@@ -17,7 +17,7 @@ class LabelOptions:
     """What to label, with which model, and how.
 
     Args:
-        model: a run folder, another folder of a trained network, or an exported file (.onnx, .xml, .pt2, .tflite).
+        model: a run folder, another folder of a trained network, or an exported file, such as model.onnx.
         images: a folder of images and videos, an image, a video, a pattern such as 'photos/*.jpg', or a list of these.
         output: a new folder for the data set; the same command continues in it.
         confidence: lowest probability, 0 to 1, that the model must give to a pixel's class; pixels below it get the

@@ -20,7 +20,7 @@ class PredictOptions:
     """What to predict, with which model, and how.
 
     Args:
-        model: a run folder, an exported file (.onnx, .xml, .pt2, .tflite), or transformers:OWNER/NAME, a network
+        model: a run folder, an exported file, such as model.onnx, or transformers:OWNER/NAME, a network
             trained by others, on the Hugging Face hub.
         input: an image, a video, a folder of images, a pattern such as 'photos/*.jpg', or a list of these.
         output: a file for one image, else a folder.
