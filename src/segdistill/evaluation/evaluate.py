@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -189,6 +189,16 @@ def measure(
     return counts.result()
 
 
+class Metric(Protocol):
+    """Counts of whole images, and the scores that they give."""
+
+    def update(self, prediction: Tensor, labels: Tensor, /) -> object:
+        """Count one image: class numbers uint8 (H, W) of prediction and labels, the ignore label among the latter."""
+
+    def result(self, classes: Sequence[str], /) -> object:
+        """Return the scores of all images so far, by the K class names."""
+
+
 class _Counts:
     """All counts of a split, from parts of images; label maps are held until their image is complete.
 
@@ -201,7 +211,7 @@ class _Counts:
         self._classes, self._ignored = dataset.classes, dataset.ignore_index
         count = len(dataset.classes)
         #: By the field of `Evaluation` that holds the scores; each counts whole images.
-        self._of_images: dict[str, BoundaryCounts | ConnectivityCounts] = {
+        self._of_images: dict[str, Metric] = {
             "boundary": BoundaryCounts(count, self._ignored),
             "connectivity": ConnectivityCounts(count, self._ignored, line_classes=lines),
         }
