@@ -226,6 +226,18 @@ def during(text: str, console: Console) -> Iterator[None]:
         yield
 
 
+def counted(number: int, thing: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> counted(1, "mask"), counted(3, "mask"), counted(2, "class")
+        ('1 mask', '3 masks', '2 classes')
+    """
+    if number == 1:
+        return f"1 {thing}"
+    return f"{number} {thing}{'es' if thing.endswith('s') else 's'}"
+
+
 def duration(seconds: float) -> str:
     """A time in words.
 

@@ -17,7 +17,7 @@ from segdistill.files import UNFINISHED, read_yaml, write_json, write_text, writ
 from segdistill.metrics.scores import percent
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
-from segdistill.progress import duration
+from segdistill.progress import counted, duration
 from segdistill.recipe.data import build_split
 from segdistill.reporting.curves import RunCurves, curve_figures
 from segdistill.reporting.page import Block, Paragraph, Table, fragment
@@ -230,7 +230,7 @@ class RunFolder:
 
 
 def _unfinished(path: Path, history: Sequence[Mapping[str, float]]) -> list[Block]:
-    text = f"{path}: not finished, {_epochs(len(history))} so far"
+    text = f"{path}: not finished, {counted(len(history), 'epoch')} so far"
     scored = [row for row in history if "val/miou" in row]
     if scored:
         text += f"; mIoU {scored[-1]['val/miou']:.2f} % on the validation images after epoch {scored[-1]['epoch']:.0f}"
@@ -238,7 +238,7 @@ def _unfinished(path: Path, history: Sequence[Mapping[str, float]]) -> list[Bloc
 
 
 def _finished(path: Path, history: Sequence[Mapping[str, float]], metrics: Mapping[str, Any]) -> list[Block]:
-    trained = f"{_epochs(metrics['epochs'])} in {duration(sum(row.get('seconds', 0.0) for row in history))}"
+    trained = f"{counted(metrics['epochs'], 'epoch')} in {duration(sum(row.get('seconds', 0.0) for row in history))}"
     if "miou" not in metrics:
         return [Paragraph(f"{path}: {trained}; loss {metrics['loss']:.4f} on the validation images")]
     teacher = metrics["teacher_miou"]
@@ -249,10 +249,6 @@ def _finished(path: Path, history: Sequence[Mapping[str, float]], metrics: Mappi
         Paragraph(f"{path}: {trained}; mIoU {metrics['miou']:.2f} % on the validation images{beside}"),
         Table("Scores by class on the validation images", ["class", "IoU %", "F1 %"], rows),
     ]
-
-
-def _epochs(number: int) -> str:
-    return f"{number} epoch" if number == 1 else f"{number} epochs"
 
 
 def recipe_differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -63,6 +63,10 @@ def test_help_of_every_command(command: str, arguments: list[str], capsys: pytes
     assert printed.err == ""
     assert printed.out.startswith(f"usage: segdistill {command}")
     assert f"examples:\n  segdistill {command}" in printed.out
+    # Nothing that only those who know the parser's library understand.
+    assert not re.search(
+        r"--\S+\+|\x08|Union\[|Optional\[|Literal\[|Any\]|configuration file|default: (True|False)", printed.out
+    )
 
 
 @pytest.mark.parametrize("command", ["train", "distill", "evaluate", "demo"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -169,6 +170,20 @@ def test_a_killed_run_goes_on(tmp_path: Path, model: Callable[..., None]) -> Non
     assert (made.images, made.predicted, made.kept) == (at_once.images, at_once.predicted, at_once.kept)
     for name in "abcd":
         assert (tmp_path / f"out/masks/{name}.png").read_bytes() == (tmp_path / f"other/masks/{name}.png").read_bytes()
+
+
+def test_a_notebook_shows_how_much_of_each_class_was_kept() -> None:
+    predicted, kept = {"<b>": 40, "sky": 0, "sea": 60}, {"<b>": 10, "sky": 0, "sea": 30}
+    made = label_module.Labelled({}, 2, predicted, kept)
+    page = made._repr_html_()
+    assert "pixels of each class, 2 images" in page
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", page)
+    assert cells[-12:] == [
+        *("&lt;b&gt;", "25.0 %", "25.0 %"),
+        *("sky", "0.0 %", "-"),
+        *("sea", "75.0 %", "50.0 %"),
+        *("all", "", "40.0 %"),
+    ]
 
 
 def test_new_images_are_taken_in_and_masks_changed_by_hand_are_kept(tmp_path: Path, model: Callable[..., None]) -> None:

@@ -90,6 +90,7 @@ def _overview() -> str:
             EXAMPLES,
             "",
             "segdistill COMMAND --help shows the options of a command and more examples.",
+            "In the names of options a dash is as good as an underscore, and a switch alone means true: --dry-run.",
             "segdistill --version prints the version.",
         ]
     )

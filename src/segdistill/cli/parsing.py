@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from argparse import ArgumentError, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise, takewhile
@@ -24,7 +24,35 @@ from segdistill.recipe.recipes import Recipe
 
 
 class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Help with defaults, and with the examples' line breaks kept."""
+    """Help with defaults, with the examples' line breaks kept, and without what only the parser's authors know."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        # --name+ appends to a list, for which nobody asks: a list is written at once.
+        return re.sub(r", --\S+\+ \S+| \x08", "", super()._format_action_invocation(action))
+
+    def _get_type_str(self, action: Action) -> str | None:
+        text = super()._get_type_str(action)
+        return None if text is None else _plain_type(text)
+
+    def _expand_help(self, action: Action) -> str:
+        return re.sub(r"default: (True|False)\b", lambda found: found[0].lower(), super()._expand_help(action))
+
+
+def _plain_type(text: str) -> str | None:
+    """A type in help; None for choices, which stand behind the option's name.
+
+    Example:
+        >>> _plain_type("Union[int, Literal['auto'], null]"), _plain_type("Optional[Literal['wandb', 'mlflow']]")
+        ('int | auto | null', 'wandb | mlflow | null')
+        >>> _plain_type("str | list[Any] | dict[str, Any]"), _plain_type("Literal['a', 'b']"), _plain_type("list[int]")
+        ('str | list | mapping', None, 'list[int]')
+    """
+    if text == "bool" or re.fullmatch(r"Literal\[[^]]*\]", text):
+        return None
+    text = re.sub(r"Literal\[([^]]*)\]", lambda found: found[1].replace("'", "").replace(", ", " | "), text)
+    text = re.sub(r"dict\[\w+, \w+\]", "mapping", text.replace("list[Any]", "list"))
+    text = re.sub(r"^Optional\[(.*)\]$", r"\1 | null", text)
+    return re.sub(r"^Union\[(.*)\]$", lambda found: found[1].replace(", ", " | "), text)
 
 
 def call(
@@ -99,19 +127,31 @@ def _parser(kinds: Sequence[type[Any]], name: str, summary: str, examples: str) 
         )
     for kind in kinds:
         _add_fields(parser, kind)
+    for action in parser._actions:
+        name = action.option_strings[0] if action.option_strings else ""
+        if name == "--print_config":
+            action.metavar = "\b[=skip_default]"
+            action.help = (
+                "Print all options as a recipe and exit; with skip_default without those that have their default."
+            )
+        elif action.help == "Path to a configuration file.":
+            action.help = f"all of them at once: a YAML file, or {{name: value}}; {name}.NAME sets a single one."
     return parser
 
 
 def _leading_words(kinds: Sequence[type[Any]]) -> list[str]:
-    """How the usage shows the arguments that come first."""
+    """How the usage shows the arguments that come first; those that may be left out in brackets."""
     if kinds and issubclass(kinds[0], Recipe):
-        return ["RECIPE"]
-    words = {"data": "RECIPE", "runs": "RUN"}
-    return [
-        f"{words.get(name, name.upper())}{'...' if _is_list(kinds[0], name) else ''}"
-        for kind in kinds[:1]
-        for name in leading_fields(kind)
-    ]
+        return ["[RECIPE]"]
+    words = {"runs": "RUN"}
+    shown = []
+    for kind in kinds[:1]:
+        defaults = {one.name: one.default for one in fields(kind)}
+        for name in leading_fields(kind):
+            word = f"{words.get(name, name.upper())}{'...' if _is_list(kind, name) else ''}"
+            needed = defaults[name] is MISSING and name != "data"  # the data set's own keywords stand for it
+            shown.append(word if needed else "[RECIPE]" if name == "data" else f"[{word}]")
+    return shown
 
 
 def _is_list(kind: type[Any], name: str) -> bool:

@@ -9,6 +9,7 @@ from segdistill.comparison.in_short import EXPLANATION
 from segdistill.comparison.options import BASELINE
 from segdistill.comparison.verdict import as_cell
 from segdistill.files import write_text
+from segdistill.progress import counted
 from segdistill.reporting import charts
 from segdistill.reporting.charts import Point
 from segdistill.reporting.names import network_name
@@ -52,10 +53,8 @@ def write_advice(found: Advice, path: Path) -> None:
     ]
     first = found.rungs[0]
     methods = ", ".join(one.method for one in first.standings)
-    images = len(first.comparison.ids)
-    summary = (
-        f"Tried: {methods}; {images} validation {'image' if images == 1 else 'images'}. Folder: {found.folder.name}"
-    )
+    images = counted(len(first.comparison.ids), "validation image")
+    summary = f"Tried: {methods}; {images}. Folder: {found.folder.name}"
     student = network_name(str(first.comparison.recipe.get("student", "the student")))
     write_text(path, Page(f"How to train {student}", summary, sections).render())
 

@@ -16,7 +16,7 @@ from segdistill.comparison.results import Comparison, Row
 from segdistill.comparison.verdict import as_cell, closure
 from segdistill.files import write_text
 from segdistill.metrics.scores import percent
-from segdistill.progress import duration
+from segdistill.progress import counted, duration
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.reporting import charts, gallery
 from segdistill.reporting.charts import Point, Style
@@ -81,8 +81,8 @@ def write_report(
     teacher = network_name(comparison.recipe.get("teacher", "the teacher"))
     seeds = max(len(row.cells) for row in comparison.rows)
     summary = (
-        f"Teacher: {teacher}. {_count(len(comparison.rows), 'way')} of training, {_count(seeds, 'seed')}, "
-        f"{_count(len(comparison.ids), 'validation image')}, {_count(len(comparison.classes), 'class')}. "
+        f"Teacher: {teacher}. {counted(len(comparison.rows), 'way')} of training, {counted(seeds, 'seed')}, "
+        f"{counted(len(comparison.ids), 'validation image')}, {counted(len(comparison.classes), 'class')}. "
         f"Folder: {comparison.folder.name}"
     )
     write_text(path, Page(f"Which training is best for {student}?", summary, sections).render())
@@ -219,7 +219,7 @@ def _images(measured: Sequence[Row], choice: Advised, seen: Seen) -> list[Block]
         "another's. 'What is wrong' shows the mistakes instead."
     )
     more = (
-        f"These are the {_count(len(seen.scenes), 'validation image')} on which the ways of training differ most, so "
+        f"These are the {counted(len(seen.scenes), 'validation image')} on which the ways of training differ most, so "
         "they show extremes, not what is usual; below each is its mIoU. Predictions are those of each method's first "
         "finished seed. Of images that are too large, a part is shown. 'Near a boundary' is as near as Boundary IoU "
         "looks; objects are connected areas of one class, and wrong pixels between two pieces of one break it, between "
@@ -268,8 +268,3 @@ def _intervals(comparison: Comparison) -> str:
     level = f"{100 * found[0].level:g}% " if found else ""
     alone = any(min(len(one.candidate.runs), len(one.baseline.runs)) == 1 for one in found)
     return f"{level}intervals over images{', not over seeds' if alone else ' and seeds'}"
-
-
-def _count(number: int, thing: str) -> str:
-    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
-    return f"{number} {thing if number == 1 else plural}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from segdistill.comparison.options import EQUAL_TIME, PLATEAU, PSEUDO
 from segdistill.comparison.statistics import Difference, GapClosure
+from segdistill.progress import counted
 
 _WORDS = {
     "better": "better than the student alone",
@@ -56,7 +57,7 @@ def length_told(number: int, unit: str) -> str:
         >>> length_told(1, "epochs"), length_told(3, "steps")
         ('1 epoch', '3 steps')
     """
-    return f"{number} {unit.removesuffix('s') if number == 1 else unit}"
+    return counted(number, unit.removesuffix("s"))
 
 
 def closure(gap: GapClosure | None) -> str:
@@ -104,7 +105,9 @@ def headline(
     """
     sentences = _against_the_teacher(teacher)
     if missing or failed:
-        what = [f"{_runs(missing)} not finished yet"] * bool(missing) + [f"{_runs(failed)} failed"] * bool(failed)
+        what = [f"{counted(missing, 'run')} not finished yet"] * bool(missing) + [
+            f"{counted(failed, 'run')} failed"
+        ] * bool(failed)
         sentences.append(f"{' and '.join(what)}; what follows is about the others.")
     if not differences:
         return " ".join([*sentences, "No method can be compared with the student alone yet."])
@@ -204,10 +207,6 @@ def _against_the_teacher(teacher: Difference | None) -> list[str]:
     scores = f"(mIoU {teacher.candidate.mean:.2f} against {teacher.baseline.mean:.2f})"
     is_it = "is worse than" if teacher.verdict == "worse" else "is not seen to be better than"
     return [f"The teacher {is_it} the student trained alone {scores}: there is no gap to close."]
-
-
-def _runs(number: int) -> str:
-    return f"{number} {'run' if number == 1 else 'runs'}"
 
 
 def _held_against(method: str, reference: str, difference: Difference) -> str:

@@ -32,7 +32,7 @@ from segdistill.formats.choosing import format_named
 from segdistill.networks.loading import load_run
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.networks.weights import WEIGHTS_FILE
-from segdistill.progress import during
+from segdistill.progress import counted, during
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.sizes import parse_size
 from segdistill.run_folder import RunFolder
@@ -72,8 +72,7 @@ class Measurement:
     @property
     def name(self) -> str:
         """What was measured, in words."""
-        threads = f"{self.threads} {'thread' if self.threads == 1 else 'threads'}"
-        return f"{self.run}, {self.runtime} {self.precision}, {threads}"
+        return f"{self.run}, {self.runtime} {self.precision}, {counted(self.threads, 'thread')}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from segdistill.datasets import LabelCounts
 from segdistill.errors import printable
+from segdistill.progress import counted
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -194,16 +195,6 @@ class DataReport:
 def ignored_share(counts: LabelCounts) -> float:
     """The share of ignored pixels among all, 0 to 1."""
     return counts.ignored / max(1, int(counts.pixels.sum()) + counts.ignored)
-
-
-def counted(number: int, thing: str) -> str:
-    """A number with its noun.
-
-    Example:
-        >>> counted(1, "mask"), counted(3, "mask")
-        ('1 mask', '3 masks')
-    """
-    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def percent(share: float) -> str:

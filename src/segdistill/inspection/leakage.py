@@ -8,7 +8,7 @@ from itertools import chain
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.reading.checking import SampleContent, read_contents
 from segdistill.errors import UserError
-from segdistill.inspection.findings import counted
+from segdistill.progress import counted
 from segdistill.recipe.data import Data, build_split
 
 Names = dict[bytes, str]

@@ -13,7 +13,8 @@ import numpy as np
 from segdistill.colors import hex_color
 from segdistill.datasets.reading.checking import slopes
 from segdistill.datasets.reading.masks import MaskFile, MaskReader, NeitherError
-from segdistill.inspection.findings import Finding, counted, percent
+from segdistill.inspection.findings import Finding, percent
+from segdistill.progress import counted
 
 # Measured on CamVid and IDD-Lite. Under another numbering of the classes at most 0.3 % of a mask's unknown pixels lie
 # on a slope or alone; in road masks blurred, resized or saved as JPEG of quality 60 to 95 it is 77 % or more.

@@ -13,7 +13,8 @@ from segdistill.datasets.reading.files import Pair, read_lines
 from segdistill.datasets.reading.images import SUFFIXES
 from segdistill.datasets.reading.listing import Listing
 from segdistill.errors import UserError
-from segdistill.inspection.findings import Finding, Severity, counted
+from segdistill.inspection.findings import Finding, Severity
+from segdistill.progress import counted
 
 
 @dataclass

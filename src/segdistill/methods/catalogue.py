@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 from rich.console import Group
 from rich.markdown import Markdown
 from rich.table import Table
+from rich.text import Text
 
 from segdistill.methods import METHODS, Method
 from segdistill.naming import known_names, resolve
 
 _NEEDS = ("labels", "stages", "embedding", "logits")
+_CAPTION = (
+    "needs: labels of the images; of both networks: stages (feature maps of the backbone), embedding (the last feature "
+    "map before the classifier), logits (scores of the same classes). cost: time of a training step, teacher included, "
+    "divided by that of the same step without the method. segdistill methods NAME shows one with its formula and "
+    "hyper-parameters."
+)
 
 
 def needs(method: Method | type[Method]) -> list[str]:
@@ -34,7 +42,7 @@ def table_of_methods() -> Table:
     Columns: name, what the method transfers, paper, year, what it needs, and cost: the time of a training step with a
     live teacher over that of the same step without the method.
     """
-    table = Table(show_lines=True)
+    table = Table(show_lines=True, caption=_CAPTION, caption_justify="left")
     for column in ("method", "what it transfers", "paper", "year", "needs"):
         table.add_column(column, no_wrap=column in ("method", "year"))
     table.add_column("cost", justify="right", no_wrap=True)
@@ -57,16 +65,34 @@ def page_of_method(name: str) -> Group:
     kind: type[Method] = resolve("method", name)
     method = _by_default(kind)
     text, _, arguments = (inspect.getdoc(kind) or "").partition("\nArgs:\n")
-    cost = "" if kind.cost is None else f" A training step takes {kind.cost:.3f} times as long."
-    family = f" Family: {kind.family}." if kind.family else ""
-    needed = f"Needs {', '.join(needs(method))}." if needs(method) else ""
     parts: list[Any] = [
-        Markdown(f"# {name}: {summary(kind)}\n\n{text}\n\n{needed}{family}{cost}"),
+        Markdown(f"# {name}: {summary(kind)}\n\n{text}\n\n{_facts(method)}"),
         _defaults(method, _descriptions(arguments)),
     ]
     if kind.presets:
         parts.append(_presets(kind))
+    parts += [Text(line) for line in _use(name, method)]
     return Group(*parts)
+
+
+def _use(name: str, method: Method | type[Method]) -> list[str]:
+    """How a hyper-parameter is set, by the example of the first one; nothing where none has a default."""
+    values = {} if isinstance(method, type) else method.hyper_parameters()
+    written = next((f"{{{name}: {{{one}: {_written(value)}}}}}" for one, value in values.items()), None)
+    return [] if written is None else [f"in a recipe: method: {written}", f"on the command line: --method '{written}'"]
+
+
+def _facts(method: Method | type[Method]) -> str:
+    """What a method needs, compares and costs, in sentences."""
+    needed = needs(method)
+    facts = [
+        f"Needs {', '.join(needed)}." if needed else "Needs nothing in particular: it fits every pair of networks."
+    ]
+    if method.family:
+        facts.append(f"Family: {method.family}.")
+    if method.cost is not None:
+        facts.append(f"A training step takes {method.cost:.3f} times as long as without the method, teacher included.")
+    return " ".join(facts)
 
 
 def summary(kind: type[Method]) -> str:
@@ -92,7 +118,17 @@ def _descriptions(arguments: str) -> dict[str, str]:
             found[name] = rest.strip()
         else:
             found[name] = f"{found[name]} {line.strip()}".strip()
-    return found
+    return {name: _as_in_yaml(text) for name, text in found.items()}
+
+
+def _as_in_yaml(text: str) -> str:
+    """A description of an argument for somebody who writes a recipe.
+
+    Example:
+        >>> _as_in_yaml("at most `k`; None for all")
+        'at most k; null for all'
+    """
+    return re.sub(r"\bNone\b(?=:| for\b)", "null", text.replace("`", ""))
 
 
 def _defaults(method: Method | type[Method], descriptions: dict[str, str]) -> Table:
@@ -101,7 +137,7 @@ def _defaults(method: Method | type[Method], descriptions: dict[str, str]) -> Ta
         table.add_column(column, no_wrap=column == "name")
     for name, one in inspect.signature(method if isinstance(method, type) else type(method)).parameters.items():
         default = "required" if one.default is one.empty else _written(getattr(method, name, one.default))
-        table.add_row(name, default, descriptions.get(name, "").replace("`", ""))
+        table.add_row(name, default, descriptions.get(name, ""))
     return table
 
 

@@ -24,13 +24,18 @@ from segdistill.prediction.job import Job, Options, Wanted
 from segdistill.prediction.label_options import LabelOptions
 from segdistill.prediction.predict import Kinds, carry_out
 from segdistill.prediction.predictor import Predictor, open_predictor
+from segdistill.progress import counted
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.sizes import parse_resize
+from segdistill.reporting import page
 
 RECIPE = "recipe.yaml"
 """The file in an output folder that says what the data set is; it also marks the folder as one of ours."""
 
 _MARK = "# Made by segdistill label"
+
+_TITLE = "pixels of each class"
+_COLUMNS = ("class", "share of the pixels kept", "kept of what is predicted")
 
 _KINDS: Kinds = {"picture": pictures, "raster": rasters, "video": frames}
 
@@ -50,6 +55,10 @@ class Labelled:
     images: int
     predicted: dict[str, int]
     kept: dict[str, int]
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the table that the command prints."""
+        return page.fragment([page.Table(f"{_TITLE}, {counted(self.images, 'image')}", _COLUMNS, _rows(self))])
 
 
 @takes_fields
@@ -209,26 +218,33 @@ def _labelled(data: dict[str, Any], masks: Sequence[Path], predictor: Predictor)
 
 def _show(found: Labelled, options: LabelOptions) -> None:
     console = rich.get_console()
-    pixels, kept = sum(found.predicted.values()), sum(found.kept.values())
-    table = Table("class", title="pixels of each class", title_justify="left")
-    for column in ("share of the pixels kept", "kept of what is predicted"):
+    table = Table(_COLUMNS[0], title=_TITLE, title_justify="left")
+    for column in _COLUMNS[1:]:
         table.add_column(column, justify="right")
-    for name, count in found.predicted.items():
-        own = found.kept[name]
-        table.add_row(name, _percent(own, kept), _percent(own, count))
+    *rows, total = _rows(found)
+    for row in rows:
+        table.add_row(*row)
     table.add_section()
-    table.add_row("all", "", _percent(kept, pixels))
+    table.add_row(*total)
     console.print(table, highlight=False)
     lost = [name for name, count in found.kept.items() if count == 0]
     if lost:
         console.out(f"warning: no pixel is labelled {', '.join(lost)}; nobody can learn it here", highlight=False)
-    many = "1 image" if found.images == 1 else f"{found.images} images"
-    console.out(f"{options.output}: {many}, {_percent(kept, pixels)} of the pixels labelled; to train on it:")
+    console.out(
+        f"{options.output}: {counted(found.images, 'image')}, {total[-1]} of the pixels labelled; to train on it:"
+    )
     console.out(
         f"  segdistill train {Path(options.output) / RECIPE} --network NETWORK --output RUN \\\n"
         "      --data.val '{dataset: ..., root: ..., split: val}'",
         highlight=False,
     )
+
+
+def _rows(found: Labelled) -> list[list[str]]:
+    """A row for each class, and one for all."""
+    pixels, kept = sum(found.predicted.values()), sum(found.kept.values())
+    rows = [[name, _percent(own, kept), _percent(own, found.predicted[name])] for name, own in found.kept.items()]
+    return [*rows, ["all", "", _percent(kept, pixels)]]
 
 
 def _percent(part: int, whole: int) -> str:

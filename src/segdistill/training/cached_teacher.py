@@ -12,6 +12,7 @@ from segdistill.data.loading import TrainingSamples, default_workers
 from segdistill.datasets.base import SegmentationDataset
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
+from segdistill.progress import counted
 from segdistill.recipe.data import Data
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.records import SPARE_BYTES, free_bytes, readable
@@ -129,8 +130,8 @@ def warn_of_repeats(views: int, epochs: int, console: Console, bytes_per_view: i
     cost = "" if bytes_per_view is None else f", {readable(more * bytes_per_view)} of teacher cache"
     best = "" if bytes_per_view is None else f", and views: auto for as many as the disk holds (at most {epochs})"
     console.out(
-        f"warning: {views} views in {epochs} epochs show each augmented image {epochs / views:.1f} times, which trades "
-        f"accuracy for speed; take views: {more}{cost}{best}",
+        f"warning: with {counted(views, 'view')} in {epochs} epochs each augmented image is shown {epochs / views:.1f} "
+        f"times, which trades accuracy for speed; take views: {more}{cost}{best}",
         highlight=False,
     )
 
@@ -151,5 +152,5 @@ def _as_many_views(run: CachedRun, learner: Distiller, source: TeacherSource, fa
                 f"views: auto: the disk of {source.cache_folder} has no room for one view of {readable(size)}, with "
                 f"{readable(SPARE_BYTES)} left for the run; choose another folder, or leave teacher_cache out"
             )
-    console.out(f"views: auto takes {views} views for {run.epochs} epochs", highlight=False)
+    console.out(f"views: auto takes {counted(views, 'view')} for {counted(run.epochs, 'epoch')}", highlight=False)
     return views

@@ -19,7 +19,7 @@ from segdistill.distiller import Distiller
 from segdistill.networks.identity import network_label
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
-from segdistill.progress import duration
+from segdistill.progress import counted, duration
 from segdistill.recipe.data import Data
 from segdistill.training.held_out import HeldOut
 from segdistill.training.loop import Loop
@@ -105,7 +105,8 @@ def dry_run(loop: Loop, validator: Validator | HeldOut, data: Data, config: Mapp
     if preparing:
         rows.append(("time", "pre-stage", f"about {duration(preparing)}"))
     rows.append(("time", "epoch", f"about {duration(epoch)}, and {duration(validation)} for a validation"))
-    rows.append(("time", "in all", f"about {duration(total)} for {epochs} epochs with {validations} validations"))
+    length = f"{counted(epochs, 'epoch')} with {counted(validations, 'validation')}"
+    rows.append(("time", "in all", f"about {duration(total)} for {length}"))
     place = str(device) if device.type == "cuda" else "this process"
     rows.append(("memory", "peak", "not known on this machine" if peak is None else f"{peak / 1e9:.2f} GB, {place}"))
     return DryRun(tuple(rows), terms, step, epoch, total, peak)

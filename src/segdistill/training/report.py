@@ -12,7 +12,7 @@ from segdistill.evaluation.forward_time import forward_ms
 from segdistill.metrics.scores import Scores, percent
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
-from segdistill.progress import duration
+from segdistill.progress import counted, duration
 from segdistill.recipe.data import Data
 from segdistill.reporting import charts
 from segdistill.reporting.charts import Point
@@ -65,9 +65,9 @@ def run_report(
     kind = "Distilled from its teacher" if "teacher" in config else "Trained on labels alone"
     epochs = int(history[-1].get("epoch", 0)) if history else 0
     summary = (
-        f"{kind} in {epochs} {'epoch' if epochs == 1 else 'epochs'} on {_training_images(data)}; scores are "
-        f"{'agreement with the teacher, not accuracy,' if agreement else 'those'} on {len(validation)} validation "
-        "images, which took no part in the training"
+        f"{kind} in {counted(epochs, 'epoch')} on {_training_images(data)}; scores are "
+        f"{'agreement with the teacher, not accuracy,' if agreement else 'those'} on "
+        f"{counted(len(validation), 'validation image')}, which took no part in the training"
     )
     spec = str(config.get("student", config.get("network", "network")))
     return Page(f"{network_name(spec)}: {folder.path.name}", summary, sections).render()

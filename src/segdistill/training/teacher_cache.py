@@ -22,7 +22,7 @@ from segdistill.distiller import Distiller
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, write_json
 from segdistill.networks.features import NetworkInfo, Tap
-from segdistill.progress import tracked
+from segdistill.progress import counted, tracked
 from segdistill.records import LOCK_FILE, RecordFile, RecordStore, free_bytes, read_manifest, readable
 from segdistill.training.teacher_outputs import Form, form_of, outputs_in_half
 
@@ -223,9 +223,10 @@ class TeacherCache:
             console.out(f"teacher cache {self.folder}: {told}", highlight=False)
             return
         files = [self._new_file(name, view, form) for name, form in fresh.items() for view in range(self.views)]
+        kept = f"{counted(self.images, 'image')} x {counted(self.views, 'view')}"
         console.out(
-            f"teacher cache {self.folder}: {self.images} images x {self.views} views of {', '.join(sorted(fresh))} "
-            f"take {readable(sum(file.bytes for file in files))} ({readable(free_bytes(self.folder))} free)",
+            f"teacher cache {self.folder}: {kept} of {', '.join(sorted(fresh))} take "
+            f"{readable(sum(file.bytes for file in files))} ({readable(free_bytes(self.folder))} free)",
             highlight=False,
         )
         remedy = "choose another folder, or fewer views"
