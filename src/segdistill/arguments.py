@@ -90,8 +90,9 @@ def explain(error: Exception) -> str:
     """
     text = str(error).replace("<class 'bool'>", "true or false")
     text = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(text.split())).replace("NoneType", "null")
-    for long, short in (("collections.abc.Sequence", "list"), ("pathlib.", ""), ("dict[str, typing.Any]", "dict")):
+    for long, short in (("collections.abc.Sequence", "list"), ("pathlib.", "")):
         text = text.replace(long, short)
+    text = re.sub(r"\bdict\b(\[[\w., ]*\])?", "mapping", text)
     text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
     text = re.sub(r'^Parser key "([^"]*)":', r"\1:", text)
     text = re.sub(

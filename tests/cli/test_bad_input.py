@@ -187,7 +187,7 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({"data.root": "x"}, ["unknown key in data: 'root'"]),
     ({"data.crpo": [1, 2]}, ["unknown key in data: 'crpo': did you mean 'crop'?"]),
     ({"data.crop": "big"}, ["data: crop: expected list[int] or null, found big"]),
-    ({"data": "hello"}, ["data: expected dict, found hello"]),
+    ({"data": "hello"}, ["data: expected mapping, found hello"]),
     ({"network": "smp:FPM:resnet18"}, ["unknown smp architecture 'FPM': did you mean 'FPN'?", "Unet"]),
     ({"network": "smp:FPN:resnet19"}, ["unknown smp encoder 'resnet19': did you mean resnet18"]),
     ({"network": "torchvision:fcn_resnet5"}, ["fcn_resnet5", "did you mean", "fcn_resnet50"]),
@@ -218,7 +218,7 @@ CHANGES: list[tuple[dict[str, Any], list[str]]] = [
     ({"train.workers": -2}, ["train.workers is -2, expected 0 or more"]),
     ({"train.precision": "fp8"}, ["train.precision", "found fp8", "fp16"]),
     ({"train": None}, ["train is None, expected a mapping of keys to values"]),
-    ({"data": 3}, ["data: expected dict", "found 3"]),
+    ({"data": 3}, ["data: expected mapping", "found 3"]),
     ({"resume": "perhaps"}, ["cannot resume perhaps: it is not a run folder, since it has no config.yaml"]),
 ]
 
@@ -328,12 +328,15 @@ def test_class_counts_disagree(tmp_path: Path, finished: Path, capfd: pytest.Cap
                 "Known: advise, benchmark, compare, data, demo, distill",
             ],
         ),
-        (["train"], ["data, network, output missing; expected --data, --network, --output, or in the recipe"]),
+        (
+            ["train"],
+            ["data, network, output missing; expected --data, --network, --output, or a recipe that has them; "],
+        ),
         (["distill"], ["data, teacher, student, output missing"]),
-        (["evaluate"], ["model missing; expected --model\n"]),
+        (["evaluate"], ["model missing; expected segdistill evaluate MODEL; segdistill evaluate --help shows"]),
         (["evaluate", "runs/nowhere"], ["model 'runs/nowhere' does not exist; expected a run folder"]),
         (["methods", "kdd"], ["unknown method 'kdd': did you mean 'kd'?"]),
-        (["methods", "kd", "cwd"], ["expected options such as --seed 1, found cwd"]),
+        (["methods", "kd", "cwd"], ["expected options such as --name value, found cwd"]),
         (["demo", "--metod", "kd"], ["unknown key 'metod': did you mean 'method'?"]),
     ],
 )

@@ -42,7 +42,7 @@ def names(folder: Path) -> list[str]:
 def test_one_image(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.png"
     assert main(["predict", str(run), str(photos / "a.png"), "-o", str(out), "--overlay", "--device", "cpu"]) == 0
-    assert capsys.readouterr().out.startswith(f"{out}: 0.0 million pixels in ")
+    assert capsys.readouterr().out.startswith(f"{out}: 2000 pixels in ")
     assert names(tmp_path) == ["out-overlay.png", "out.png", "photos"]
     assert main(["predict", str(run), str(photos / "a.png"), f"-o={out}"]) == 0
     assert capsys.readouterr().out == f"{out}: there already\n"
@@ -69,7 +69,7 @@ def test_quiet_says_nothing(run: Path, photos: Path, tmp_path: Path, capfd: pyte
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "model, input, output missing; expected --model, --input, --output"),
+        ([], "model, input, output missing; expected segdistill predict MODEL INPUT... --output OUTPUT;"),
         (["RUN"], "input, output missing"),
         (["RUN", "PHOTOS"], "output missing"),
         (["RUN", "PHOTOS", "-o", ""], "output is empty; expected a file or a folder"),

@@ -126,7 +126,7 @@ def test_all_ignored(run: Path, tmp_path: Path) -> None:
             {"output": "model.safetensors"},
             "output is model.safetensors, expected the name of a file that ends in",
         ),
-        ({"data": "camvid"}, "data: expected dict or null, found camvid"),
+        ({"data": "camvid"}, "data: expected mapping or null, found camvid"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"device": "cuda:77"}, "device 'cuda:77' is not available here"),
         ({"weights": "none.pth"}, "weights file none.pth does not exist"),

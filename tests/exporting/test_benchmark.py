@@ -155,7 +155,7 @@ def test_passes_are_timed_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "runs missing; expected --runs"),
+        ([], "runs missing; expected segdistill benchmark RUN...;"),
         (["nowhere"], "run 'nowhere' does not exist; expected a run folder"),
         (["RUN", "--runtimes", "tensorrt"], "unknown runtime 'tensorrt'"),
         (["RUN", "--input", "big"], "input is 'big', expected height and width"),

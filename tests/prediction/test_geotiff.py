@@ -230,7 +230,7 @@ def test_a_single_band_of_8_bits_becomes_rgb(tmp_path: Path, kind: str) -> None:
         (
             noise(3, dtype="uint16"),
             {},
-            r"a.tif holds pixels of their own unit .uint16., but the model was trained on pixels of 8 bits",
+            r"a.tif holds pixels of type uint16, but the model was trained on pixels of 8 bits",
         ),
         (noise(3, dtype="complex64"), {}, r"a.tif holds complex64 pixels; expected real numbers"),
     ],

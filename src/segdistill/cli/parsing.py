@@ -96,7 +96,7 @@ def call(
     try:
         values = parser.parse_args(arguments).as_dict()
     except ArgumentError as error:
-        raise _friendly(error, parser) from error
+        raise _friendly(error, parser, kinds) from error
     made = [
         from_values(kind, {one.name: values[one.name] for one in fields(kind) if one.name in values}) for kind in kinds
     ]
@@ -250,7 +250,7 @@ def _resumed(kinds: Sequence[type[Any]], argv: list[str]) -> list[str]:
     return ["--recipe", str(Path(run) / "config.yaml"), *kept, "--output", str(output), "--resume=true"]
 
 
-def _friendly(error: ArgumentError, parser: ArgumentParser) -> UserError:
+def _friendly(error: ArgumentError, parser: ArgumentParser, kinds: Sequence[type[Any]]) -> UserError:
     text = explain(error)
     choice = re.search(r"expected one of (.+), found ([\w.-]+)$", text)
     if choice:
@@ -272,7 +272,15 @@ def _friendly(error: ArgumentError, parser: ArgumentParser) -> UserError:
         return unknown_name("key", option[1], known if "." in option[1] else {key.partition(".")[0] for key in known})
     missing = re.search(r"arguments are required: (.+)", text)
     if missing:
-        options = ", ".join(f"--{name}" for name in missing[1].split(", "))
-        also = ", or in the recipe" if "recipe" in known else ""
-        return UserError(f"{missing[1]} missing; expected {options}{also}")
-    return UserError(text.replace("unrecognized arguments:", "expected options such as --seed 1, found"))
+        expected = _as_written(missing[1].split(", "), kinds, parser.prog)
+        return UserError(f"{missing[1]} missing; expected {expected}; {parser.prog} --help shows examples")
+    return UserError(text.replace("unrecognized arguments:", "expected options such as --name value, found"))
+
+
+def _as_written(missing: Sequence[str], kinds: Sequence[type[Any]], prog: str) -> str:
+    """How options that are missing are given: by place those that come first, by name the others."""
+    if kinds and issubclass(kinds[0], Recipe):
+        return f"{', '.join(f'--{name}' for name in missing)}, or a recipe that has them"
+    first = leading_fields(kinds[0]) if kinds else []
+    options = [f"--{name} {name.upper()}" for name in missing if name not in first]
+    return " ".join([prog, *(word.strip("[]") for word in _leading_words(kinds)), *options])

@@ -117,11 +117,11 @@ class Description:
         """
         if self.pixels is None or (pixels == "uint8") == (self.pixels == "uint8"):
             return
-        kinds = {True: "8 bits (uint8)", False: "their own unit ({})"}
+        kinds = {True: "8 bits (uint8)", False: "type {}"}
         found, expected = (kinds[one == "uint8"].format(one) for one in (pixels, self.pixels))
         raise UserError(
             f"{what} holds pixels of {found}, but {network} was trained on pixels of {expected}; its labels would be "
-            "wrong without a sign"
+            "wrong, and nothing would show it"
         )
 
     def check_classes(self, classes: Sequence[str], network: str, data: str = "the data", remedy: str = "") -> None:

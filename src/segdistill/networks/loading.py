@@ -111,7 +111,8 @@ def load_network(
     else:
         raise UserError(
             f"unknown network '{text}': no such folder, nor one of "
-            f"{', '.join([*(f'{source}:...' for source in SOURCES), *entry_point_names(from_python.GROUP)])}"
+            f"{', '.join([*(f'{source}:...' for source in SOURCES), *entry_point_names(from_python.GROUP)])}; "
+            "expected a spec such as smp:Unet:resnet34"
         )
     if file is not None:
         network.load_weights(file)
