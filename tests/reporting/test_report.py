@@ -132,6 +132,7 @@ def test_what_to_do_comes_first_and_nothing_from_elsewhere(page: Page, compariso
         "How it was made",
     ]
     assert comparison.verdict in page.text
+    assert page.text.index("Knowledge distillation lets") < page.text.index("Drag the line")
     assert all(warning[1:] in page.text for warning in comparison.warnings)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert {address[1:] for address in page.addresses if address[0] == "#"} <= set(page.ids)

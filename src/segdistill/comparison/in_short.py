@@ -17,7 +17,8 @@ EXPLANATION = (
     f"differs. '{BASELINE}' is the student trained without its teacher: a method is worth its effort only if it is "
     "better than that. mIoU, mean intersection over union, is the score: for each class the area that prediction and "
     "truth share, divided by the area that either covers, averaged over the classes; 100 % is perfect. A seed is one "
-    "repetition of the training with other random numbers."
+    "repetition of the training with other random numbers. A 95 % interval, in brackets behind a difference, says how "
+    "far chance may move it; where it holds 0, there may be no difference."
 )
 
 

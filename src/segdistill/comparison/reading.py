@@ -274,7 +274,7 @@ def _warnings(rows: Sequence[Row], images: int, plan: Mapping[str, Any]) -> tupl
             if cell.status == "failed":
                 told.append(f"{row.method} failed with seed {cell.seed}: {cell.error}")
     if any(_seeds(row.difference) == 1 for row in compared):
-        told.append("with one seed the intervals are about these networks on other images, not about other seeds")
+        told.append("with one seed it is unknown how much results differ between seeds; take three or more")
     elif any(_seeds(row.difference) == 2 for row in compared):
         told.append(
             "two seeds tell little of how much seeds matter, so that the intervals are wide; take three or more"

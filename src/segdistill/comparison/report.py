@@ -98,20 +98,19 @@ def _in_short(comparison: Comparison, choice: Advised, seen: Seen) -> list[Block
     if facts:
         blocks.append(Facts(facts))
     blocks.append(Bullets([f"{text[:1].upper()}{text[1:]}." for text in comparison.warnings], "warnings"))
-    return blocks
+    return [*blocks, Fold("What do these words mean?", [Paragraph(EXPLANATION)])]
 
 
 def _next_steps(choice: Advised) -> list[Block]:
-    """Commands to use the best run with, and what the words of this page mean."""
-    blocks: list[Block] = []
-    if choice.cell is not None and choice.row is not None:
-        commands = [
-            f"segdistill predict {choice.cell.run} photos --output labels",
-            f"segdistill export {choice.cell.run}",
-        ]
-        told = f"The best run of {choice.row.method}: label your images with it, or export it to a file to deploy:"
-        blocks += [Paragraph(told), Listing("\n".join(commands), "commands")]
-    return [*blocks, Paragraph(EXPLANATION, "note")]
+    """Commands to use the best run with."""
+    if choice.cell is None or choice.row is None:
+        return [Paragraph("Finish the comparison first: the last section has the command.")]
+    commands = [
+        f"segdistill predict {choice.cell.run} photos --output labels",
+        f"segdistill export {choice.cell.run}",
+    ]
+    told = f"The best run of {choice.row.method}: label your images with it, or export it to a file to deploy:"
+    return [Paragraph(told), Listing("\n".join(commands), "commands")]
 
 
 def _facts(row: Row, comparison: Comparison, seen: Seen) -> list[tuple[str, str, str]]:

@@ -105,9 +105,8 @@ def headline(
     """
     sentences = _against_the_teacher(teacher)
     if missing or failed:
-        what = [f"{counted(missing, 'run')} not finished yet"] * bool(missing) + [
-            f"{counted(failed, 'run')} failed"
-        ] * bool(failed)
+        what = [f"{counted(missing, 'run')} not finished yet"] * bool(missing)
+        what += [f"{counted(failed, 'run')} failed"] * bool(failed)
         sentences.append(f"{' and '.join(what)}; what follows is about the others.")
     if not differences:
         return " ".join([*sentences, "No method can be compared with the student alone yet."])
@@ -117,7 +116,7 @@ def headline(
     best = (better or ordered)[0]
     seeds = seeds_of(differences[best])
     images = differences[best].images
-    over = f"{seeds} seeds and {images} images" if seeds > 1 else f"{images} images"
+    over = f"{seeds} seeds and " * (seeds > 1) + counted(images, "image")
     told = f"{points(differences[best])} points of mIoU, over {over}"
     if better:
         gap = gaps.get(best)
@@ -166,7 +165,7 @@ def recommendation(
     """
     sentences = _against_the_teacher(teacher)
     seeds = seeds_of(difference)
-    over = f"{seeds} seeds and {difference.images} images" if seeds > 1 else f"{difference.images} images"
+    over = f"{seeds} seeds and " * (seeds > 1) + counted(difference.images, "image")
     told = f"{points(difference)} points of mIoU, over {over}, after {length_told(length, unit)} each"
     chosen = "none"
     as_good = [name for name, one in against.items() if one.verdict != "better"]

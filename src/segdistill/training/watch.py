@@ -30,7 +30,8 @@ class Watch:
             ratio = value / task
             if name != "task" and not SMALLEST <= ratio <= LARGEST:
                 amount = f"{ratio:.0f} times" if ratio > 1 else f"{100 * ratio:.2g} % of"
-                advice = "lower" if ratio > 1 else "raise"
+                # Default weights may be large on purpose, where the teacher is the better guide.
+                advice = "if val mIoU stays low, lower" if ratio > 1 else "raise"
                 self._once(
                     name, f"warning: {name} is {amount} the task loss; {advice} its weight, or set loss_weights: auto"
                 )
