@@ -34,16 +34,16 @@ def test_the_warning_says_what_more_views_cost(
     """3 epochs of one view; two views of 5 images of 6 classes at 16 x 16 positions, 2 bytes each, and a flag."""
     distil(tmp_path / "run", teacher, method="kd", views=1, teacher_cache=tmp_path / "cache")
     record = (tmp_path / "cache" / "logits.view0.bin").stat().st_size // 5
-    told = re.search(r"warning: (1 views .*)", capsys.readouterr().out)
+    told = re.search(r"warning: (with 1 view in .*)", capsys.readouterr().out)
     assert told is not None
     size = 2 * 5 * (record + 1)
-    assert "show each augmented image 3.0 times" in told[1]
+    assert "each augmented image is shown 3.0 times" in told[1]
     assert f"take views: 2, {size / 1e3:.2f} kB of teacher cache, and views: auto" in told[1]
 
 
 def test_without_a_cache_there_is_no_size(tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     distil(tmp_path / "run", teacher, method="kd", views=1)
-    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: 1 views"))
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: with 1 view in"))
     assert told.endswith("take views: 2")
 
 
@@ -52,7 +52,7 @@ def test_auto_takes_one_for_each_epoch(tmp_path: Path, teacher: Path, capsys: py
     run = distil(tmp_path / "run", teacher, method="kd", views="auto", teacher_cache=tmp_path / "cache")
     printed = capsys.readouterr().out
     assert "views: auto takes 3 views for 3 epochs" in printed
-    assert "show each augmented image" not in printed
+    assert "augmented image is shown" not in printed
     assert run.read_config()["views"] == 3
     assert len(list((tmp_path / "cache").glob("logits.view*.bin"))) == 3
     live = distill_tiny(tmp_path / "live", teacher, method="kd")
