@@ -85,9 +85,7 @@ def _use(name: str, method: Method | type[Method]) -> list[str]:
 def _facts(method: Method | type[Method]) -> str:
     """What a method needs, compares and costs, in sentences."""
     needed = needs(method)
-    facts = [
-        f"Needs {', '.join(needed)}." if needed else "Needs nothing in particular: it fits every pair of networks."
-    ]
+    facts = [f"Needs {', '.join(needed)}." if needed else "Needs nothing in particular."]
     if method.family:
         facts.append(f"Family: {method.family}.")
     if method.cost is not None:
