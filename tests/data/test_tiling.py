@@ -218,7 +218,7 @@ def test_files_are_converted_once(tmp_path: Path, capsys: pytest.CaptureFixture[
     # A changed mask, and another meaning of masks, give other files.
     write_mask(root / "masks/train/1.png", mask(7))
     assert Folder(root, CLASSES, tiled_copy=tiled_copy)[1][1].equal(torch.from_numpy(mask(7)).long())
-    assert "converting 1 images" in capsys.readouterr().err
+    assert "converting 1 image into tiles" in capsys.readouterr().err
     expected = torch.from_numpy(mask(0)).long()
     ignored = Folder(root, CLASSES, tiled_copy=tiled_copy, ignore=2)[0][1]
     assert ignored.equal(torch.where(expected == 2, 255, expected))

@@ -20,6 +20,7 @@ from segdistill.comparison.results import Cell, Comparison, Row, summary_of
 from segdistill.comparison.statistics import Difference, Overlaps, compare_miou, gap_closure
 from segdistill.errors import UserError
 from segdistill.networks.identity import network_label
+from segdistill.progress import counted
 from segdistill.run_folder import RunFolder
 
 #: Pixels within which boundary F1 forgives.
@@ -280,7 +281,8 @@ def _warnings(rows: Sequence[Row], images: int, plan: Mapping[str, Any]) -> tupl
             "two seeds tell little of how much seeds matter, so that the intervals are wide; take three or more"
         )
     if images < FEW_IMAGES:
-        told.append(f"{images} validation images are few: a bootstrap interval needs some {FEW_IMAGES} to be right")
+        few = f"{counted(images, 'validation image')} {'is' if images == 1 else 'are'} few"
+        told.append(f"{few}: a bootstrap interval needs some {FEW_IMAGES} to be right")
     if len(compared) > 1:
         told.append(
             f"{len(compared)} methods are held against one baseline: the more there are, the likelier it is that one "

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from segdistill.comparison import verdict
 from segdistill.metrics.scores import percent
+from segdistill.progress import counted
 from segdistill.reporting import page
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def comparison_html(comparison: Comparison) -> str:
 
 
 def _title(comparison: Comparison) -> str:
-    return f"{len(comparison.ids)} validation images"
+    return counted(len(comparison.ids), "validation image")
 
 
 def _caption(comparison: Comparison) -> str:

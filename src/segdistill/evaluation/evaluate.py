@@ -28,7 +28,7 @@ from segdistill.metrics.scores import Scores, percent, scores_from_confusion
 from segdistill.networks.loading import check_trained, load_trained, network_folder
 from segdistill.networks.network import Network
 from segdistill.prediction.predictor import open_predictor
-from segdistill.progress import tracked
+from segdistill.progress import counted, tracked
 from segdistill.recipe.data import build_split
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.sizes import parse_resize
@@ -90,7 +90,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     found = measure(tiled, dataset, batch_size=options.batch_size, quiet=options.quiet, lines=options.lines or ())
     _save(found, options, {"data": plain(named, "data"), "resize": tiled.resize})
     if not console.is_jupyter:  # a notebook shows what is returned
-        console.print(evaluation_table(found, f"{options.model} on {options.split}, {len(dataset)} images"))
+        console.print(evaluation_table(found, f"{options.model} on {options.split}, {counted(len(dataset), 'image')}"))
     return found
 
 

@@ -23,7 +23,7 @@ from segdistill.formats.agreement import File, Form
 from segdistill.formats.exported import run_file
 from segdistill.formats.extra import require
 from segdistill.metrics.scores import Scores, percent, scores_from_confusion
-from segdistill.progress import tracked
+from segdistill.progress import counted, tracked
 
 LARGEST_LOSS = 1.0
 """Points of mIoU beyond which the user is warned."""
@@ -81,7 +81,7 @@ class QuantisationCost:
 
     def table(self) -> Table:
         """IoU by class, before and after, for the terminal."""
-        table = Table(title=f"int8 on {self.images} validation images", title_justify="left")
+        table = Table(title=f"int8 on {counted(self.images, 'validation image')}", title_justify="left")
         table.add_column("class", no_wrap=True)
         columns = {"float32": self.before, "int8": self.after}
         if self.post_training is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segdistill.errors import UserError, unknown_name
+from segdistill.progress import counted
 
 DROPPED = "ignore"
 """Stands for a class of ours: the teacher's class is left out."""
@@ -56,7 +57,7 @@ def read_class_map(
     if left and REST not in given:
         shown = ", ".join(f"{theirs[label]} ({label})" for label in left[:5]) + (", ..." if left[5:] else "")
         raise UserError(
-            f"teacher_classes lacks {len(left)} classes of {teacher}: {shown}; name a class of the data or "
+            f"teacher_classes lacks {counted(len(left), 'class')} of {teacher}: {shown}; name a class of the data or "
             f"{DROPPED} for each, or give all others one as '{REST}': {DROPPED}"
         )
     rest = _meaning(given[REST], ours) if left else None

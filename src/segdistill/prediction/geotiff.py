@@ -27,6 +27,7 @@ from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, permissions, write_atomically, write_json, write_text
 from segdistill.networks.description import Description
 from segdistill.prediction.polygons import write_polygons
+from segdistill.progress import counted
 
 KEY_TAG = "SEGDISTILL_KEY"
 """The tag in a finished file that says what it was made from."""
@@ -119,7 +120,7 @@ def _chosen(path: Path, described: Description, bands: Sequence[int] | None) -> 
     in_channels = described.in_channels
     if bands is not None:
         if len(bands) != in_channels:
-            raise UserError(f"bands names {len(bands)} bands, but the model takes {in_channels}")
+            raise UserError(f"bands names {counted(len(bands), 'band')}, but the model takes {in_channels}")
         return open_image(path, tuple(bands))
     every = tuple(range(1, header.bands + 1))
     plain = tuple(number for number in every if header.colors[number - 1] != "alpha")

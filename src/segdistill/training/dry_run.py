@@ -119,9 +119,9 @@ def _data_rows(loop: Loop, data: Data) -> list[tuple[str, str, str]]:
     steps = loop.sampler.batches
     return [
         ("data", "set", str(data.values.get("dataset", "one for each split"))),
-        ("data", "train", f"{len(data.train)} images{crops}, the first {size}; crops of {height} x {width}"),
+        ("data", "train", f"{counted(len(data.train), 'image')}{crops}, the first {size}; crops of {height} x {width}"),
         *_unlabelled_rows(loop, data),
-        ("data", "val", f"{len(data.val)} images"),
+        ("data", "val", counted(len(data.val), "image")),
         ("data", "classes", f"{len(data.train.classes)}: {', '.join(data.train.classes)}"),
         ("data", "epoch", f"{steps} step{'s' * (steps > 1)} of {loop.step.config.batch_size} images"),
     ]
@@ -131,7 +131,7 @@ def _unlabelled_rows(loop: Loop, data: Data) -> list[tuple[str, str, str]]:
     if data.unlabelled is None:
         return []
     share = f"{loop.sampler.unlabelled_in_batch} of the {loop.step.config.batch_size} images of each batch"
-    return [("data", "unlabelled", f"{len(data.unlabelled)} images, {share}")]
+    return [("data", "unlabelled", f"{counted(len(data.unlabelled), 'image')}, {share}")]
 
 
 def _network_rows(loop: Loop, data: Data, config: Mapping[str, Any]) -> list[tuple[str, str, str]]:

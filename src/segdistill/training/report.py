@@ -97,7 +97,7 @@ def _training_images(data: Data) -> str:
     if data.train.unlabelled_index is not None:
         return f"{len(data.train)} unlabelled images"
     if data.unlabelled is None:
-        return f"{len(data.train)} images"
+        return counted(len(data.train), "image")
     return f"{len(data.train)} labelled and {len(data.unlabelled)} unlabelled images"
 
 

@@ -19,7 +19,7 @@ from segdistill.datasets.reading.images import RGB, ImageFile, is_tiled, open_im
 from segdistill.datasets.reading.masks import MaskReader, resized_labels
 from segdistill.datasets.reading.rasters import TiledWriter, read_header, require_rasterio
 from segdistill.errors import UserError
-from segdistill.progress import tracked
+from segdistill.progress import counted, tracked
 
 READING = "2"
 """Changes with the rules by which files are read, so that what was converted by others is not used."""
@@ -145,7 +145,7 @@ class TileDataset(FileDataset):
         missing = [index for index, files in enumerate(targets) if any(file and not file.is_file() for file in files)]
         if missing:
             console = Console(stderr=True)
-            console.out(f"converting {len(missing)} images into tiles in {folder}, once", highlight=False)
+            console.out(f"converting {counted(len(missing), 'image')} into tiles in {folder}, once", highlight=False)
             for index in tracked(missing, "converting", len(missing), console):
                 self._convert(index, *targets[index])
         return tuple(targets)
