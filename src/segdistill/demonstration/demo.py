@@ -46,7 +46,7 @@ DATA: dict[str, Any] = {
     "quarter_turns": True,
 }
 #: Augmented pictures of each scene. The teacher's outputs are computed once for each, not in every epoch.
-VIEWS = 2
+VIEWS = 3
 COLUMNS = ("network", "mIoU", "parameters", "MACs", "ms / image", "training s")
 
 
