@@ -48,7 +48,7 @@ def test_recipes_of_a_family(family: Path, tmp_path: Path) -> None:
 
 
 def test_there_are_recipes() -> None:
-    assert [family.name for family in FAMILIES] == ["camvid", "camvid-50", "idd-lite"]
+    assert [family.name for family in FAMILIES] == ["camvid", "camvid-50", "idd-lite", "idd-lite-tenth"]
 
 
 def _unlabelled(recipe: Path, folder: Path) -> list[str]:
