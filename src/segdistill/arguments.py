@@ -6,6 +6,7 @@ import inspect
 import re
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import yaml
@@ -69,16 +70,22 @@ def checked_arguments(
     for key, parameter in known.items():
         if parameter.default is parameter.empty and values.get(key) is None:
             raise UserError(f"{where}: the key '{key}' is missing")
+    try:
+        arguments: dict[str, Any] = _parser(kind, frozenset(skip)).parse_object(dict(values)).as_dict()
+    except ArgumentError as error:
+        raise UserError(f"{where}: {explain(error)}") from error
+    return arguments
+
+
+@lru_cache(maxsize=128)
+def _parser(kind: Callable[..., Any], skip: frozenset[str]) -> ArgumentParser:
+    """What checks the arguments of a class or function. Making it takes as long as a small network's training step."""
     parser = ArgumentParser(exit_on_error=False, parser_mode=PARSER_MODE)
     if isinstance(kind, type):
         parser.add_class_arguments(kind, skip=set(skip), fail_untyped=False)
     else:
         parser.add_function_arguments(kind, skip=set(skip), fail_untyped=False)
-    try:
-        arguments: dict[str, Any] = parser.parse_object(dict(values)).as_dict()
-    except ArgumentError as error:
-        raise UserError(f"{where}: {explain(error)}") from error
-    return arguments
+    return parser
 
 
 def explain(error: Exception) -> str:
