@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from segdistill.comparison.reading import load_comparison
 from segdistill.formats.exported import ExportedModel
 from segdistill.methods.building import build_methods
 from segdistill.naming import known_names, resolve
+from segdistill.plugins import entry_point_names, load_entry_point
 from segdistill.recipe.data import Data
 from tests.training.runs import fingerprint
 
@@ -177,6 +179,17 @@ def teacher(package: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(output: Path, **more: Any) -> dict[str, Any]:
     return {"student": "narrow", "train": TRAIN, "output": output, "device": "cpu", "quiet": True, **more}
+
+
+def test_a_package_that_is_installed_while_the_process_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "late" not in entry_point_names("segdistill.methods")
+    about = tmp_path / "late-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[segdistill.methods]\nlate = fractions:Fraction\n")
+    assert "late" in entry_point_names("segdistill.methods")
+    assert load_entry_point("segdistill.methods", "late") is Fraction
 
 
 def test_trained_and_written_down(package: Any, teacher: Path) -> None:

@@ -80,8 +80,15 @@ def name_of(found: Any) -> str:
 
 
 def _places() -> tuple[tuple[str, int], ...]:
-    """Where Python looks for packages, and when each folder was changed last."""
-    return tuple((place, os.stat(place).st_mtime_ns) for place in sys.path if os.path.isdir(place))
+    """Where Python looks for packages, and when each place was changed last; 0 where there is none."""
+
+    def changed(place: str) -> int:
+        try:
+            return os.stat(place).st_mtime_ns
+        except OSError:
+            return 0
+
+    return tuple((place, changed(place)) for place in (place or os.getcwd() for place in sys.path))
 
 
 @lru_cache(maxsize=16)

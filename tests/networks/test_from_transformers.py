@@ -139,6 +139,8 @@ def test_a_name_on_the_hub_predicts_from_the_cache(tmp_path: Path, monkeypatch: 
     (cached / "refs" / "main").write_text("0")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("segdistill.networks.fetching._reachable", lambda _: False)
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)  # between attempts to reach the hub
     found, expected = open_predictor("transformers:owner/name", "cpu"), load_run(cached / "snapshots" / "0")
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(found.model.scorer(images), expected(images))
@@ -147,6 +149,7 @@ def test_a_name_on_the_hub_predicts_from_the_cache(tmp_path: Path, monkeypatch: 
     assert open_predictor("transformers:owner/name", "cpu").identity != found.identity
     with pytest.raises(UserError, match=r"cannot read 'owner/nam' as a folder here, nor fetch it"):
         open_predictor("transformers:owner/nam", "cpu")
+    assert waits == []
     with pytest.raises(UserError, match=r"'transformers:segformer' is a network spec, which has no trained weights"):
         load_run("transformers:segformer")
 
