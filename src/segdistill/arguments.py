@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -70,22 +70,26 @@ def checked_arguments(
     for key, parameter in known.items():
         if parameter.default is parameter.empty and values.get(key) is None:
             raise UserError(f"{where}: the key '{key}' is missing")
+    parser_of = _kept_parser if isinstance(kind, Hashable) else _parser
     try:
-        arguments: dict[str, Any] = _parser(kind, frozenset(skip)).parse_object(dict(values)).as_dict()
+        arguments: dict[str, Any] = parser_of(kind, frozenset(skip)).parse_object(dict(values)).as_dict()
     except ArgumentError as error:
         raise UserError(f"{where}: {explain(error)}") from error
     return arguments
 
 
-@lru_cache(maxsize=128)
 def _parser(kind: Callable[..., Any], skip: frozenset[str]) -> ArgumentParser:
-    """What checks the arguments of a class or function. Making it takes as long as a small network's training step."""
+    """What checks the arguments of a class or function."""
     parser = ArgumentParser(exit_on_error=False, parser_mode=PARSER_MODE)
     if isinstance(kind, type):
         parser.add_class_arguments(kind, skip=set(skip), fail_untyped=False)
     else:
         parser.add_function_arguments(kind, skip=set(skip), fail_untyped=False)
     return parser
+
+
+# Making one takes as long as a small network's training step.
+_kept_parser = lru_cache(maxsize=128)(_parser)
 
 
 def explain(error: Exception) -> str:
