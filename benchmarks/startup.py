@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
     commands = {"import torch": ["-c", "import torch"]}
-    commands |= {name: ["-m", "segdistill.cli.main", *line] for name, line in LINES.items()}
+    commands |= {name: ["-m", "segdistill", *line] for name, line in LINES.items()}
     times: dict[str, list[float]] = {name: [] for name in commands}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(repeats + 1):

@@ -17,7 +17,6 @@ import yaml
 
 import segdistill
 from segdistill import RunFolder
-from segdistill.cli import main as entry
 from segdistill.cli.main import COMMANDS, main
 from segdistill.methods import METHODS
 from segdistill.methods.building import build_methods
@@ -262,7 +261,7 @@ def test_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_process_of_its_own(recipe: Path, tmp_path: Path) -> None:
     """Through a pipe: the epochs' lines and the result, and nothing else on either stream."""
-    command = [sys.executable, "-m", entry.__name__, "train", str(recipe), "--output", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "segdistill", "train", str(recipe), "--output", str(tmp_path / "run")]
     done = subprocess.run([*command, "--device", "cpu"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr == ""

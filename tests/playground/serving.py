@@ -41,7 +41,7 @@ class Served:
         self.temporary = self.folder / "temporary"
         self.temporary.mkdir()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "segdistill.cli.main", "play", *self.arguments],
+            [sys.executable, "-m", "segdistill", "play", *self.arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -110,7 +110,7 @@ def start(recipe: Path, output: Path) -> subprocess.Popen[str]:
 
 
 def command(recipe: Path, output: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "segdistill.cli.main", "train", str(recipe), "--output", str(output), *more]
+    return [sys.executable, "-m", "segdistill", "train", str(recipe), "--output", str(output), *more]
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def write_recipe(path: Path, teacher: Path, **changes: Any) -> Path:
 
 
 def command(recipe: Path, output: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "segdistill.cli.main", "distill", str(recipe), "--output", str(output), *more]
+    return [sys.executable, "-m", "segdistill", "distill", str(recipe), "--output", str(output), *more]
 
 
 def start(recipe: Path, output: Path, *more: str) -> subprocess.Popen[str]:

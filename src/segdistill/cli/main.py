@@ -94,7 +94,3 @@ def _overview() -> str:
             "segdistill --version prints the version.",
         ]
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
