@@ -14,11 +14,11 @@ from rich.progress import Progress
 
 from segdistill.data.ahead import ahead
 from segdistill.datasets.reading.videos import Video
-from segdistill.errors import UserError
 from segdistill.files import write_atomically, write_json
 from segdistill.prediction import pictures
 from segdistill.prediction.images_in import Item, Picture
 from segdistill.prediction.job import Job, LabelMap, Wanted
+from segdistill.prediction.videos import one_by_one
 
 Frame = tuple[Item, np.ndarray, LabelMap]
 """The frame's label map to be, its pixels (H, W, 3), its labels."""
@@ -26,15 +26,7 @@ Frame = tuple[Item, np.ndarray, LabelMap]
 
 def predict_all(job: Job, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
     """Predicts one video after another, each given before it is begun."""
-    for item in items:
-        yield item
-        try:
-            if not job.takes_rgb:
-                raise UserError(f"{item.path} is a video, whose frames are RGB; the model takes other bands")
-            with Video(item.path) as frames:
-                _predict(job, bar, item, frames)
-        except UserError as error:
-            job.failed(error, together)
+    return one_by_one(_predict, job, bar, items, together)
 
 
 def companions(item: Item, wanted: Wanted) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,13 +26,24 @@ __all__ = ["companions", "made_from", "predict_all"]
 
 def predict_all(job: Job, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
     """Predicts one video after another, each given before it is begun."""
+    return one_by_one(_predict, job, bar, items, together)
+
+
+def one_by_one(
+    predict: Callable[[Job, Progress, Item, Video], None],
+    job: Job,
+    bar: Progress,
+    items: Sequence[Item],
+    together: int,
+) -> Iterator[Item]:
+    """Gives one video after another, each before ``predict`` is called for it; a video that fails stops no other."""
     for item in items:
         yield item
         try:
             if not job.takes_rgb:
                 raise UserError(f"{item.path} is a video, whose frames are RGB; the model takes other bands")
             with Video(item.path) as frames:
-                _predict(job, bar, item, frames)
+                predict(job, bar, item, frames)
         except UserError as error:
             job.failed(error, together)
 
