@@ -41,6 +41,7 @@ timeout = 300
 filterwarnings = ["ignore::DeprecationWarning"]
 [tool.mutmut]
 source_paths = ["src/"]
+also_copy = ["docs"]
 only_mutate = {files}
 do_not_mutate_patterns = {patterns}
 pytest_add_cli_args = {arguments}
@@ -85,7 +86,7 @@ def open_session(part: str, settings: dict[str, Any]) -> Path:
     """Return the folder where mutmut works on a part, made or brought up to date."""
     folder = ROOT / ".mutants" / part
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("src", "tests"):
+    for name in ("src", "tests", "docs"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     configuration = CONFIGURATION.format(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from typing import Any
 
@@ -94,6 +95,31 @@ def test_a_teacher_that_is_not_finite_is_refused(value: float) -> None:
         distiller(torch.rand(2, 3, 64, 64))
 
 
+def test_on_an_accelerator_the_teacher_is_checked_once() -> None:
+    """Meta tensors stand for it: they have no values, so that to read one is an error."""
+    distiller = Distiller(*pair(), KD())
+    elsewhere = {"logits": torch.ones(1, device="meta")}
+    with pytest.raises(RuntimeError, match="meta"):
+        distiller._check_teacher(elsewhere)
+    distiller._check_teacher({"logits": torch.ones(1)})
+    distiller._check_teacher(elsewhere)
+
+
+def test_a_teacher_of_one_size_gets_no_other() -> None:
+    teacher, student = pair()
+    teacher.info = dataclasses.replace(teacher.info, size=(64, 96))
+    distiller = Distiller(teacher, student, KD())
+    assert distiller.teacher_outputs(torch.rand(1, 3, 64, 96))
+    with pytest.raises(UserError, match="64 x 96 pixels alone, but these are 96 x 64"):
+        distiller.teacher_outputs(torch.rand(1, 3, 96, 64))
+    with pytest.raises(UserError, match="64 x 96 pixels alone, but these are 96 x 64"):
+        distiller(torch.rand(1, 3, 96, 64))
+    closer = Distiller(teacher, student, KD(), teacher_scale=2)
+    assert closer.teacher_outputs(torch.rand(1, 3, 64, 96))
+    with pytest.raises(UserError, match="32 x 48 pixels alone, but these are 48 x 32"):
+        closer.teacher_outputs(torch.rand(1, 3, 96, 64))
+
+
 def test_ka_needs_its_pre_stage() -> None:
     teacher, student = pair()
     distiller = Distiller(teacher, student, KA())
@@ -118,6 +144,8 @@ def test_wrong_arguments_are_told_apart() -> None:
     twice = KD()
     with pytest.raises(UserError, match="the same kd stands twice"):
         Distiller(teacher, student, [twice, twice])
+    with pytest.raises(UserError, match="the teacher is a str, expected a segdistill Network"):
+        Distiller("vit", student, KD())  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"labels have shape \(1, 16, 16\), expected \(1, 32, 32\)"):
         Distiller(teacher, student, KD())(torch.rand(1, 3, 32, 32), torch.zeros(1, 16, 16, dtype=torch.long))
 
@@ -190,6 +218,7 @@ def test_where_nobody_has_labelled_the_teacher_alone_speaks() -> None:
     labels = some_labels()
     without = distiller(IMAGES, labels).terms["task"]
     labels[1] = 254
+    assert "task" not in distiller(IMAGES).terms
     out = distiller(IMAGES, labels)
     ignored = torch.where(labels == 254, 255, labels)
     assert torch.equal(spy.valid[:, :50, :70], labels != 255)  # the second image whole, the first as labelled
@@ -220,6 +249,7 @@ def test_padding_is_neither_valid_nor_labelled(ignored: str) -> None:
     distiller, spy = spied(ignored=ignored)
     labels = some_labels()
     distiller(IMAGES, labels)
+    assert spy.valid.dtype == torch.bool
     assert spy.valid.shape == spy.labels.shape == (2, 96, 96)  # of both multiples, not of one of them
     inside = spy.valid[:, :50, :70]
     assert torch.equal(inside, labels != 255 if ignored == "skip" else torch.ones_like(inside))

@@ -268,9 +268,9 @@ class Distiller(nn.Module):
         # Both networks see the same padded image, so that their features cover the same extent.
         images = pad_to_multiple(images, self.multiple)
         padding = (0, images.shape[-1] - width, 0, images.shape[-2] - height)
-        inside = torch.ones((len(images), height, width), dtype=torch.bool, device=images.device)
+        inside = images.new_ones((len(images), height, width), dtype=torch.bool)
         valid = inside if labels is None or self.ignored == "distil" else labels != self.ignore_index
-        valid = F.pad(valid, padding, value=False)
+        valid = F.pad(valid, padding)  # by False
         if labels is not None and self.unlabelled_index is not None:
             labels = labels.masked_fill(labels == self.unlabelled_index, self.ignore_index)
         padded = None if labels is None else F.pad(labels, padding, value=self.ignore_index)
@@ -370,7 +370,7 @@ def _checked(images: Tensor, labels: Tensor | None, classes: int, ignore: int, u
     """Labels as int64, after a check of their shape and values."""
     if labels is None:
         return None
-    _check_labels(images, labels, classes, [ignore] if unlabelled is None else [ignore, unlabelled])
+    _check_labels(images, labels, classes, [label for label in (ignore, unlabelled) if label is not None])
     return labels.long()
 
 

@@ -308,6 +308,16 @@ def test_ignored_pixels_are_no_line() -> None:
     assert image.line_broken.tolist() == [0, 10]
 
 
+@has_skeletons
+def test_a_map_that_is_all_line() -> None:
+    """Of the first class, which may be a line as well, and of a middle one."""
+    for line in (0, 1):
+        labels = np.full((1, 5), line)
+        image = counted(labels, labels, 3, line_classes=[line])
+        assert image.line_length.tolist() == [5 * (index == line) for index in range(3)]
+        assert image.line_broken.tolist() == [0, 0, 0]
+
+
 def test_scikit_image_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage.morphology", None)
     with pytest.raises(UserError, match=r"needs the package scikit-image: pip install 'segdistill\[lines\]'"):

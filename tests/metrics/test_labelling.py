@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,9 @@ def maps() -> list[np.ndarray]:
 @pytest.mark.parametrize("label", [label_components, label_with_scipy])
 def test_components_are_those_of_each_value_alone(label: Any) -> None:
     for values in maps():
-        np.testing.assert_array_equal(label(values), plain(values))
+        found = label(values)
+        np.testing.assert_array_equal(found, plain(values))
+        assert found.dtype == np.int64
 
 
 def test_diagonal_neighbours_are_connected() -> None:
@@ -40,6 +44,16 @@ def test_diagonal_neighbours_are_connected() -> None:
     assert label_with_scipy(values).tolist() == [[1, 0, 2], [0, 1, 0], [3, 0, 1]]
 
 
-def test_without_the_package_scipy_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    np.testing.assert_array_equal(label_components(maps()[-4]), label_with_scipy(maps()[-4]))
+@pytest.mark.parametrize("is_there", [False, True])
+def test_scipy_does_it_without_the_package_alone(monkeypatch: pytest.MonkeyPatch, is_there: bool) -> None:
+    def by_package(values: np.ndarray, *, connectivity: int) -> np.ndarray:
+        assert connectivity == 8
+        return np.full(values.shape, 7, dtype=np.uint16)
+
+    package = SimpleNamespace(connected_components=by_package)
+    monkeypatch.setitem(sys.modules, "cc3d", package)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: package if is_there else None)
+    values = maps()[-4]
+    found = label_components(values)
+    assert found.dtype == np.int64
+    np.testing.assert_array_equal(found, np.full_like(values, 7) if is_there else label_with_scipy(values))

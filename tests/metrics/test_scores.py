@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segdistill import UserError
-from segdistill.metrics.scores import ConfusionCounts, scores_from_confusion
+from segdistill.metrics.scores import ConfusionCounts, percent, scores_from_confusion
 
 CLASSES = ["road", "car", "sky"]
 
@@ -104,3 +104,24 @@ def test_reset_forgets() -> None:
     counts.reset()
     counts.update(torch.zeros(1, 2, 1, 3), torch.ones(1, 1, 3, dtype=torch.long))
     assert counts.confusion().tolist() == [[0, 0], [3, 0]]
+    assert counts.confusion().dtype == torch.int64  # single precision cannot count beyond 2^24
+    assert not counts.state_dict()
+
+
+def test_a_class_of_one_pixel() -> None:
+    """Found, then lost to another class."""
+    assert scores_from_confusion(torch.tensor([[1]]), ["road"]).as_dict() == {
+        "miou": 100.0,
+        "pixel_accuracy": 100.0,
+        "mean_f1": 100.0,
+        "iou": {"road": 100.0},
+        "f1": {"road": 100.0},
+        "pixels": 1,
+    }
+    assert scores_from_confusion(torch.tensor([[0, 1], [0, 0]]), ["road", "car"]).iou == {"road": 0.0, "car": 0.0}
+
+
+def test_scores_for_people() -> None:
+    assert percent(12.5) == "12.50"
+    assert percent(0.0) == "0.00"
+    assert percent(None) == "absent"

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from segdistill.metrics import strips as module
 from segdistill.metrics.boundary import BoundaryCounts
+from segdistill.metrics.components import component_overlaps, connected_components
 from segdistill.metrics.connectivity import ConnectivityCounts
-from segdistill.metrics.label_maps import near_another_class
+from segdistill.metrics.label_maps import comparable_maps, near_another_class
 
 Map = NDArray[np.uint8]
 
@@ -35,6 +36,39 @@ def spiral(size: int) -> Map:
         step = step[1], -step[0]
         length -= 2 * (turn % 2 and turn > 1)
     return labels
+
+
+@pytest.mark.parametrize(
+    ("size", "halo", "expected"),
+    [
+        ((7, 4), {}, [(0, 3), (3, 6), (6, 7)]),
+        ((7, 4), {"halo": 2}, [(0, 4), (4, 7)]),  # twice the halo, where that is more
+        ((3, 40), {}, [(0, 1), (1, 2), (2, 3)]),  # a row at least
+        ((13, 1), {}, [(0, 12), (12, 13)]),
+        ((13, 0), {}, [(0, 12), (12, 13)]),
+    ],
+)
+def test_strips_of_twelve_pixels(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], halo: dict[str, int], expected: list[tuple[int, int]]
+) -> None:
+    monkeypatch.setattr(module, "STRIP_PIXELS", 12)
+    assert list(module.strips(size, **halo)) == expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_components_of_strips_are_numbered_as_those_of_the_whole(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    maps = [areas(61, 40, seed), areas(61, 40, seed + 1)]
+    maps[0][areas(61, 40, seed + 50) == 2] = 255
+    predicted, reference = comparable_maps(maps[1], maps[0], 3, 255)
+    parts = [connected_components(one, 3) for one in (reference, predicted)]
+    whole = component_overlaps(*parts, reference, predicted)
+    monkeypatch.setattr(module, "STRIP_PIXELS", 5 * 40)
+    joined = ConnectivityCounts(3, 255)._overlaps(maps[1], maps[0])
+    for name, expected in vars(whole).items():
+        found = getattr(joined, name)
+        # The last strip may have no ignored pixels; what class they have matters nowhere.
+        first = 1 if name.endswith("class") else 0
+        assert np.array_equal(found[first:], expected[first:]), name
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 30])

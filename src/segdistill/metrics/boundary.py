@@ -12,7 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from segdistill.errors import UserError
-from segdistill.metrics.label_maps import Counts, LabelMap, comparable_maps, count_near, near_another_class
+from segdistill.metrics.label_maps import (
+    Counts,
+    LabelMap,
+    check_shapes,
+    comparable_maps,
+    count_near,
+    near_another_class,
+)
 from segdistill.metrics.scores import scores_from_confusion
 from segdistill.metrics.strips import strips
 
@@ -115,7 +122,7 @@ def _f1(found: Counts, reference: Counts, right: Counts, predicted: Counts) -> l
     for f, n, r, m in zip(found.tolist(), reference.tolist(), right.tolist(), predicted.tolist(), strict=True):
         if n == m == 0:
             values.append(None)
-        elif f == 0 or r == 0:  # boundaries on one side only, or all too far apart
+        elif f == 0:  # boundaries on one side only, or all too far apart: then r is 0, too
             values.append(0.0)
         else:
             recall, precision = f / n, r / m
@@ -209,8 +216,7 @@ class BoundaryCounts:
         Raises:
             UserError: if shapes differ or a value is no class.
         """
-        if prediction.ndim != 2 or prediction.shape != labels.shape or 0 in labels.shape:
-            comparable_maps(prediction, labels, self.num_classes, self.ignore_index)  # which says what is wrong
+        prediction, labels = check_shapes(prediction, labels)
         height, width = labels.shape
         depth = max(1, round(self.diagonal_share * math.hypot(height, width)))
         # All that is counted of a pixel depends on what lies this near.

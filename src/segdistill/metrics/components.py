@@ -27,7 +27,7 @@ class Overlaps:
         predicted_class: int64 (P,).
         predicted_area: int64 (P,).
         pairs: numbers of the reference and the predicted component of all pairs of one class that share a pixel, int64
-            (n,) each.
+            (n,) each. What does not count is a pair, too: both maps have it at the same pixels.
         shared: int64 (n,), how many pixels each pair shares.
     """
 
@@ -98,7 +98,7 @@ def component_overlaps(
     r, p = flat_reference[starts], flat_predicted[starts]
     r_class, r_area = _classes_and_areas(r, reference.ravel()[starts], lengths)
     p_class, p_area = _classes_and_areas(p, predicted.ravel()[starts], lengths)
-    alike = (r_class[r] == p_class[p]) & (r > 0) & (p > 0)
+    alike = r_class[r] == p_class[p]
     pairs, shared = _summed_pairs(r[alike], p[alike], lengths[alike], len(p_area))
     return Overlaps(r_class, r_area, p_class, p_area, pairs, shared)
 
@@ -146,19 +146,20 @@ class StripNumbers:
 
     def append(self, parts: NDArray[np.int64], classes: NDArray[Any]) -> None:
         """The next strip: the number of each pixel's component in the strip, and its class."""
-        parts = np.where(parts == 0, 0, parts + self._count - 1)
+        size = int(parts.max())
+        parts = parts + (parts > 0) * (self._count - 1)
         if self._last is not None:
             above, above_class = self._last
             width = len(above)
             for shift in (-1, 0, 1):  # all eight neighbours
                 here = slice(max(0, shift), width + min(0, shift))
                 there = slice(max(0, -shift), width + min(0, -shift))
-                touching = (above[there] > 0) & (parts[0, here] > 0) & (above_class[there] == classes[0, here])
+                touching = above_class[there] == classes[0, here]
                 self._edges.append(np.stack([above[there][touching], parts[0, here][touching]]))
         self._last = parts[-1], classes[-1]
         self._offsets.append(self._count - 1)
-        self._sizes.append(int(parts.max(initial=self._count - 1)) + 1 - self._count)
-        self._count += self._sizes[-1]
+        self._sizes.append(size)
+        self._count += size
 
     def joined(self) -> list[NDArray[np.int64]]:
         """For each strip, the number in the whole map of each of its numbers."""
@@ -202,7 +203,7 @@ def _summed_pairs(
 ) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], NDArray[np.int64]]:
     """Each pair of numbers once, and the sum of its pixels."""
     pairs, which = np.unique(r * p_count + p, return_inverse=True)
-    shared = np.bincount(which, weights=pixels, minlength=len(pairs)).astype(np.int64)
+    shared = np.bincount(which, weights=pixels).astype(np.int64)
     return np.divmod(pairs, p_count), shared
 
 

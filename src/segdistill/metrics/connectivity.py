@@ -21,7 +21,7 @@ from segdistill.metrics.components import (
     joined_overlaps,
     match_components,
 )
-from segdistill.metrics.label_maps import Counts, LabelMap, comparable_maps, count_near
+from segdistill.metrics.label_maps import Counts, LabelMap, check_shapes, comparable_maps, count_near
 from segdistill.metrics.strips import strips
 
 
@@ -217,8 +217,7 @@ class ConnectivityCounts:
         Raises:
             UserError: if shapes differ or a value is no class.
         """
-        if prediction.ndim != 2 or prediction.shape != labels.shape or 0 in labels.shape:
-            comparable_maps(prediction, labels, self.num_classes, self.ignore_index)  # which says what is wrong
+        prediction, labels = check_shapes(prediction, labels)
         overlaps = self._overlaps(prediction, labels)
         components = _component_counts(match_components(overlaps, self.min_area), self.num_classes)
         line_length, line_broken = self._lines(prediction, labels)
@@ -242,7 +241,7 @@ class ConnectivityCounts:
             found.append(component_overlaps(r_parts, p_parts, reference, predicted))
             numbers[0].append(r_parts, reference)
             numbers[1].append(p_parts, predicted)
-        return found[0] if len(found) == 1 else joined_overlaps(found, numbers[0].joined(), numbers[1].joined())
+        return joined_overlaps(found, numbers[0].joined(), numbers[1].joined())
 
     def _lines(self, prediction: LabelMap, labels: LabelMap) -> tuple[Counts, Counts]:
         """Length of the reference's centre lines, and how much of it is broken, int64 (K,) each."""
@@ -253,7 +252,7 @@ class ConnectivityCounts:
         lines = np.full_like(reference, self.num_classes)
         for line in self.line_classes:
             lines[skeletonize(reference == line)] = line
-        length = np.bincount(lines.ravel(), minlength=self.num_classes + 1)[:-1]
+        length = np.bincount(lines.ravel(), minlength=self.num_classes)[: self.num_classes]
         return length, length - count_near(lines, predicted, (self.line_tolerance,), self.num_classes)[0]
 
 
@@ -293,4 +292,4 @@ def _component_counts(matching: Matching, num_classes: int) -> dict[str, Counts]
 
 def _sum_by_class(values: NDArray[Any], classes: NDArray[np.int64], num_classes: int) -> Counts:
     # The ignored pixels have class K, whose sum is dropped.
-    return np.bincount(classes, weights=values, minlength=num_classes + 1)[:num_classes].astype(np.int64)
+    return np.bincount(classes, weights=values, minlength=num_classes)[:num_classes].astype(np.int64)

@@ -15,6 +15,28 @@ Counts = NDArray[np.int64]
 LabelMap = Tensor | NDArray[np.integer[Any]]
 
 
+def check_shapes(prediction: LabelMap, labels: LabelMap) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Prediction and labels as arrays, which share the memory of tensors on the CPU.
+
+    Args:
+        prediction: integer (H, W).
+        labels: integer (H, W).
+
+    Raises:
+        UserError: if they are something else, or shapes differ.
+    """
+    maps = []
+    for name, given in (("prediction", prediction), ("labels", labels)):
+        values = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
+        if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "iu":
+            raise UserError(f"{name} are {values.dtype} of shape {values.shape}, expected integers of shape (H, W)")
+        maps.append(values)
+    predicted, reference = maps
+    if predicted.shape != reference.shape:
+        raise UserError(f"a prediction of shape {predicted.shape} does not fit labels of shape {reference.shape}")
+    return predicted, reference
+
+
 def comparable_maps(
     prediction: LabelMap, labels: LabelMap, num_classes: int, ignore_index: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -32,15 +54,7 @@ def comparable_maps(
     Raises:
         UserError: if shapes differ or a value is no class.
     """
-    maps = []
-    for name, given in (("prediction", prediction), ("labels", labels)):
-        values = given.detach().cpu().numpy() if isinstance(given, Tensor) else given
-        if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "iu":
-            raise UserError(f"{name} are {values.dtype} of shape {values.shape}, expected integers of shape (H, W)")
-        maps.append(values)
-    predicted, reference = maps
-    if predicted.shape != reference.shape:
-        raise UserError(f"a prediction of shape {predicted.shape} does not fit labels of shape {reference.shape}")
+    predicted, reference = check_shapes(prediction, labels)
     ignored = reference == ignore_index
     reference = np.where(ignored, 0, reference)
     for name, values in (("prediction", predicted), ("labels", reference)):

@@ -52,9 +52,8 @@ def label_with_scipy(values: NDArray[Any]) -> NDArray[np.int64]:
     edges = np.concatenate(upper), np.concatenate(lower)
     count = int(runs[-1, -1]) + 1
     graph = sparse.coo_array((np.ones(len(edges[0]), dtype=bool), edges), shape=(count, count))
-    _, component = csgraph.connected_components(graph, directed=False)
+    components, component = csgraph.connected_components(graph, directed=False)
     counts = values.ravel()[starts.ravel()] != 0
-    is_used = np.zeros(component.max() + 1, dtype=np.int64)
-    is_used[component[counts]] = 1
-    number = np.cumsum(is_used)
-    return np.asarray(np.where(counts, number[component], 0)[runs], dtype=np.int64)
+    number = np.cumsum(np.bincount(component[counts], minlength=components) > 0)
+    found: NDArray[np.int64] = np.where(counts, number[component], 0)[runs]
+    return found

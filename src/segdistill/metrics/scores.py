@@ -62,8 +62,8 @@ def scores_from_confusion(confusion: Tensor, classes: Sequence[str]) -> Scores:
     hits = counts.diagonal()
     either = counts.sum(0) + counts.sum(1)  # = 2 TP + FP + FN
     seen = either > 0
-    iou = torch.where(seen, 100 * hits / (either - hits).clamp_min(1), torch.nan)
-    f1 = torch.where(seen, 200 * hits / either.clamp_min(1), torch.nan)
+    # 0 / 0 is NaN: a class that is not there.
+    iou, f1 = 100 * hits / (either - hits), 200 * hits / either
     return Scores(
         miou=float(iou[seen].mean()),
         pixel_accuracy=100 * float(hits.sum()) / total,
@@ -102,7 +102,7 @@ class ConfusionCounts(nn.Module):
         predicted = logits.max(1).indices  # on a CPU argmax over this dimension takes five times as long
         squares, labels = self.num_classes**2, labels.long()
         cells = torch.where(labels == self.ignore_index, squares, labels * self.num_classes + predicted)
-        found = torch.bincount(cells.flatten(), minlength=squares + 1)[:squares]
+        found = torch.bincount(cells.flatten(), minlength=squares)[:squares]
         self.counts += found.view_as(self.counts)
 
     def confusion(self) -> Tensor:
