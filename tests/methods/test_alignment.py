@@ -72,6 +72,9 @@ def test_stages_of_a_dilated_backbone_are_compared_where_undilated_ones_are() ->
     assert [tuple(x.shape[-2:]) for x, _ in pairs] == [(16, 16), (16, 16), (16, 16), (8, 8), (4, 4)]
     torch.testing.assert_close(pairs[4][0], torch.nn.functional.avg_pool2d(shown.stages[3], 4))
     assert all(torch.equal(x, t) for x, t in pairs)
+    # Another method may want the same stages at stride 8: both are in one cache.
+    plain = Places(dilated, dilated, stages=True)
+    assert places.teacher_outputs(shown).keys() & plain.teacher_outputs(shown).keys() == {"embedding.pooled"}
 
 
 def test_each_image_has_a_peak_of_one() -> None:

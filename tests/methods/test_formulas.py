@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from segdistill import Features
-from segdistill.losses import balanced_weights, relation_kl
+from segdistill.losses import balanced_weights, boundary_map, boundary_mse, relation_kl
 from segdistill.methods import BRD, CWD, DRD, KA, KD, Auto, Feature
 from segdistill.methods.afdcd import AfDCD, _divided_by_rms
 from segdistill.methods.idd import _coordinates
-from tests.methods.scene import built
+from tests.methods.scene import built, networks
 
 
 def positions(maps: Tensor, image: int) -> Tensor:
@@ -78,6 +80,7 @@ def standardised(vectors: Tensor, dim: int) -> Tensor:
 @pytest.mark.parametrize("options", [{}, {"preset": "fitnet"}, {"distance": "cosine"}, {"standardise": "position"}])
 def test_feature(case: dict[str, object], options: dict[str, str]) -> None:
     method = built(Feature(**options))
+    assert method.adapters[0].bias is None
     adapted, t = method.adapters[0](case["student"].embedding), case["teacher"].embedding
     per_position = []
     for image in range(2):
@@ -206,6 +209,42 @@ def test_brd(case: dict[str, object]) -> None:
         rows.append(kl(*probabilities))
     assert terms["relation"].item() == pytest.approx(3 * 0.25 * torch.cat(rows).mean().item(), rel=1e-6)
     assert terms["kd"].item() == pytest.approx(4 * pixelwise(student.logits, teacher.logits, 1.0).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("operator", ["laplacian", "sobel"])
+def test_brd_takes_boundaries_by_its_operator(case: dict[str, object], operator: str) -> None:
+    found = built(BRD(operator=operator, relation=0.0, kd=0.0))(**case)["boundary"].item()
+    distances = []
+    for pair in zip(case["student"].stages, case["teacher"].stages, strict=True):
+        x, t = (boundary_map(stage, operator)[:, None] for stage in pair)
+        valid = case["valid"][:, :: 72 // x.shape[-1], :: 72 // x.shape[-1]]
+        distances.append(boundary_mse(student=x, teacher=t, valid=valid))
+    assert found == pytest.approx(torch.stack(distances).mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [BRD, KA])
+@pytest.mark.parametrize("finer", ["student", "teacher"])
+def test_the_finer_embedding_is_averaged_to_stride_8(case: dict[str, object], kind: type, finer: str) -> None:
+    """As if its network had shown the average."""
+    methods = []
+    for stride in (4, 8):
+        torch.manual_seed(0)
+        method = kind(boundary=0.0, kd=0.0) if kind is BRD else kind()
+        infos = dict(zip(("student", "teacher"), networks(), strict=True))
+        infos[finer] = dataclasses.replace(
+            infos[finer], embedding=dataclasses.replace(infos[finer].embedding, stride=stride)
+        )
+        method.build(**infos)
+        method.double().eval()
+        if kind is KA:
+            method.prepared.fill_(True)
+        methods.append(method)
+    fine = F.interpolate(case[finer].embedding, scale_factor=2, mode="nearest")
+    fine = fine + torch.randn(18, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    features = [dataclasses.replace(case[finer], embedding=maps) for maps in (fine, F.avg_pool2d(fine, 2))]
+    found, expected = (method(**(case | {finer: shown})) for method, shown in zip(methods, features, strict=True))
+    for name, value in expected.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=1e-6)
 
 
 def test_brd_compares_the_rows_of_its_anchors(case: dict[str, object]) -> None:

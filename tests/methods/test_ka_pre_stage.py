@@ -49,6 +49,21 @@ def test_ka_encoder_stays_as_it_is_while_the_student_learns() -> None:
     method.train()
     assert not method.encoder.training
     assert method.adapt_adapter.training
+    assert not any(
+        parameter.requires_grad for parameter in [*method.encoder.parameters(), *method.decoder.parameters()]
+    )
+    assert all(parameter.requires_grad for parameter in method.adapt_adapter.parameters())
+
+
+def test_ka_layers_are_those_of_the_paper() -> None:
+    """Batch normalisation and ReLU follow every convolution but the last, whose output is any number."""
+    method = KA()
+    method.build(tiny_network(4, stride=16).info, tiny_network(8, stride=8).info)
+    block = ["BatchNorm2d", "ReLU"]
+    assert [type(layer).__name__ for part in method.encoder for layer in part] == 3 * ["Conv2d", *block]
+    assert [type(layer).__name__ for layer in method.decoder] == [*2 * ["ConvTranspose2d", *block], "ConvTranspose2d"]
+    assert [part[0].stride for part in method.encoder] == [(2, 2), (1, 1), (1, 1)]
+    assert all(part[0].bias is None for part in [*method.encoder, method.adapt_adapter])
 
 
 def plain_pre_stage(method: KA, batches: list[Tensor]) -> nn.ModuleList:
@@ -77,9 +92,12 @@ def test_pre_stage_step_by_step() -> None:
     method.build(tiny_network(4, stride=16).info, tiny_network(8, stride=8).info)
     method.double()
     channels = tiny_network(8, stride=8).info.embedding.channels
-    batches = [(1 + index) * torch.randn(2, channels, 8, 8, dtype=torch.float64) for index in range(4)]
+    batches = [(0.5 + index) * torch.randn(2, channels, 8, 8, dtype=torch.float64) for index in range(4)]
     expected = plain_pre_stage(method, batches)
     method.prepare([{"embedding.pooled": batch} for batch in batches])
+    assert not any(
+        parameter.requires_grad for parameter in [*method.encoder.parameters(), *method.decoder.parameters()]
+    )
     for ours, theirs in zip([method.encoder, method.decoder], expected, strict=True):
         for name, parameter in theirs.named_parameters():
             torch.testing.assert_close(ours.get_parameter(name), parameter.data, rtol=1e-6, atol=1e-9)

@@ -73,6 +73,14 @@ def test_skd_pairs_every_two_regions(whole: Case, preset: str, window: int) -> N
     assert value == pytest.approx(weight * published.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("pool", "positions", "window"),
+    [(1, 9, 1), (2, 9, 2), (3.6, 9, 4), (20, 9, 9), (0.5, 9, 4), (0.5, 1, 1), (0.99, 9, 8)],
+)
+def test_skds_window_is_of_positions_or_a_part_of_the_side(pool: float, positions: int, window: int) -> None:
+    assert SKD(pool=pool)._window(positions) == window
+
+
 def test_skds_authors_do_not_divide_the_pixel_term_by_the_batch(whole: Case) -> None:
     x, t = (whole[role].logits for role in ("student", "teacher"))
     entropy = -(t.softmax(1) * t.log_softmax(1)).sum()

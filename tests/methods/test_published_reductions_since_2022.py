@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segdistill.methods import CIRKD, DIST, DKD, IDD, LSKD, MGD, AfDCD, AttnFD, MasKD
+from segdistill.methods import BPKD, CIRKD, DIST, DKD, IDD, LSKD, MGD, AfDCD, AttnFD, MasKD
+from segdistill.methods.attnfd import _Attention, _over_positions
+from segdistill.methods.draws import Draws
+from segdistill.methods.mgd import masked_positions
 from tests.methods.scene import built
 
 Case = dict[str, Any]
@@ -104,6 +107,82 @@ def test_mgd_has_the_sum_over_everything_divided_by_the_batch(whole: Case) -> No
     value = 2e-5 * t[0].numel() * method(**whole)["features"]
     assert value.item() == pytest.approx(published.item(), rel=1e-6)
     assert MGD(preset="paper").weight == pytest.approx(2e-5 * 2048 * 64 * 64, rel=0.01)
+
+
+@pytest.mark.parametrize("options", [{}, {"distance": "mse"}])
+def test_mgd_compares_what_is_made_of_the_embedding(whole: Case, options: dict[str, str]) -> None:
+    method = built(MGD(masked=0.0, weight=3.0, **options))
+    both = [method.generator(method.adapter(whole["student"].embedding)), whole["teacher"].embedding]
+    if not options:  # each channel of each image has mean 0 and variance 1
+        both = [
+            (maps - maps.mean((2, 3), keepdim=True)) / maps.std((2, 3), correction=0, keepdim=True) for maps in both
+        ]
+    expected = 3 * (both[0] - both[1]).square().mean()
+    assert method(**whole)["features"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_share_of_the_positions_is_masked_in_all_channels() -> None:
+    maps = torch.full((4, 3, 50, 50), 2.0)
+    found = masked_positions(maps, Draws(), 0.8)
+    assert set(found.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(found[:, :1].expand_as(found), found)
+    assert (found == 0).float().mean().item() == pytest.approx(0.8, abs=0.02)
+    assert torch.equal(masked_positions(maps, Draws(), 0.0), maps)
+
+
+def test_cirkd_relates_pixels_to_what_it_remembers(whole: Case) -> None:
+    method = built(CIRKD(preset="paper", minibatch=0, kd=0, pixel=2.0, region=3.0, temperature=0.5))
+    method.train()(**whole)
+    terms = method.eval()(**whole)
+    x, t = (
+        F.normalize(maps, dim=1) for maps in (method.projection(whole["student"].embedding), whole["teacher"].embedding)
+    )
+    for stream, (name, weight, memory, count) in enumerate(
+        (("pixel", 2.0, method.pixels_of, 4096), ("region", 3.0, method.regions_of, 1024)), start=1
+    ):
+        vectors, remembered = memory.recall(count, method.draws, stream)
+        assert len(vectors) == 5 * -(-count // 5)
+        keys = vectors[remembered].double()
+        log_x, log_t = ((rows(maps) @ keys.T / 0.5).log_softmax(1) for maps in (x, t))
+        expected = weight * 0.25 * (log_t.exp() * (log_t - log_x)).sum(1).mean()
+        assert terms[name].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1, [3]), (3, [3, 4])])
+def test_bpkd_tells_edges_from_what_is_inside(whole: Case, width: int, columns: list[int]) -> None:
+    """Classes meet between pixel rows 39 and 40, and columns 29 and 30: at positions 4 and 5, and 3 or 3 and 4."""
+    labels = torch.zeros(2, 72, 72, dtype=torch.long)
+    labels[:, 40:] = 1
+    labels[..., 30:] += 2
+    near = torch.zeros(9, 9, dtype=torch.bool)
+    near[4:6] = True
+    near[:, columns] = True
+    method = built(BPKD(edge=2.0, body=3.0, width=width, edge_temperature=2.0, body_temperature=5.0))
+    terms = method(**(whole | {"labels": labels}))
+    x, t = (whole[role].logits for role in ("student", "teacher"))
+    log_x, log_t = ((maps[:, :, near] / 2).log_softmax(1) for maps in (x, t))
+    edge = 2 * 4 * (log_t.exp() * (log_t - log_x)).sum(1).mean()
+    assert terms["edge"].item() == pytest.approx(edge.item(), rel=1e-6)
+    log_x, log_t = ((maps[:, :, ~near] / 5).log_softmax(2) for maps in (x, t))
+    body = 3 * 25 * (log_t.exp() * (log_t - log_x)).sum(2).mean()
+    assert terms["body"].item() == pytest.approx(body.item(), rel=1e-6)
+
+
+def test_attnfd_looks_at_valid_positions_alone() -> None:
+    maps = torch.tensor([[[[-1.0, -2.0], [-6.0, 99.0]]], [[[1.0, 2.0], [3.0, 4.0]]]])
+    inside = torch.tensor([[[True, True], [True, False]], [[False, False], [False, False]]])
+    mean, largest = _over_positions(maps, inside)
+    assert mean.flatten().tolist() == [-3.0, 0.0]
+    assert largest.flatten().tolist() == [-1.0, 0.0]
+
+
+@pytest.mark.parametrize(("channels", "hidden"), [(8, 1), (48, 3)])
+def test_attnfd_has_the_layers_of_the_paper(channels: int, hidden: int) -> None:
+    attention = _Attention(channels)
+    assert attention.channel[0].out_features == hidden
+    assert attention.position[0].kernel_size == (7, 7)
+    assert attention.position[0].bias is None
+    assert all(adapter[0].bias is None for adapter in built(AttnFD(stages=True)).adapters)
 
 
 def test_idd_has_half_the_sum_over_pairs(whole: Case) -> None:

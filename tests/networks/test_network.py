@@ -134,6 +134,27 @@ def test_the_model_sees_images_less_the_mean_by_the_deviation(dtype: torch.dtype
     torch.testing.assert_close(network(images).detach(), expected, rtol=0, atol=1e-6)
 
 
+def test_scores_are_enlarged_bilinearly_between_the_centres_of_positions() -> None:
+    model = identity_network(3).model
+    network = Network(
+        nn.Sequential(nn.AvgPool2d(2), model), stages=["0"], embedding="0", logits="1", mean=[0.0] * 3, std=[1.0] * 3
+    )
+    images = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 3, 2, 4)
+    assert network(images)[0, 0].tolist() == 2 * [[0.0, 0.25, 0.75, 1.0]]
+    # Normalisation is the network's, and none of the model's weights.
+    assert set(network.state_dict()) == {f"model.{name}" for name in network.model.state_dict()}
+
+
+def test_strides_of_a_model_that_takes_oblong_images_alone() -> None:
+    body = nn.Conv2d(3, 4, 4, 4)
+    network = Network(nn.Sequential(body, nn.Identity()), stages=["0"], embedding="0", logits="1", size=(32, 64))
+    assert {tap.stride for tap in (*network.info.stages, network.info.embedding, network.info.logits)} == {4}
+    assert network(torch.rand(1, 3, 32, 64)).shape == (1, 4, 32, 64)
+    for size in ((33, 64), (32, 65)):
+        with pytest.raises(UserError, match=rf"images of {size[0]} x {size[1]} pixels are too large"):
+            network(torch.rand(1, 3, *size))
+
+
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 4, 0), (7, 4, 3), (2, 2, 1)])
 def test_strides_are_the_nearest_whole_ones(kernel: int, stride: int, padding: int) -> None:
     """Of 66 pixels a map of 16, 17 or 34 places is left: a ratio of 4.1, 3.9 or 1.9."""

@@ -14,15 +14,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
 
 import segdistill
 from segdistill import Network, RunFolder, TrainConfig, distiller
-from segdistill.data.loading import training_loader
+from segdistill.data.loading import EpochSampler, training_loader
 from segdistill.datasets import SyntheticAerial
 from segdistill.methods import METHODS
 from segdistill.recipe.data import build_data
+from segdistill.training.callbacks.callback import Callback
 from segdistill.training.loop import Loop
 from segdistill.training.step import Step, Terms
+from segdistill.training.strategies import launch
 from tests.tiny import tiny_network
 from tests.training import runs
 from tests.training.runs import FAST, SCENES, fingerprint, train_tiny
@@ -324,3 +327,73 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(
     line = "torch.compile failed (no C++ compiler in sight); training without it"
     assert line in capsys.readouterr().out.splitlines()
     assert fingerprint(run) == fingerprint(plain)
+
+
+class Ticking:
+    """A step that takes a second and a half by a clock of its own, and learns nothing."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self.clock, self.number = clock, 0
+        self.learner, self.fabric = nn.Identity(), launch("cpu", "fp32")
+
+    def __call__(self, batches: Any) -> list[Terms]:
+        next(batches)
+        self.clock[0] += 1.5
+        self.number += 1
+        return [{"task": torch.tensor(float(self.number))}]
+
+    def rate(self, number: int) -> float:
+        return 10.0 - number
+
+    def weights_are_finite(self) -> bool:
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.number}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.number = state["step"]
+
+
+class Rows(Callback):
+    """Keeps what epochs end with, and stops in the midst of one."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.stop_at = stop_at
+
+    def after_step(self, loop: Loop) -> None:
+        if loop.step.number == self.stop_at:
+            raise KeyboardInterrupt
+
+    def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+
+def test_an_epoch_has_its_steps_rate_and_seconds_even_if_it_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five steps in epochs of three: the last one is short. Time between two runs is no time of an epoch."""
+    clock = [100.0]
+    monkeypatch.setattr("segdistill.training.loop.time.perf_counter", lambda: clock[0])
+
+    def loop_of(callback: Rows) -> Loop:
+        sampler = EpochSampler(length=3, seed=0, batch_size=1)
+        images = dict.fromkeys(((epoch, index) for epoch in range(2) for index in range(3)), 0)
+        loader = DataLoader(images, batch_size=1, sampler=sampler, collate_fn=list)  # type: ignore[arg-type]
+        return Loop(Ticking(clock), loader, 5, [callback])  # type: ignore[arg-type]
+
+    expected = [
+        {"epoch": 1, "seconds": 4.5, "lr": 10.0, "loss/task": 2.0},
+        {"epoch": 2, "seconds": 3.0, "lr": 7.0, "loss/task": 4.5},
+    ]
+    whole = Rows()
+    loop_of(whole).run()
+    assert whole.rows == expected
+    stopped = loop_of(Rows(stop_at=2))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    clock[0] += 1000
+    resumed = Rows()
+    loop = loop_of(resumed)
+    loop.load_state_dict(stopped.state_dict())
+    loop.run()
+    assert resumed.rows == expected

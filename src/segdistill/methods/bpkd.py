@@ -39,6 +39,8 @@ class BPKD(Method):
     needs_labels = True
     needs_logits = True
 
+    _classes: int
+
     def __init__(
         self,
         *,
@@ -59,7 +61,6 @@ class BPKD(Method):
         self.edge_temperature = edge_temperature
         self.body_temperature = body_temperature
         self.balance = balance
-        self._classes = 1
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)

@@ -43,6 +43,9 @@ class BRD(Method):
     year = 2024
     cost = 1.037
 
+    _pairs: list[tuple[int, int]]
+    _strides: tuple[int, int]
+
     def __init__(
         self,
         *,
@@ -68,12 +71,11 @@ class BRD(Method):
         self.needs_logits = kd > 0
         self.needs_stages = boundary > 0
         self.needs_embedding = relation > 0
-        self._pairs: list[tuple[int, int]] = []
-        self._strides = (1, 1)
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
-        self._pairs = match_stages(student.stages, teacher.stages) if self.boundary else []
+        if self.boundary:
+            self._pairs = match_stages(student.stages, teacher.stages)
         self._strides = (student.embedding.stride, teacher.embedding.stride)
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:

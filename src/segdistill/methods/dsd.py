@@ -39,6 +39,10 @@ class DSD(Method):
     year = 2021
     cost = 1.004
 
+    _stages: tuple[int, int]
+    _stride: int
+    _window: int
+
     def __init__(self, *, pixel: float = 1.0, category: float = 10.0, temperature: float = 4.0) -> None:
         super().__init__()
         check_not_negative("dsd", pixel=pixel, category=category)
@@ -49,9 +53,6 @@ class DSD(Method):
         self.needs_logits = pixel > 0 or category > 0
         self.needs_stages = pixel > 0
         self.needs_embedding = pixel > 0
-        self._stages = (0, 0)
-        self._stride = 1
-        self._window = 1
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)

@@ -47,6 +47,7 @@ class IDD(Method):
 
     reading: Tensor
     prepared: Tensor
+    _classes: int
 
     def __init__(self, *, distance: float = 1.0, position: float = 1.0, kd: float = 1.0, relative: bool = True) -> None:
         super().__init__()
@@ -59,7 +60,6 @@ class IDD(Method):
         self.needs_logits = bool(kd)
         self.needs_embedding = bool(distance or position)
         self._ready = False
-        self._classes = 1
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
@@ -81,7 +81,7 @@ class IDD(Method):
         size = self.reading.shape[1]
         squares = torch.zeros(size, size, dtype=torch.float64)
         products = torch.zeros(size, 2, dtype=torch.float64)
-        count = 0
+        seen = False
         for batch in batches:
             maps = batch["embedding.pooled"].detach().float()
             with torch.autocast(maps.device.type, enabled=False):
@@ -89,11 +89,11 @@ class IDD(Method):
                 where = _coordinates(maps).flatten(2).expand(len(maps), -1, -1).transpose(0, 1).flatten(1)
                 squares += (features @ features.T).double().cpu()
                 products += (features @ where.T).double().cpu()
-            count += features.shape[1]
-        if count == 0:
+            seen = True
+        if not seen:
             raise UserError("idd: the position head's pre-stage got no batch of images")
         # Channels that are always 0 or copies of others have no unique solution without a little weight decay.
-        decay = 1e-4 * squares.diagonal().mean().clamp(min=1e-12)
+        decay = 1e-4 * squares.diagonal().mean()
         found = torch.linalg.solve(squares + decay * torch.eye(size, dtype=torch.float64), products)
         self.reading = found.T.to(self.reading)
         self.prepared = torch.ones_like(self.prepared)

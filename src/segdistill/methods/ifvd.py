@@ -46,6 +46,8 @@ class IFVD(Method):
     presets = _PRESETS
     needs_labels = True
 
+    _classes: int
+
     def __init__(
         self,
         *,
@@ -65,7 +67,6 @@ class IFVD(Method):
         self.needs_logits = self.kd > 0
         self.needs_embedding = self.variation > 0
         self.needs_teacher_logits = balance == "teacher"
-        self._classes = 1
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)

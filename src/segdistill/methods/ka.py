@@ -51,6 +51,7 @@ class KA(Method):
 
     rms: Tensor
     prepared: Tensor
+    _strides: tuple[int, int]
 
     def __init__(
         self,
@@ -73,7 +74,6 @@ class KA(Method):
         self.lr = lr
         self.weight_decay = weight_decay
         self.sparsity = sparsity
-        self._strides = (1, 1)
         self._ready = False
         # Buffers, so that a resumed run knows that the pre-stage is behind it.
         self.register_buffer("rms", torch.ones(()))
@@ -83,8 +83,8 @@ class KA(Method):
         super().build(student, teacher)
         self._strides = (student.embedding.stride, teacher.embedding.stride)
         ratio = bounded_stride(student.embedding.stride) / bounded_stride(teacher.embedding.stride)
-        halvings = min(3, max(0, round(math.log2(ratio))))
-        strides = [2] * halvings + [1] * (3 - halvings)
+        halvings = round(math.log2(ratio))
+        strides = [2 if index < halvings else 1 for index in range(3)]
         channels = teacher.embedding.channels
         latent = self.latent_channels or max(16, channels // 2)
         self.encoder, self.decoder = _autoencoder(channels, latent, strides)
@@ -102,12 +102,12 @@ class KA(Method):
         autoencoder = nn.ModuleList([self.encoder, self.decoder]).requires_grad_(True).train()
         parameters = list(autoencoder.parameters())
         optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
-        seen = 0
+        rms: Tensor | None = None
         for batch in batches:
             features = batch["embedding.pooled"].detach()
-            if seen == 0:
-                self.rms = features.float().square().mean().sqrt().clamp_min(1e-6)
-            target = features / self.rms
+            if rms is None:
+                rms = self.rms = features.float().square().mean().sqrt().clamp_min(1e-6)
+            target = features / rms
             code = self.encoder(target)
             restored = resize(self.decoder(code), size_of(target))
             loss = F.mse_loss(restored.float(), target.float()) + self.sparsity * code.float().abs().sum() / len(code)
@@ -116,8 +116,7 @@ class KA(Method):
             # A deep teacher's features have outliers; without a bound the paper's rate can blow up on the first ones.
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            seen += 1
-        if seen == 0:
+        if rms is None:
             raise UserError("ka: the auto-encoder's pre-stage got no batch of images")
         if not all(bool(torch.isfinite(parameter).all()) for parameter in parameters):
             raise UserError(f"ka: the auto-encoder diverged at lr {self.lr}; choose a smaller one")
@@ -166,12 +165,11 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 def _autoencoder(channels: int, latent: int, strides: list[int]) -> tuple[nn.Sequential, nn.Sequential]:
     widths = [channels, latent, latent, latent]
-    encoder = nn.Sequential(*(_conv(widths[i], widths[i + 1], strides[i]) for i in range(3)))
+    encoder = nn.Sequential(*(_conv(widths[i], widths[i + 1], stride) for i, stride in enumerate(strides)))
     decoder = nn.Sequential()
-    for i in reversed(range(3)):
+    for i, stride in reversed([*enumerate(strides)]):
         # A kernel of 4 doubles a map exactly; 3 keeps its size.
-        kernel = 4 if strides[i] == 2 else 3
-        decoder.append(nn.ConvTranspose2d(widths[i + 1], widths[i], kernel, stride=strides[i], padding=1))
+        decoder.append(nn.ConvTranspose2d(widths[i + 1], widths[i], 2 + stride, stride=stride, padding=1))
         if i > 0:
             decoder.append(nn.BatchNorm2d(widths[i]))
             decoder.append(nn.ReLU())

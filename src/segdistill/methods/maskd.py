@@ -98,10 +98,10 @@ class MasKD(Method):
         optimizer = torch.optim.SGD(
             [tokens, *head.parameters()], lr=self.lr, momentum=0.9, weight_decay=self.weight_decay
         )
-        seen = 0
+        seen = False
         for batch in batches:
             maps = (batch["logits"] if self.needs_logits else batch["embedding.pooled"]).detach().to(tokens.dtype)
-            if seen == 0 and not self.needs_logits:
+            if not seen and not self.needs_logits:
                 self.rms = maps.square().mean().sqrt().clamp_min(1e-6)
             with torch.autocast(maps.device.type, enabled=False):
                 masks = receptive_masks(maps / self.rms, tokens)
@@ -112,8 +112,8 @@ class MasKD(Method):
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_([tokens, *head.parameters()], 1.0)
             optimizer.step()
-            seen += 1
-        if seen == 0:
+            seen = True
+        if not seen:
             raise UserError("maskd: the tokens' pre-stage got no batch of images")
         if not bool(torch.isfinite(tokens).all()):
             raise UserError(f"maskd: the tokens diverged at lr {self.lr}; choose a smaller one")
