@@ -7,13 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from segdistill.datasets import DATASETS
-from segdistill.exporting.options import ExportOptions
-from segdistill.formats import FORMATS
-from segdistill.networks.loading import SOURCES, load_network
-from segdistill.recipe.keywords import field_help
-from segdistill.recipe.losses import TASK_LOSSES
-from segdistill.recipe.train_config import TrainConfig
 from tests.documentation.pages import MADE, PAGES, ROOT, name_of, text_of
 
 
@@ -50,29 +43,6 @@ def test_every_howto_is_at_most_a_screen() -> None:
     pages = sorted((ROOT / "docs/how-to").glob("*.md"))
     assert len(pages) > 20
     assert [name_of(page) for page in pages if len(page.read_text().splitlines()) > 75] == []
-
-
-def test_every_data_set_is_in_the_table() -> None:
-    table = (ROOT / "docs/reference/data.md").read_text()
-    assert [name for name in DATASETS if f"\n| `{name}` |" not in table] == []
-
-
-def test_every_task_loss_is_in_the_table_and_in_the_help() -> None:
-    cells = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/reference/losses.md").read_text(), flags=re.MULTILINE)
-    assert set(re.findall(r"`(\w+)`", " ".join(cells))) >= set(TASK_LOSSES)
-    shown = field_help(TrainConfig)["loss"]
-    assert [name for name in TASK_LOSSES if not re.search(rf"\b{name}\b", shown)] == []
-
-
-def test_every_source_of_networks_is_in_the_table_and_in_the_docstring() -> None:
-    table = (ROOT / "docs/reference/networks.md").read_text()
-    assert [name for name in SOURCES if f"`{name}:" not in table] == []
-    assert [name for name in SOURCES if f"{name}:" not in str(load_network.__doc__)] == []
-
-
-def test_every_format_is_in_the_help() -> None:
-    shown = field_help(ExportOptions)["format"]
-    assert [name for name in FORMATS if not re.search(rf"(^|\W){name}\W", shown)] == []
 
 
 def test_the_front_page_is_short_and_light() -> None:

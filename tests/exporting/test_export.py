@@ -25,11 +25,11 @@ from segdistill.formats.agreement import Agreement, Form, compare
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
 from tests.datasets.trees import write_image
+from tests.formats.any_size import SUFFIXES
 from tests.prediction.networks import saved
 from tests.tiny import tiny_network
 from tests.training.runs import train_tiny
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 FAST = "torch-export"  # the format that is made in a fraction of the others' time
 FPN = "smp:FPN:tu-mobilenetv3_small_050?decoder_pyramid_channels=64&decoder_segmentation_channels=32"
 
@@ -65,6 +65,7 @@ def run_plainly(path: Path, images: np.ndarray) -> np.ndarray:
     if path.suffix == ".xml":
         compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return compiled([images])[0]
+    assert path.suffix == ".pt2", f"say in run_plainly how a file that ends in {path.suffix} runs without segdistill"
     return torch.export.load(path).module()(torch.from_numpy(images)).detach().numpy()
 
 

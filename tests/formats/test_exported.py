@@ -20,11 +20,10 @@ from segdistill.formats.exported import ExportedModel
 from segdistill.prediction.job import Options
 from segdistill.prediction.predict import predict, predict_files
 from segdistill.prediction.predictor import open_predictor
+from tests.formats.any_size import SUFFIXES
 from tests.formats.photos import labels_in, photo
 from tests.prediction.networks import BUILDER, saved
 from tests.training.runs import train_tiny
-
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 
 
 @pytest.fixture(scope="module")

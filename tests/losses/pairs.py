@@ -50,6 +50,7 @@ class Case:
         if valid is None:
             valid = torch.ones_like(student[:, 0], dtype=torch.bool)
         formulas = plain_predictions if hasattr(plain_predictions, self.name) else plain_formulas
+        assert hasattr(formulas, self.name), f"write {self.name} into tests/losses/plain_formulas.py"
         formula: Callable[..., Tensor] = getattr(formulas, self.name)
         return formula(student, teacher, valid, **self._given(student))
 
