@@ -45,6 +45,17 @@ def test_only_what_was_remembered_is_recalled() -> None:
     assert remembered.view(3, 4).any(1).tolist() == [True, False, True]
 
 
+def test_every_vector_of_a_full_memory_is_recalled_as_often() -> None:
+    memory, draws = ClassMemory(num_classes=1, size=3, channels=1), Draws().train()
+    memory.remember(torch.tensor([[[1.0], [2.0], [3.0]]]), torch.ones(1, 3, dtype=torch.bool))
+    found = []
+    for _ in range(300):
+        draws.advance()
+        found.append(memory.recall(5, draws, 1)[0].flatten())
+    assert len(found[0]) == 3  # never more than there are
+    assert torch.cat(found).unique(return_counts=True)[1].tolist() == pytest.approx([300] * 3, rel=0.2)
+
+
 def cirkd_case() -> tuple[CIRKD, dict[str, Any]]:
     method = CIRKD(pixel_memory=40, region_memory=6)
     method.build(*networks())  # type: ignore[arg-type]
