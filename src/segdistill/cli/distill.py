@@ -9,7 +9,7 @@ from segdistill.recipe.recipes import DistillRecipe
 from segdistill.training.options import RunOptions
 
 EXAMPLES = """\
-  segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --method brd --output runs/brd
+  segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --output runs/student
   segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --method '[brd, cwd]' --output runs/both
   segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --train.lr 3e-4 \\
       --method '{brd: {boundary: 2.0}}' --output runs/strong"""

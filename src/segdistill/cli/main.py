@@ -31,8 +31,8 @@ EXAMPLES = """\
   segdistill demo
   segdistill data check --dataset folder --root my/data --classes '[road, roof, tree]'
   segdistill train recipes/idd-lite/teacher.yaml --data.root data/idd_lite --output runs/teacher
-  segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --method brd --output runs/brd
-  segdistill evaluate runs/brd"""
+  segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --output runs/student
+  segdistill evaluate runs/student"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
