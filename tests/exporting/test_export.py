@@ -105,6 +105,10 @@ def packed(images: Tensor, layout: str) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------- every kind of file
 
 
+def test_no_format_drops_out_of_these_tests() -> None:
+    assert SUFFIXES.items() >= {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}.items()
+
+
 #: The others are as slow as they are many.
 QUICK = {("onnx", "nhwc", "probabilities"), ("torch-export", "nchw", "probabilities")}
 

@@ -30,3 +30,4 @@ def test_every_pairwise_loss_is_in_the_shared_suite() -> None:
     pairwise = {name for name in losses.__all__ if "teacher" in inspect.signature(getattr(losses, name)).parameters}
     tried = {case.name for case in CASES}
     assert pairwise - tried == set(), "add it to CASES in tests/losses/pairs.py"
+    assert tried <= pairwise

@@ -21,6 +21,15 @@ from segdistill.training.cache_key import describe
 from tests.training.filling import Filling, agree, all_but_the_teacher
 from tests.training.runs import TEACHER, contents, distill_tiny, train_tiny
 
+#: All that a cache belongs to but the teacher.
+SAME: dict[str, Any] = {
+    "dataset": SyntheticAerial("train", 1, (32, 32)),
+    "augmentation": Augmentation(None),
+    "seed": 0,
+    "multiple": 1,
+    "precision": "fp32",
+}
+
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Path:
@@ -159,31 +168,17 @@ def test_weights_that_are_not_there(filled: Path, tmp_path: Path, teacher: Path)
 
 def test_a_spec_with_weights(tmp_path: Path, teacher: Path) -> None:
     """The same file in a network that is built otherwise is another teacher."""
-    common: dict[str, Any] = {
-        "dataset": SyntheticAerial("train", 1, (32, 32)),
-        "augmentation": Augmentation(None),
-        "seed": 0,
-        "multiple": 1,
-        "precision": "fp32",
-    }
     specs = ("smp:PSPNet:resnet18?output_stride=8", "smp:PSPNet:resnet18?output_stride=16")
     weights = teacher / "model.safetensors"
-    hashes = {describe(teachers=[GivenTeacher(spec, weights=weights)], **common)["teacher"] for spec in specs}
+    hashes = {describe(teachers=[GivenTeacher(spec, weights=weights)], **SAME)["teacher"] for spec in specs}
     assert len(hashes) == 2
 
 
 def test_what_a_teacher_is_and_not_where_it_lies(tmp_path: Path) -> None:
     """The options that follow a file or a folder belong to it."""
-    common: dict[str, Any] = {
-        "dataset": SyntheticAerial("train", 1, (32, 32)),
-        "augmentation": Augmentation(None),
-        "seed": 0,
-        "multiple": 1,
-        "precision": "fp32",
-    }
 
     def hash_of(teacher: str) -> str:
-        found: str = describe(teachers=[GivenTeacher(teacher)], **common)["teacher"]
+        found: str = describe(teachers=[GivenTeacher(teacher)], **SAME)["teacher"]
         return found
 
     for folder, content in (("here", b"one"), ("there", b"one"), ("other", b"two")):
