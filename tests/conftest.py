@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+# A shell's background jobs ignore Ctrl-C, and so would all processes that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: What writes or runs exported files loads libraries for seconds: one of the processes does it all.
 EXPORTING = ("tests/exporting/", "tests/formats/", "tests/networks/test_from_onnx.py")

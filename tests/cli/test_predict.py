@@ -110,7 +110,6 @@ INTERRUPTED = """
 import os, signal, sys
 import segdistill.prediction.prediction as prediction
 from segdistill.cli.main import main
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 ordinary, seen = prediction.piece_labels, []
 def labels(piece):
     seen.append(piece)
