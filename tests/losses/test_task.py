@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segdistill.errors import UserError
-from segdistill.losses import balanced_weights, cross_entropy, ohem_cross_entropy
+from segdistill.losses import balanced_weights, cross_entropy, focal_cross_entropy, ohem_cross_entropy
+from segdistill.losses.task import BalancedCrossEntropy
 
 
 def scene(seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -42,6 +44,21 @@ def test_cross_entropy_is_the_weighted_mean(weights: list[float] | None, dtype: 
         class_weights=None if weights is None else torch.tensor(weights),
     )
     assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy, focal_cross_entropy])
+def test_class_weights_as_a_recipe_writes_them(loss: Callable[..., Tensor]) -> None:
+    logits, labels = scene()
+    weights = [1.0, 0.0, 2.5, 0.3]
+    torch.testing.assert_close(
+        loss(logits=logits, labels=labels, class_weights=weights),
+        loss(logits=logits, labels=labels, class_weights=torch.tensor(weights)),
+        rtol=0,
+        atol=0,
+    )
+    for bad in ([1.0, -1.0, 1.0, 1.0], [1.0, math.nan, 1.0, 1.0]):
+        with pytest.raises(UserError, match=r"class_weights is \[.*\], expected numbers of 0 or more"):
+            loss(logits=logits, labels=labels, class_weights=bad)
 
 
 @pytest.mark.parametrize(("threshold", "min_kept"), [(0.7, 1 / 16), (0.01, 0.25), (1.0, 0.0), (0.2, 0.0), (0.1, 1.0)])
@@ -134,3 +151,22 @@ def test_balanced_weights_are_those_of_enet() -> None:
 def test_counts_that_are_none_are_told(counts: list[float]) -> None:
     with pytest.raises(UserError, match="counts is "):
         balanced_weights(counts)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_balanced_weights_to_a_power(power: float) -> None:
+    logits, labels = scene()
+    pixels = torch.tensor([700, 200, 0, 100])  # class 2 never occurs, so that its pixels here do not count
+    shares = {0: 0.7, 1: 0.2, 3: 0.1}
+    weights = {label: math.log(1.02 + share) ** -power for label, share in shares.items()}
+    found = [(weights[label] * loss, weights[label]) for loss, label in pixel_losses(logits, labels) if label != 2]
+    expected = sum(loss for loss, _ in found) / sum(weight for _, weight in found)
+    loss = BalancedCrossEntropy(pixels, power=power)
+    assert loss(logits=logits, labels=labels).item() == pytest.approx(expected, rel=1e-5)
+    assert loss.class_weights.sum().item() == pytest.approx(3)
+
+
+@pytest.mark.parametrize("power", [-0.1, 1.5, math.nan])
+def test_a_power_out_of_range_is_told(power: float) -> None:
+    with pytest.raises(UserError, match=r"balanced: power is .*, expected 0 to 1"):
+        BalancedCrossEntropy(torch.tensor([1, 2]), power=power)

@@ -181,3 +181,15 @@ def test_ranges_are_told(arguments: dict[str, float]) -> None:
         build_task_loss({"tversky": arguments}, None)
     with pytest.raises(UserError, match="gamma is -1"):
         focal_cross_entropy(logits=scene()[0], labels=scene()[1], gamma=-1)
+
+
+def test_class_weights_from_a_recipe() -> None:
+    logits, labels = scene()
+    weights = [1.0, 0.0, 2.5, 0.3]
+    found = build_task_loss({"ce": {"class_weights": weights}}, torch.ones(4))(logits=logits, labels=labels)
+    every = pixels(logits, labels)
+    total = sum(weights[label] for _, label in every)
+    expected = sum(-weights[label] * math.log(p[label]) for p, label in every) / total
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(UserError, match=r"class_weights: expected .*list.*, found 3"):
+        build_task_loss({"ce": {"class_weights": 3}}, torch.ones(4))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,7 +13,7 @@ from segdistill.losses import _inputs
 
 
 def task_inputs(
-    logits: Tensor, labels: Tensor, ignore_index: int, class_weights: Tensor | None
+    logits: Tensor, labels: Tensor, ignore_index: int, class_weights: Tensor | Sequence[float] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Checked logits in float32 at least, labels as int64, and the weight of each pixel (0 where ignored)."""
     _inputs.check_features("logits", logits)
@@ -23,10 +26,19 @@ def task_inputs(
     labelled = labels != ignore_index
     if class_weights is None:
         return logits, labels, labelled.to(logits.dtype)
+    if not isinstance(class_weights, Tensor):
+        class_weights = _as_tensor(class_weights)
     if class_weights.shape != (classes,):
         raise UserError(f"class_weights has shape {tuple(class_weights.shape)}, expected ({classes},)")
     weights = class_weights.to(logits)[labels.masked_fill(~labelled, 0)]
     return logits, labels, torch.where(labelled, weights, 0.0)
+
+
+def _as_tensor(class_weights: Sequence[float]) -> Tensor:
+    """Weights written in a recipe; those of a tensor are not checked, for which an accelerator would have to wait."""
+    if any(weight < 0 or not math.isfinite(weight) for weight in class_weights):
+        raise UserError(f"class_weights is {list(class_weights)}, expected numbers of 0 or more")
+    return torch.tensor(class_weights)
 
 
 def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:

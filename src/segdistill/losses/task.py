@@ -15,7 +15,7 @@ from segdistill.losses._task_inputs import task_inputs, weighted_mean
 
 
 def cross_entropy(
-    *, logits: Tensor, labels: Tensor, ignore_index: int = 255, class_weights: Tensor | None = None
+    *, logits: Tensor, labels: Tensor, ignore_index: int = 255, class_weights: Tensor | Sequence[float] | None = None
 ) -> Tensor:
     """Mean cross-entropy over the pixels whose label is not ``ignore_index``.
 
@@ -25,7 +25,7 @@ def cross_entropy(
         logits: class scores (B, K, H, W), any floating dtype.
         labels: (B, H, W), any integer dtype, classes 0 .. K - 1 or ``ignore_index``.
         ignore_index: the label of the pixels that do not count.
-        class_weights: (K,), >= 0, or ``None`` for equal weights.
+        class_weights: (K,), >= 0, one for each class, or ``None`` for equal weights.
 
     Returns:
         Scalar >= 0, float32 (float64 for float64 logits); 0 when no pixel counts.
@@ -50,7 +50,7 @@ def ohem_cross_entropy(
     ignore_index: int = 255,
     threshold: float = 0.7,
     min_kept: float = 1 / 16,
-    class_weights: Tensor | None = None,
+    class_weights: Tensor | Sequence[float] | None = None,
 ) -> Tensor:
     """Cross-entropy on hard pixels only: those to whose true class the network gives less than ``threshold``.
 
@@ -95,7 +95,7 @@ def focal_cross_entropy(
     labels: Tensor,
     ignore_index: int = 255,
     gamma: float = 2.0,
-    class_weights: Tensor | None = None,
+    class_weights: Tensor | Sequence[float] | None = None,
 ) -> Tensor:
     """Focal loss: cross-entropy that weighs a pixel by (1 - p)^gamma, p the probability of its true class.
 
@@ -156,10 +156,19 @@ class BalancedCrossEntropy:
 
     Args:
         pixels_per_class: training pixels of each class, (K,), >= 0, at least one above 0.
+        power: power of the weights, 0 to 1. 1 is strongest: rare classes are found more often, and also named where
+            they are not; 0.5 takes square roots, scaled to a mean of 1 again; 0 is plain cross-entropy.
+
+    Raises:
+        UserError: ``power`` is out of its range.
     """
 
-    def __init__(self, pixels_per_class: Tensor) -> None:
-        self.class_weights = balanced_weights(pixels_per_class)
+    def __init__(self, pixels_per_class: Tensor, power: float = 1.0) -> None:
+        if not 0 <= power <= 1:
+            raise UserError(f"balanced: power is {power}, expected 0 to 1")
+        weights = balanced_weights(pixels_per_class)
+        powered = torch.where(weights > 0, weights.pow(power), 0.0)
+        self.class_weights = powered * (weights > 0).sum() / powered.sum()
 
     def __call__(self, *, logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
         """See `cross_entropy`."""
