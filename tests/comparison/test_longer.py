@@ -64,6 +64,16 @@ def test_a_longer_training_that_is_worse_is_not_taken(tmp_path: Path) -> None:
     assert trainings.made == [(20, 0), (40, 0), (20, 1), (20, 2)]
 
 
+def test_where_nothing_longer_helps_the_baseline_is_not_trained_again(tmp_path: Path) -> None:
+    trainings = to_the_plateau(tmp_path, {20: 0.69})
+    assert trainings.made == [(20, 0)]
+    assert json.loads((tmp_path / "plateau.json").read_text())["epochs"] == 10
+    comparison = load_comparison(tmp_path)
+    scores = {row.method: [cell.evaluation and cell.evaluation["miou"] for cell in row.cells] for row in comparison.rows}
+    assert len(scores["none"]) == 3
+    assert scores["none@plateau"] == scores["none"]
+
+
 def test_sixteen_times_the_epochs_are_the_most(tmp_path: Path) -> None:
     trainings = to_the_plateau(tmp_path, {20: 0.74, 40: 0.76, 80: 0.78, 160: 0.80})
     assert [epochs for epochs, _ in trainings.made] == [20, 40, 80, 160, 160, 160]

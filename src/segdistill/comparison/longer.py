@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +71,20 @@ def run_longer(name: str, recipe: DistillRecipe, folder: Path, plan: Mapping[str
         length = _equal_time_length(folder, recipe, plan)
     else:
         length = _plateau_length(folder, recipe, plan, run_cells)
+    if length == recipe.train.length:
+        _take_the_baseline(name, folder, plan)
     run_cells(stretched_recipe(recipe, length), folder, [(name, seed) for seed in plan["seeds"]])
+
+
+def _take_the_baseline(name: str, folder: Path, plan: Mapping[str, Any]) -> None:
+    """Copies the baseline's finished runs: training them again for no longer would give the same networks."""
+    for cell in finished_cells(folder, BASELINE, plan):
+        run = cell_folder(folder, name, cell.seed)
+        if not run.exists():
+            unfinished = run.with_name(f"{run.name}.copying")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.copytree(cell_folder(folder, BASELINE, cell.seed), unfinished)
+            unfinished.replace(run)
 
 
 def _equal_time_length(folder: Path, recipe: DistillRecipe, plan: Mapping[str, Any]) -> int:
