@@ -68,8 +68,8 @@ def test_where_nothing_longer_helps_the_baseline_is_not_trained_again(tmp_path: 
     trainings = to_the_plateau(tmp_path, {20: 0.69})
     assert trainings.made == [(20, 0)]
     assert json.loads((tmp_path / "plateau.json").read_text())["epochs"] == 10
-    comparison = load_comparison(tmp_path)
-    scores = {row.method: [cell.evaluation and cell.evaluation["miou"] for cell in row.cells] for row in comparison.rows}
+    rows = load_comparison(tmp_path).rows
+    scores = {row.method: [cell.evaluation and cell.evaluation["miou"] for cell in row.cells] for row in rows}
     assert len(scores["none"]) == 3
     assert scores["none@plateau"] == scores["none"]
 
