@@ -28,8 +28,8 @@ def told(data: dict[str, Any], *, overfit: int | None = None, unlabelled: bool =
     """The lines that a run would print."""
     console = Console(file=io.StringIO(), width=40)
     made = keep_decoded(build_data(data | {"crop": [32, 32]}, overfit), Console(quiet=True))
-    counts = check_before_run(made, console, unlabelled=unlabelled)
-    assert counts.pixels.tolist() == check_dataset(made.train).pixels.tolist()
+    splits = check_before_run(made, console, unlabelled=unlabelled)
+    assert splits["train"].counts.pixels.tolist() == check_dataset(made.train).pixels.tolist()
     lines = console.file.getvalue().splitlines()
     assert all(line.startswith("warning: ") for line in lines)
     return lines

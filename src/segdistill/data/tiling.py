@@ -19,6 +19,7 @@ from torch import Tensor
 from segdistill.data.ahead import ahead
 from segdistill.datasets.base import IGNORE_INDEX, Window
 from segdistill.errors import UserError
+from segdistill.networks.normalisation import of_one_number
 
 Scorer = Callable[[Tensor], Tensor]
 """Class scores (B, K, H, W), before any softmax, of images (B, C, H, W), uint8 in 0..255 or floating."""
@@ -338,7 +339,7 @@ def run_scorer(scores: Scorer, images: Tensor, classes: int) -> Tensor:
             "smaller --batch-size or --window"
         ) from None
     except ValueError as error:
-        if "more than 1 value per channel" not in str(error):  # torch's words for a mean over a single number
+        if not of_one_number(error):
             raise
         raise UserError(f"the model cannot take {width} x {height} pixels: too few for its normalisation") from error
     if found.shape != (count, classes, height, width):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from segdistill.datasets import LabelCounts, SegmentationDataset
+from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.reading.checking import SampleContent, read_contents
 from segdistill.datasets.reading.decoded_cache import DecodedCache
 from segdistill.datasets.reading.files import FileDataset, Pair
@@ -15,7 +15,7 @@ from segdistill.datasets.reading.first import FirstSamples
 from segdistill.errors import UserError
 from segdistill.inspection.diagnosis import in_order, label_findings, pixel_findings, sample_findings, summary
 from segdistill.inspection.duplicates import same_files
-from segdistill.inspection.findings import Finding
+from segdistill.inspection.findings import Finding, SplitSummary
 from segdistill.inspection.leakage import Names, names_by_pixels, refuse_leaks
 from segdistill.inspection.samples import SampleFacts, bands_of, facts_of
 from segdistill.inspection.tolerant import TOLERANT, open_tolerantly
@@ -25,7 +25,9 @@ _OF_SCORES = ("same-image", "class-not-in-train")
 """Errors of the check that spoil what scores say, and no training."""
 
 
-def check_before_run(data: Data, console: Console, *, unlabelled: bool = False, progress: bool = False) -> LabelCounts:
+def check_before_run(
+    data: Data, console: Console, *, unlabelled: bool = False, progress: bool = False
+) -> dict[str, SplitSummary]:
     """Reads every image and mask of a run once, and says what would spoil it.
 
     The findings are those of `check_data`, but for copies of an image that were compressed or resized again: of images,
@@ -38,7 +40,7 @@ def check_before_run(data: Data, console: Console, *, unlabelled: bool = False, 
         progress: show a progress bar on the standard error stream.
 
     Returns:
-        The labelled pixels of the training split.
+        What "train" and "val" hold; "train" alone where they are one.
 
     Raises:
         UserError: the first sample that cannot be read or holds a label that is no class; unlabelled images that are
@@ -86,7 +88,7 @@ def check_before_run(data: Data, console: Console, *, unlabelled: bool = False, 
             raise UserError(finding.sentence)
     for finding in told:
         console.out(f"warning: {finding.sentence}", highlight=False)
-    return summaries["train"].counts
+    return summaries
 
 
 def _goes_on(finding: Finding, unlabelled: bool) -> bool:

@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 
 from segdistill.errors import UserError
+from segdistill.networks.normalisation import of_one_number
 from segdistill.recipe.data import Data
 from segdistill.recipe.train_config import TrainConfig
 
@@ -47,9 +48,9 @@ def told(fabric: Fabric, config: Mapping[str, Any], data: Data, train: TrainConf
     except UserError:
         raise
     except ValueError as error:
-        if "more than 1 value per channel" in str(error):  # torch's words for a mean over a single number
+        if of_one_number(error):
             raise UserError(
-                f"a batch normalisation of the network sees one number per channel at train.batch_size "
+                f"a normalisation of the network sees one number per channel at train.batch_size "
                 f"{train.batch_size} and this data.crop: raise one of them"
             ) from error
         raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -20,13 +20,13 @@ from segdistill.distiller import Distiller, Supervised
 from segdistill.errors import UserError
 from segdistill.naming import objects_in
 from segdistill.networks.network import Network
-from segdistill.progress import tracked
+from segdistill.networks.normalisation import check_one_image
+from segdistill.progress import counted, tracked
 from segdistill.recipe.data import Data
+from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.run_folder import RunFolder, recipe_differences
 from segdistill.training.failures import short
-
-M = TypeVar("M", bound=nn.Module)
 
 
 def check_sources(config: Mapping[str, Any], output: Path) -> None:
@@ -74,6 +74,13 @@ def fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -
     return statistics
 
 
+def warn_of_small_data(data: Data, recipe: TrainRecipe | DistillRecipe, console: Console) -> None:
+    """Warns of too few images, unless few are to be overfitted, and of too small ones."""
+    if recipe.overfit is None:
+        warn_of_few_images(data, recipe.train.batch_size, console)
+    warn_of_enlarging(data, console)
+
+
 def warn_of_enlarging(data: Data, console: Console) -> None:
     """Warns where a teacher that looks closer would see enlarged pictures, which show no more than the student's.
 
@@ -93,6 +100,41 @@ def warn_of_enlarging(data: Data, console: Console) -> None:
             f"the first one has {height} x {width}, and enlarging adds no detail; lower data.{remedy} or teacher_scale",
             highlight=False,
         )
+
+
+def warn_of_few_images(data: Data, batch_size: int, console: Console) -> None:
+    """Warns where there are fewer images than a batch takes, of those with labels or of the further ones without."""
+    without_labels = data.unlabelled_in_batch(batch_size)
+    kinds = [("training", data.train, batch_size - without_labels)]
+    if data.unlabelled is not None:
+        kinds = [("labelled", data.train, batch_size - without_labels), ("unlabelled", data.unlabelled, without_labels)]
+    for kind, images, taken in kinds:
+        if len(images) * data.train.crops_per_image < taken:
+            console.out(
+                f"warning: each batch takes {counted(taken, f'{kind} image')}, but the data has {len(images)}, so that "
+                "images are repeated within a batch, augmented anew each time; lower train.batch_size",
+                highlight=False,
+            )
+
+
+def check_smallest_image(learner: Distiller | Supervised, data: Data, sizes: Iterable[tuple[int, int]]) -> None:
+    """Refuse a network that cannot take the smallest validation image by itself: it would fail after the training.
+
+    Args:
+        learner: on its device; of a teacher that is at hand only one that has the classes of the data is scored.
+        data: its validation images are scored in windows.
+        sizes: (height, width) of the validation images as the student sees them.
+
+    Raises:
+        UserError: it cannot.
+    """
+    window = data.val.evaluation_window
+    height, width = min(sizes, key=max)
+    seen = (min(height, window or height), min(width, window or width))
+    teacher = learner.teacher if isinstance(learner, Distiller) else None
+    check_one_image(learner.student, seen, "student" if isinstance(learner, Distiller) else "network")
+    if teacher is not None and teacher.num_classes == len(data.val.classes):
+        check_one_image(teacher, seen, "teacher")
 
 
 def parts_of_batch(train: TrainConfig, processes: int) -> int:
@@ -121,16 +163,19 @@ def run_pre_stage(
         folder.write_history([{"epoch": 0, "seconds": round(time.perf_counter() - began, 2)}])
 
 
-def synchronise_batch_norm(student: M, device: torch.device, console: Console) -> M:
+def synchronise_batch_norm(learner: Distiller | Supervised, fabric: Fabric, console: Console) -> None:
     """Batch normalisation over all processes, so that a batch means the same however many share it."""
-    if device.type == "cuda":
-        converted: M = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
-        return converted
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
+    if fabric.world_size == 1:
+        return
+    if fabric.device.type == "cuda":
+        convert = nn.SyncBatchNorm.convert_sync_batchnorm
+        learner.student = convert(learner.student)  # type: ignore[no-untyped-call]
+        if learner.auxiliary is not None:
+            learner.auxiliary = convert(learner.auxiliary)  # type: ignore[no-untyped-call]
+    elif any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in learner.student.modules()):
         console.out(
             "batch normalisation stays within each process: torch synchronises it on GPUs only", highlight=False
         )
-    return student
 
 
 def check_checkpoint(state: Mapping[str, Any] | None, config: Mapping[str, Any], folder: RunFolder) -> None:

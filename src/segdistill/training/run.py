@@ -53,6 +53,7 @@ from segdistill.training.loop import STEPS_BETWEEN_LOOKS, Loop
 from segdistill.training.options import RunOptions
 from segdistill.training.preparation import (
     check_checkpoint,
+    check_smallest_image,
     check_sources,
     compile_student,
     fit_bands,
@@ -60,7 +61,7 @@ from segdistill.training.preparation import (
     parts_of_batch,
     run_pre_stage,
     synchronise_batch_norm,
-    warn_of_enlarging,
+    warn_of_small_data,
 )
 from segdistill.training.report import image_counts, last_line, run_report
 from segdistill.training.sharding import whole_network
@@ -191,18 +192,15 @@ class Run:
     def prepare(self) -> None:
         """Checks the data, fills the teacher cache, makes the loaders, begins the run folder, runs the pre-stage."""
         data, learner, fabric, bar = self.data, self.learner, self.fabric, self.shown
+        learner.to(fabric.device)
         self.check_data()
         data = self.data
         bands_file = self.folder.path / "bands.json"
         self.bands = fit_bands(learner.student, data, bands_file if self.options.resume else None, bar)
         describe_network(learner.student, data.val, self.bands)
-        warn_of_enlarging(data, self.console)
+        warn_of_small_data(data, self.job.recipe, self.console)
         views = self._views()
-        learner.to(fabric.device)
-        if fabric.world_size > 1:
-            learner.student = synchronise_batch_norm(learner.student, fabric.device, self.console)
-            if learner.auxiliary is not None:
-                learner.auxiliary = synchronise_batch_norm(learner.auxiliary, fabric.device, Console(quiet=True))
+        synchronise_batch_norm(learner, fabric, self.console)
         self.loaders = self.training_loader(views), *self.validation_loaders()
         resuming = self.options.resume and not self.options.dry_run
         self.state = load_checkpoint(self.folder.checkpoint_file, self.console) if resuming else None
@@ -222,9 +220,11 @@ class Run:
         """Reads every mask once, so that a bad label stops the run now and not after an hour; sets the task loss."""
         data, no_labels = self.data, self.data.train.unlabelled_index is not None
         unlabelled = no_labels or self.config.get("ignored") == "distil"
-        counts = check_before_run(data, self.console, unlabelled=unlabelled, progress=self.shown)
+        splits = check_before_run(data, self.console, unlabelled=unlabelled, progress=self.shown)
+        check_smallest_image(self.learner, data, splits.get("val", splits["train"]).sizes)
         if not no_labels:  # without labels it is 0, whichever it is
-            self.learner.task_loss = self.train_config.build_task_loss(counts.pixels.to(self.fabric.device))
+            pixels = splits["train"].counts.pixels.to(self.fabric.device)
+            self.learner.task_loss = self.train_config.build_task_loss(pixels)
         self.against_teacher = data.val.unlabelled_index is not None
         self.data = labelled_by_teacher(data, self.source, self.fabric, self.console, bar=self.shown)
 

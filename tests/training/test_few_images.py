@@ -1,0 +1,65 @@
+"""A data set smaller than one batch is trained on, and said to be."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import segdistill
+from segdistill.datasets import Images, SyntheticAerial
+from segdistill.recipe.data import Data
+from segdistill.training.preparation import warn_of_few_images
+from tests.training.runs import SCENES, STUDENT
+from tests.training.test_unlabelled import pictures
+
+REPEATED = "so that images are repeated within a batch, augmented anew each time; lower train.batch_size"
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "share", "told"),
+    [
+        (4, None, []),
+        (5, None, ["5 training images, but the data has 4"]),
+        (8, 0.5, ["4 unlabelled images, but the data has 3"]),
+        (10, 0.5, ["5 labelled images, but the data has 4", "5 unlabelled images, but the data has 3"]),
+        (7, 0.3, ["5 labelled images, but the data has 4"]),
+        (6, 0.4, []),
+    ],
+)
+def test_what_a_batch_takes_and_what_there_is(
+    tmp_path: Path, batch_size: int, share: float | None, told: list[str]
+) -> None:
+    scenes = [SyntheticAerial(split=split, count=4, size=[32, 32]) for split in ("train", "val")]
+    further: dict[str, Any] = {}
+    if share is not None:
+        root = pictures(tmp_path / "further", 3)
+        further = {"unlabelled": Images(root, classes=list(scenes[0].classes)), "unlabelled_share": share}
+    console = Console(file=io.StringIO())
+    warn_of_few_images(Data(*scenes, **further), batch_size, console)
+    assert console.file.getvalue().splitlines() == [f"warning: each batch takes {text}, {REPEATED}" for text in told]
+
+
+def test_several_crops_of_an_image_count_as_so_many(tmp_path: Path) -> None:
+    scenes = [SyntheticAerial(split=split, count=4, size=[32, 32]) for split in ("train", "val")]
+    scenes[0].crops_per_image = 2
+    console = Console(file=io.StringIO())
+    warn_of_few_images(Data(*scenes), 8, console)
+    assert console.file.getvalue() == ""
+    warn_of_few_images(Data(*scenes), 9, console)
+    assert console.file.getvalue() == f"warning: each batch takes 9 training images, but the data has 4, {REPEATED}\n"
+
+
+@pytest.mark.parametrize(("overfit", "lines"), [(None, 1), (2, 0)])
+def test_a_run_says_it_once_and_not_of_images_to_be_overfitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overfit: int | None, lines: int
+) -> None:
+    train = {"steps": 1, "batch_size": 6, "precision": "fp32", "workers": 0}
+    segdistill.train(
+        data=SCENES, network=STUDENT, output=tmp_path / "run", train=train, overfit=overfit, device="cpu", dry_run=True
+    )
+    line = f"warning: each batch takes 6 training images, but the data has {SCENES['count']}, {REPEATED}"
+    assert capsys.readouterr().out.splitlines().count(line) == lines
