@@ -329,3 +329,27 @@ def test_what_padding_shows(image: Tensor, fill: list[float] | None, expected: l
 def test_jittered_images_are_still_bytes() -> None:
     image, mask = sample()
     assert EVERYTHING(image, mask, key=(0, 0, 0))[0].dtype == torch.uint8
+
+
+def test_a_closer_view_shows_the_same_place_with_more_pixels() -> None:
+    image, mask = sample()
+    turning = Augmentation((20, 30), scale=(1.0, 1.0), vertical_flip=True, quarter_turns=True)
+    for index in range(6):
+        view = turning.view((40, 60), key=(0, 0, index))
+        plain, labels = view.apply(view.window.cut(image), view.window.cut(mask))
+        close = view.closer(3, read_larger=True)
+        large = [one.repeat_interleave(3, -1).repeat_interleave(3, -2) for one in (image, mask)]
+        found, found_labels = close.apply(close.window.cut(large[0]), close.window.cut(large[1]))
+        assert found.equal(plain.repeat_interleave(3, -1).repeat_interleave(3, -2))
+        assert found_labels.equal(labels)
+
+
+def test_a_closer_view_of_an_image_that_has_no_more_pixels() -> None:
+    image, mask = sample()
+    view = Augmentation((20, 30), scale=(1.0, 1.0)).view((40, 60), key=(0, 0, 0))
+    plain, labels = view.apply(view.window.cut(image), view.window.cut(mask))
+    close = view.closer(3, read_larger=False)
+    found, found_labels = close.apply(close.window.cut(image), close.window.cut(mask))
+    assert found.shape == (3, 60, 90)
+    assert found[:, 1::3, 1::3].equal(plain)  # the middle of each pixel, between its neighbours
+    assert found_labels.equal(labels)
