@@ -36,7 +36,7 @@ PLACES = [
     ("data set", DATASETS, "docs/reference/data.md", r"\n\| `NAME` \|"),
     ("data set", CLASSES, "tests/datasets/test_*.py", r"\bNAME\("),
     ("source of networks", SOURCES, "docs/reference/networks.md", r"`NAME:"),
-    ("source of networks", SOURCES, "tests/networks/test_*.py", r"\bNAME:|\.NAME\b"),
+    ("source of networks", SOURCES, "tests/networks/*.py", r"\bNAME:|\.NAME\b"),
     ("task loss", TASK_LOSSES, "docs/reference/losses.md", r"\n\| (`\w+`, )*`NAME`"),
     ("task loss", TASK_LOSSES.keys() - {"ce"}, "tests/losses/test_task*.py", r"(?i)\bNAME(_|\b)"),
     ("export format", FORMATS, "docs/how-to/export-*.md", r"(--format |\bmodel\.)NAME\b"),

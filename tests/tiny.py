@@ -45,6 +45,11 @@ def tiny_network(width: int = 4, stride: int = 8, classes: int = 5, in_channels:
     )
 
 
+def pair(**options: int) -> tuple[Network, Network]:
+    """A teacher and a student of other widths; `options` are those of `tiny_network`."""
+    return tiny_network(8, seed=1, **options), tiny_network(4, seed=2, **options)
+
+
 def build_tiny(num_classes: int, in_channels: int) -> Network:
     """For ``python:tests.tiny:build_tiny``."""
     return tiny_network(classes=num_classes, in_channels=in_channels)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from segdistill.cli.main import main
-from tests.cli.test_bad_input import fails
+from tests.cli.failing import fails
 from tests.training.runs import SCENES, STUDENT
 
 TRAIN = {"epochs": 3, "batch_size": 2, "precision": "fp32", "workers": 0}

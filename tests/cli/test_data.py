@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from segdistill.cli.main import main
-from tests.cli.test_bad_input import fails
+from tests.cli.failing import fails
 from tests.inspection.trees import folder_data, sound_tree
 
 KEYWORDS = ["--dataset", "folder", "--classes", "[road, roof, tree]"]

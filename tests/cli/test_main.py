@@ -21,7 +21,7 @@ from segdistill.cli.main import COMMANDS, main
 from segdistill.methods import METHODS
 from segdistill.methods.building import build_methods
 from segdistill.training.step import Step
-from tests.cli.test_bad_input import argv, fails
+from tests.cli.failing import argv, fails
 from tests.training.runs import FAST, SCENES, STUDENT, contents, distill_tiny, fingerprint, train_tiny
 
 TRAIN = {"epochs": 2, "batch_size": 2, "precision": "fp32", "workers": 0, "lr": 3e-3}

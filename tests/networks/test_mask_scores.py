@@ -13,7 +13,7 @@ from segdistill.errors import UserError
 from segdistill.networks.mask_scores import SMALLEST, class_log_probabilities
 from segdistill.networks.wrapping import as_network
 from tests.methods.settings import SETTINGS, Setting
-from tests.networks.test_conformance import EOMT, MASK2FORMER, ONEFORMER
+from tests.networks.specs import EOMT, MASK2FORMER, ONEFORMER
 from tests.networks.tiny import tiny_network
 
 CLASSES = 5

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import segdistill
-from tests.networks.test_conformance import MASK2FORMER
+from tests.networks.specs import MASK2FORMER
 from tests.training.runs import SCENES, distill_tiny, fingerprint
 from tests.training.test_resume import Killed, history_without_times, stop_in
 
