@@ -70,7 +70,7 @@ def test_a_teacher_of_one_size_gets_no_other() -> None:
         distiller(torch.rand(1, 3, 96, 64))
     closer = Distiller(teacher, student, KD(), teacher_scale=2)
     assert closer.teacher_outputs(torch.rand(1, 3, 64, 96))
-    with pytest.raises(UserError, match="32 x 48 pixels alone, but these are 48 x 32"):
+    with pytest.raises(UserError, match="32 x 48 pixels alone, but these are 48 x 32;"):
         closer.teacher_outputs(torch.rand(1, 3, 96, 64))
 
 
