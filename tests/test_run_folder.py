@@ -116,7 +116,7 @@ def test_curves_and_predictions_in_a_notebook(tmp_path: Path) -> None:
     run.save_network(load_network("smp:FPN:resnet18?decoder_pyramid_channels=8", num_classes=6))
     one, all_of_them = run.predictions(count=1), run.predictions(count=9)
     assert (one.mode, one.width) == ("RGB", all_of_them.width)
-    assert all_of_them.height - one.height == 2 * (32 + GAP)
+    assert all_of_them.height - one.height == 2 * (6 * 32 + GAP)  # enlarged
     with pytest.raises(UserError, match="count is 0"):
         run.predictions(count=0)
 

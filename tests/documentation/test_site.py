@@ -17,6 +17,7 @@ import segdistill
 from segdistill import DistillRecipe, TrainConfig, TrainRecipe
 from segdistill.cli.main import COMMANDS
 from tests.documentation.pages import PAGES, ROOT, name_of
+from tests.reporting.browser import MISSING, Browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -66,6 +67,25 @@ def test_no_link_is_dead(site: Path) -> None:
             other = (page.parent / path).resolve() if path else page
             assert other.exists(), (page, target)
             assert not anchor or other not in anchors or anchor in anchors[other], (page, target)
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_pages_from_disk_can_be_searched(site: Path, tmp_path: Path) -> None:
+    found = "document.querySelector('.md-search-result__meta').innerText"
+    with Browser(tmp_path / "profile") as browser:
+        for page in ("index.html", "how-to/compare.html"):
+            browser.open(site / page)
+            browser.run(
+                "const field = document.querySelector('.md-search__input'); field.focus(); field.value = 'resume';"
+                "field.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true, key: 'e'}))"
+            )
+            browser.run(
+                "return new Promise((done) => { const look = () =>"
+                f"/documents/.test({found}) ? done(true) : setTimeout(look, 100); look(); }})"
+            )
+            first = browser.run("return [...document.querySelectorAll('.md-search-result__link')].map((it) => it.href)")
+            assert (site / "how-to/resume-a-run.html").as_uri() in first
+        assert browser.messages() == []
 
 
 def test_what_is_made_from_the_code(site: Path) -> None:

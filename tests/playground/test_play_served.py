@@ -47,7 +47,7 @@ def browser(page: Served) -> Iterator[Browser]:
         pytest.skip(MISSING)
     # Inside of the page's: it is open when the page ends, as a user's is.
     with Browser(page.folder / "profile") as opened:
-        opened.protocol("Page.navigate", {"url": f"http://127.0.0.1:{page.port}/"})
+        opened.open(f"http://127.0.0.1:{page.port}/")
         until(opened, "document.querySelector('#drop input[type=file]') !== null")
         yield opened
         assert [message for message in opened.messages() if HARMLESS not in message] == []
@@ -84,9 +84,8 @@ def until(browser: Browser, condition: str) -> Any:
 def drop(browser: Browser, file: Path) -> None:
     browser.run("document.querySelector('#drop [aria-label=\"Clear\"]')?.click()")
     until(browser, "document.querySelector('#drop input[type=file]') !== null")
-    told = {"expression": "document.querySelector('#drop input[type=file]')"}
-    element = browser.protocol("Runtime.evaluate", told)["result"]["objectId"]
-    browser.protocol("DOM.setFileInputFiles", {"files": [str(file)], "objectId": element})
+    found = browser.protocol("Runtime.evaluate", expression="document.querySelector('#drop input[type=file]')")
+    browser.protocol("DOM.setFileInputFiles", files=[str(file)], objectId=found["result"]["objectId"])
     until(browser, f"document.querySelector('#message').innerText.includes({json.dumps(file.name)})")
 
 
@@ -226,7 +225,7 @@ def test_the_slider_moves(browser: Browser, page: Served) -> None:
     )
     for kind, place in (("mousePressed", 0.5), ("mouseMoved", 0.4), ("mouseMoved", 0.25), ("mouseReleased", 0.25)):
         event = {"type": kind, "x": left + place * width, "y": top + 100, "button": "left", "clickCount": 1}
-        browser.protocol("Input.dispatchMouseEvent", event | {"buttons": int(kind != "mouseReleased")})
+        browser.protocol("Input.dispatchMouseEvent", **event, buttons=int(kind != "mouseReleased"))
     hidden = "parseFloat(getComputedStyle(" + SHOWN + "[1]).clipPath.split(' ').at(-1))"
     until(browser, f"Math.abs({hidden} - 25) < 2")
 
@@ -256,7 +255,7 @@ def test_nothing_is_loaded_from_elsewhere(browser: Browser, page: Served) -> Non
 
 def test_it_fits_a_phone_and_is_dark_where_wanted(page: Served, browser: Browser) -> None:
     with Browser(page.folder / "phone", width=390, height=844, dark=True) as phone:
-        phone.protocol("Page.navigate", {"url": f"http://127.0.0.1:{page.port}/"})
+        phone.open(f"http://127.0.0.1:{page.port}/")
         until(phone, "document.querySelector('#examples button') !== null")
         phone.run("document.querySelector('#examples button').click()")
         until(phone, f"{SHOWN}.length === 2")

@@ -1,18 +1,39 @@
-"""A real browser for tests: Debian's chromium, told what to do over chromedriver's WebDriver protocol."""
+"""A real browser for tests, told what to do over the DevTools protocol: chromium, or the one in PyQt6-WebEngine."""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
-import re
 import shutil
+import socket
 import subprocess
+import sys
+import time
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-MISSING = next((f"{name} is not installed" for name in ("chromium", "chromedriver") if shutil.which(name) is None), "")
+CHROMIUM = shutil.which("chromium")
+#: An interpreter that can import PyQt6-WebEngine, which is too large for the environment that all tests run in.
+QT_PYTHON = os.environ.get("SEGDISTILL_BROWSER_PYTHON") or (
+    sys.executable if find_spec("PyQt6") and find_spec("PyQt6.QtWebEngineWidgets") else None
+)
+MISSING = "" if CHROMIUM or QT_PYTHON else "neither chromium nor PyQt6-WebEngine is here, see CONTRIBUTING.md"
+
+QT_PAGE = """
+from PyQt6.QtCore import QUrl
+from PyQt6.QtWebEngineWidgets import QWebEngineView
+from PyQt6.QtWidgets import QApplication
+application = QApplication(["tests"])
+view = QWebEngineView()
+view.load(QUrl("about:blank"))
+view.resize(WIDTH, HEIGHT)
+view.show()
+application.exec()
+"""
+KEY_CODES = {"ArrowRight": 39}
 
 
 class Browser:
@@ -27,67 +48,122 @@ class Browser:
 
     def __init__(self, folder: Path, width: int = 1200, height: int = 900, dark: bool = False) -> None:
         self.folder, self.width, self.height, self.dark = folder, width, height, dark
+        self.sent = 0
+        self.events: list[dict[str, Any]] = []
 
     def __enter__(self) -> Browser:
-        driver = shutil.which("chromedriver")
-        assert driver is not None
-        self.process = subprocess.Popen(
-            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
-        )
-        assert self.process.stdout is not None
-        started = next(line for line in self.process.stdout if "started successfully on port" in line)
-        port = re.findall(r"port (\d+)", started)[0]
-        self.address = f"http://127.0.0.1:{port}/session"
-        flags = ["--headless", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        flags += ["--disable-sync", f"--user-data-dir={self.folder}"]
-        if os.geteuid() == 0:
-            flags.append("--no-sandbox")
-        wanted = {"goog:chromeOptions": {"args": flags}, "goog:loggingPrefs": {"browser": "ALL"}}
-        session = self._ask("", {"capabilities": {"alwaysMatch": wanted}})
-        self.address += f"/{session['sessionId']}"
-        size = {"width": self.width, "height": self.height, "deviceScaleFactor": 1, "mobile": self.width < 500}
-        self.protocol("Emulation.setDeviceMetricsOverride", size)
-        self.protocol("Emulation.setFocusEmulationEnabled", {"enabled": True})  # there is no window to have it
-        preference = {"name": "prefers-color-scheme", "value": "dark" if self.dark else "light"}
-        self.protocol("Emulation.setEmulatedMedia", {"features": [preference]})
+        from websockets.sync.client import connect
+
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.process = self._start()
+        try:
+            # Pictures of whole pages are large.
+            self.connection = connect(self._address(), max_size=None, proxy=None)
+            for part in ("Page", "Runtime", "Log"):
+                self.protocol(f"{part}.enable")
+            size = {"width": self.width, "height": self.height, "deviceScaleFactor": 1, "mobile": self.width < 500}
+            self.protocol("Emulation.setDeviceMetricsOverride", **size)
+            self.protocol("Emulation.setFocusEmulationEnabled", enabled=True)  # there is no window to have it
+            preference = {"name": "prefers-color-scheme", "value": "dark" if self.dark else "light"}
+            self.protocol("Emulation.setEmulatedMedia", features=[preference])
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(self.address, method="DELETE"), timeout=30).close()
-        finally:
-            self.process.terminate()
-            self.process.wait(30)
+        self.connection.close()
+        self._end()
 
-    def open(self, page: Path) -> None:
-        """Opens a file and waits until it is loaded."""
-        self._ask("/url", {"url": page.resolve().as_uri()})
+    def open(self, page: Path | str) -> None:
+        """Opens a file or an address and waits until it is loaded."""
+        before = len(self.events)
+        self.protocol("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events[before:]):
+            self._receive()
 
     def run(self, script: str) -> Any:
         """What a script, the body of a function, returns; a promise is waited for."""
-        return self._ask("/execute/sync", {"script": script, "args": []})
+        function = f"(async () => {{ {script} }})()"
+        found = self.protocol("Runtime.evaluate", expression=function, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
 
-    def press(self, keys: str) -> None:
-        """Presses keys one after the other on what has the focus; codes of special keys are WebDriver's."""
-        strokes = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
-        self._ask("/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
+    def press(self, key: str, times: int = 1) -> None:
+        """Presses a key on what has the focus."""
+        for kind in ("rawKeyDown", "keyUp") * times:
+            number = KEY_CODES[key]
+            self.protocol("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=number)
 
     def messages(self) -> list[str]:
         """What the console has shown since this was last asked."""
-        return [entry["message"] for entry in self._ask("/se/log", {"type": "browser"})]
+        self.run("")  # all that was said before its answer is here then
+        told = [text for event in self.events if (text := said(event))]
+        self.events = []
+        return told
 
     def screenshot(self, whole: bool = False) -> bytes:
         """What is seen, or the whole page, as PNG."""
-        shot = self.protocol("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole})
+        shot = self.protocol("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         return base64.b64decode(shot["data"])
 
-    def protocol(self, command: str, values: dict[str, Any]) -> Any:
+    def protocol(self, command: str, **values: Any) -> Any:
         """Sends a command of the DevTools protocol."""
-        return self._ask("/goog/cdp/execute", {"cmd": command, "params": values})
+        self.sent += 1
+        self.connection.send(json.dumps({"id": self.sent, "method": command, "params": values}))
+        while "id" not in (answer := self._receive()):
+            pass
+        assert "error" not in answer, f"{command}: {answer['error']}"
+        return answer["result"]
 
-    def _ask(self, path: str, values: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            self.address + path, json.dumps(values).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)["value"]
+    def _receive(self) -> dict[str, Any]:
+        message = json.loads(self.connection.recv(timeout=120))
+        if "method" in message:
+            self.events.append(message)
+        return message
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        root = os.geteuid() == 0  # who has to do without the browser's sandbox
+        if CHROMIUM:
+            flags = ["--headless", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+            flags += ["--disable-sync", f"--user-data-dir={self.folder}", f"--remote-debugging-port={self.port}"]
+            flags += ["--no-sandbox"] * root
+            return subprocess.Popen([CHROMIUM, *flags, "about:blank"], start_new_session=True)
+        assert QT_PYTHON is not None
+        settings = {"QT_QPA_PLATFORM": "offscreen", "QTWEBENGINE_REMOTE_DEBUGGING": str(self.port)}
+        settings |= {"QTWEBENGINE_CHROMIUM_FLAGS": "--disable-gpu"}
+        settings |= {"QTWEBENGINE_DISABLE_SANDBOX": "1"} if root else {}
+        page = QT_PAGE.replace("WIDTH", str(self.width)).replace("HEIGHT", str(self.height))
+        return subprocess.Popen([QT_PYTHON, "-c", page], env=os.environ | settings, start_new_session=True)
+
+    def _end(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+    def _address(self) -> str:
+        """Waits for the browser's page and returns where it is told what to do."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/json/list", timeout=30) as answer:
+                    pages = [one for one in json.load(answer) if one["type"] == "page"]
+                if pages:
+                    return pages[0]["webSocketDebuggerUrl"]
+            except OSError:  # it does not listen yet
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"no browser answered at port {self.port}; it ended with {self.process.poll()}")
+
+
+def said(event: dict[str, Any]) -> str:
+    """The text of a message on the console, or nothing."""
+    values = event["params"]
+    if event["method"] == "Log.entryAdded":
+        return f"{values['entry']['text']} {values['entry'].get('url', '')}"
+    if event["method"] == "Runtime.consoleAPICalled":
+        return " ".join(str(one.get("value", one.get("description"))) for one in values["args"])
+    if event["method"] == "Runtime.exceptionThrown":
+        return str(values["exceptionDetails"])
+    return ""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -50,6 +51,25 @@ def test_few_epochs_are_each_marked_and_seconds_are_not() -> None:
     assert {"1", "2"} <= set(texts(CHARTS["lines"]))
     close = [Curve("brd", [101.38, 243.62], [3, 4]), Curve("none", [108.98, 140.65], [3, 5])]
     assert not {"101.38", "108.98"} & set(texts(lines("five", close, LOOKS, "seconds", "mIoU")))
+
+
+def test_marks_of_epochs_do_not_run_into_each_other() -> None:
+    marked = texts(lines("six", [Curve("brd", [120, 240, 360, 437, 450], [1] * 5)], LOOKS, "epoch", "mIoU"))
+    assert [text for text in marked if text in ("120", "240", "360", "437", "450")] == ["120", "240", "360", "450"]
+    assert {"1", "2", "4", "8", "16"} <= set(
+        texts(lines("seven", [Curve("brd", [1, 2, 4, 8, 16], [1] * 5)], LOOKS, "", ""))
+    )
+
+
+def test_a_level_above_all_curves_is_not_the_edge_of_the_chart() -> None:
+    svg = lines("eight", [Curve("brd", [1, 2], [30.0, 50.0]), Curve("teacher", [0], [50.9])], LOOKS, "epoch", "mIoU")
+    heights = [  # of horizontal lines, and of the ends of the vertical ones
+        [float(at) for at in re.findall(r"[ML] [\d.]+ ([\d.]+)", path.get("d") or "")]
+        for path in ElementTree.fromstring(svg).iter("path")
+        if LOOKS["teacher"].colour in (path.get("style") or "") or "stroke-linecap: square" in (path.get("style") or "")
+    ]
+    level = min(ends[0] for ends in heights if len(ends) == 2 and ends[0] == ends[1])
+    assert level > min(min(ends) for ends in heights) + 3
 
 
 def test_no_two_charts_share_an_identifier() -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
+from torch import Tensor
 
 from segdistill.datasets import SyntheticAerial
 from segdistill.evaluation.forward_time import forward_ms
-from segdistill.reporting.picture import GAP, colourise, side_by_side
+from segdistill.reporting.picture import GAP, HEADER, NO_LABEL, colourise, side_by_side
 from tests.tiny import tiny_network
 
 PALETTE = [(255, 0, 0), (0, 0, 255)]
@@ -21,18 +23,21 @@ def test_truth_and_predictions_stand_in_their_columns() -> None:
     scenes = SyntheticAerial("val", count=3, size=(40, 32))
     networks = {"one": tiny_network(classes=6, seed=1), "two": tiny_network(classes=6, seed=2)}
     sheet = np.asarray(side_by_side(scenes, networks, [2, 0]))
-    cells = [  # every 40 x 32 window of the sheet, to be found by what it holds
-        sheet[top : top + 40, left : left + 32]
-        for top in range(sheet.shape[0] - 39)
-        for left in range(sheet.shape[1] - 31)
+    tall, wide = 6 * 40, 6 * 32  # so small a picture is enlarged
+    cells = [
+        sheet[top : top + tall, left : left + wide]
+        for top in (HEADER, HEADER + tall + GAP)
+        for left in range(GAP, sheet.shape[1], wide + GAP)
     ]
+    assert len(cells) == 8
 
-    def shown(picture: Image.Image) -> bool:
-        return any(np.array_equal(cell, np.asarray(picture)) for cell in cells)
+    def shown(picture: Image.Image, way: Image.Resampling = Image.Resampling.NEAREST) -> bool:
+        enlarged = np.asarray(picture.resize((wide, tall), way))
+        return any(np.array_equal(cell, enlarged) for cell in cells)
 
     for index in (2, 0):
         image, labels = scenes[index]
-        assert shown(Image.fromarray(image.permute(1, 2, 0).numpy()))
+        assert shown(Image.fromarray(image.permute(1, 2, 0).numpy()), Image.Resampling.BILINEAR)
         assert shown(colourise(labels, scenes.palette))
         for network in networks.values():
             with torch.inference_mode():
@@ -45,7 +50,26 @@ def test_images_without_labels_have_no_column_for_them() -> None:
     scenes, networks = SyntheticAerial("val", count=1, size=(40, 32)), {"one": tiny_network(classes=6, seed=1)}
     labelled = side_by_side(scenes, networks, [0]).width
     scenes.unlabelled_index = 254
-    assert side_by_side(scenes, networks, [0]).width == labelled - 32 - GAP
+    assert side_by_side(scenes, networks, [0]).width == labelled - 6 * 32 - GAP
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_black_is_explained_where_it_is_seen(monkeypatch: pytest.MonkeyPatch, unlabelled: bool) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _, place, text, **more: written.append(text))
+    scenes = (WithoutALabel if unlabelled else SyntheticAerial)("val", count=1, size=(40, 32))
+    side_by_side(scenes, {"one": tiny_network(classes=6, seed=1)}, [0])
+    # The legend is drawn first.
+    assert written == [*SyntheticAerial.CLASSES, *[NO_LABEL] * unlabelled, "image", "truth", "one"]
+
+
+class WithoutALabel(SyntheticAerial):
+    """Scenes with a pixel that is to be ignored."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, labels = super().__getitem__(index)
+        labels[0, 0] = 255
+        return image, labels
 
 
 def test_latency_counts_the_repeats_alone() -> None:

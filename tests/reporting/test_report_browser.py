@@ -30,7 +30,6 @@ return [...document.querySelectorAll("p, td, th, figcaption, figure text")].filt
   return scale * parseFloat(getComputedStyle(it).fontSize);
 });
 """
-RIGHT = "\ue014"  # the key of the right arrow
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,7 @@ def test_the_slider_moves_by_keyboard_and_by_pointer(browser: Browser) -> None:
     shown = "return getComputedStyle(document.getElementById('right-picture')).clipPath"
     before = browser.run(shown)
     browser.run("document.getElementById('slider').focus()")
-    browser.press(RIGHT * 3)
+    browser.press("ArrowRight", 3)
     assert browser.run("return document.getElementById('slider').value") == "53"
     assert browser.run(shown) != before
     browser.run(
@@ -103,6 +102,18 @@ def test_it_opens_on_the_plain_prediction_and_says_what_the_colours_are(browser:
     choose(browser, "view", "mistakes")
     assert browser.run(legend) == [name for name, _ in MISTAKES.values()]
     assert browser.run(meaning).startswith("Only the wrong pixels of a prediction are coloured")
+
+
+def test_black_is_explained_where_it_is_seen(browser: Browser, comparison_folder: Path) -> None:
+    choose(browser, "view", "classes")
+    legend = browser.run(
+        "const gallery = new Gallery(JSON.parse(document.getElementById('gallery-data').textContent));"
+        "gallery.colours.splice(1);"  # all classes but the first are none then
+        "await gallery.open(0);"
+        "return [...document.querySelectorAll('#legend li')].map((it) => it.textContent)"
+    )
+    load(browser, comparison_folder)
+    assert legend == [*SyntheticAerial.CLASSES, "no label"]
 
 
 def test_classes_are_drawn_in_their_colours(browser: Browser) -> None:
@@ -185,6 +196,8 @@ def test_it_fits_the_window(comparison_folder: Path, tmp_path: Path, width: int,
         assert browser.run(CUT_OFF) == []
         sizes = browser.run(SIZES)
         assert min(sizes) > 9
+        commands = "[...document.querySelectorAll('pre')].filter((it) => it.scrollWidth > it.clientWidth).length"
+        assert width > 500 or browser.run(f"return {commands}") == 0
         screenshot = np.asarray(Image.open(io.BytesIO(browser.screenshot())).convert("RGB"))
         assert screenshot.shape == (800, width, 3)
         assert len(np.unique(screenshot.reshape(-1, 3), axis=0)) > 20

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,6 +23,7 @@ WIDTH = 4.8
 HEIGHT = 3.2
 LONGEST_NAME = 26
 FEW_PLACES = 6  #: so many whole numbers on an x axis are each marked
+DIGIT = 0.024  #: share of an x axis that a digit below it takes
 GREY = "#888888"
 INK = "#010203"  #: stands for the page's text colour
 
@@ -200,9 +202,11 @@ def lines(title: str, curves: Sequence[Curve], looks: Mapping[str, Style], x: st
                 axes.plot(
                     curve.x, curve.y, look.dash, color=look.colour, marker=marker, markersize=4, alpha=0.85, label=label
                 )
+        axes.autoscale_view(scalex=False)  # a level above all curves would be drawn on the chart's edge
         places = sorted({at for curve in curves if len(curve.x) > 1 for at in curve.x})
-        if len(places) <= FEW_PLACES and all(at == round(at) for at in places):  # epochs and pixels, but not seconds
-            axes.set_xticks(places, [f"{at:g}" for at in places])
+        # Epochs and pixels, but not seconds.
+        if 0 < len(places) <= FEW_PLACES and all(at == round(at) for at in places):
+            axes.set_xticks(marked := _far_enough(places), [f"{at:g}" for at in marked])
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid()
@@ -219,6 +223,13 @@ def shorten(name: str) -> str:
     """
     name = printable(name)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def _far_enough(places: Sequence[float]) -> list[float]:
+    """Those whose number would not run into that of the next."""
+    digit = DIGIT * (places[-1] - places[0])
+    kept = [at for at, after in pairwise(places) if after - at > digit * len(f"{after:g}")]
+    return [*kept, places[-1]]
 
 
 def _legend(axes: Axes) -> None:

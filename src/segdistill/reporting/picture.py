@@ -16,7 +16,8 @@ from segdistill.networks.network import Network
 
 GAP = 6
 HEADER = 22
-LARGEST_WIDTH = 320
+WIDTH, LARGEST_WIDTH = 200, 320  # wished for, and not exceeded
+NO_LABEL = "no label"
 INK = (20, 20, 20)
 PAPER = (250, 250, 250)
 
@@ -54,10 +55,15 @@ def side_by_side(dataset: SegmentationDataset, networks: Mapping[str, Network], 
         networks: networks by the heading above their column.
         indices: the images to show.
     """
-    rows = [_row(dataset, networks, index) for index in indices]
+    samples = [sample_in_sight(dataset, index) for index in indices]
+    rows = [_row(dataset, networks, image, labels) for image, labels in samples]
     width = max(cell.width for cells in rows for cell in cells)
-    headings = ["image", *(["truth"] if dataset.unlabelled_index is None else []), *networks]
-    legend = _legend(dataset, len(headings) * (width + GAP))
+    has_labels = dataset.unlabelled_index is None
+    headings = ["image", *(["truth"] if has_labels else []), *networks]
+    colours = dict(zip(dataset.classes, dataset.palette, strict=True))
+    if has_labels and any((labels >= len(colours)).any() for _, labels in samples):
+        colours[NO_LABEL] = (0, 0, 0)
+    legend = _legend(colours, len(headings) * (width + GAP))
     height = HEADER + sum(cells[0].height + GAP for cells in rows) + GAP + legend.height
     sheet = Image.new("RGB", (len(headings) * (width + GAP) + GAP, height), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -89,26 +95,29 @@ def predict(network: Network, image: Tensor) -> Tensor:
     return prediction
 
 
-def _row(dataset: SegmentationDataset, networks: Mapping[str, Network], index: int) -> list[Image.Image]:
-    image, labels = sample_in_sight(dataset, index)
+def _row(
+    dataset: SegmentationDataset, networks: Mapping[str, Network], image: Tensor, labels: Tensor
+) -> list[Image.Image]:
     maps = [labels] if dataset.unlabelled_index is None else []
     maps += [predict(network, image) for network in networks.values()]
     cells = [photograph(image), *(colourise(one, dataset.palette) for one in maps)]
     width, height = cells[0].size
-    if width <= LARGEST_WIDTH:
-        return cells
-    size = (LARGEST_WIDTH, max(1, round(height * LARGEST_WIDTH / width)))
+    if width > LARGEST_WIDTH:
+        size = (LARGEST_WIDTH, max(1, round(height * LARGEST_WIDTH / width)))
+    else:  # by a whole number, so that equal pixels stay equal
+        times = max(1, round(WIDTH / width))
+        size = (times * width, times * height)
     # Label colours must not mix, so only the photograph is smoothed.
     smooth, sharp = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
     return [cell.resize(size, smooth if column == 0 else sharp) for column, cell in enumerate(cells)]
 
 
-def _legend(dataset: SegmentationDataset, width: int) -> Image.Image:
+def _legend(colours: Mapping[str, tuple[int, int, int]], width: int) -> Image.Image:
     """Colour and name of every class, in as many lines as ``width`` asks for."""
     font = ImageFont.load_default(13)
     lines: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]
     left = 0.0
-    for name, colour in zip(dataset.classes, dataset.palette, strict=True):
+    for name, colour in colours.items():
         room = 17 + font.getlength(name) + 14
         if left + room > width and lines[-1]:
             lines.append([])

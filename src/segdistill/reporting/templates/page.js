@@ -90,6 +90,8 @@ class Gallery {
     this.name = scene.name;
     this.photo = found[0].data;
     this.labels = found[1].data;
+    // Every fourth value, the red one, is a class.
+    this.hasUnlabelled = this.labels.some((label, at) => at % 4 === 0 && label >= this.colours.length);
     this.predictions = new Map(keys.map((key, at) => [key, found[2 + at].data]));
     for (const id of ["left-picture", "right-picture"]) {
       element(id).width = found[0].width;
@@ -116,7 +118,8 @@ class Gallery {
       element(`${side}-head`).textContent = select.value;
     }
     element("legend").replaceChildren();
-    (asMistakes ? this.data.mistakes : this.data.classes).forEach((one) => this.addName(element("legend"), "li", one));
+    const classes = this.hasUnlabelled ? [...this.data.classes, { name: "no label", colour: "#000000" }] : this.data.classes;
+    (asMistakes ? this.data.mistakes : classes).forEach((one) => this.addName(element("legend"), "li", one));
     element("meaning").textContent = asMistakes ?
       "Only the wrong pixels of a prediction are coloured, and the colour says what is wrong; grey pixels are right:" :
       "The colour of a pixel is its class, as a network predicts it or, for the truth, as a person labelled it:";
