@@ -76,7 +76,7 @@ def test_a_planted_gain_is_recommended(tmp_path: Path, teacher: Path, monkeypatc
         (9, ("none", "brd")),
     ]
     assert found.recommended == "brd"
-    assert found.text.startswith("Train with brd: it is better than the same student trained alone, +")
+    assert found.text.startswith("Train with the method brd: it is better than the same student trained alone, +")
     assert "over 3 seeds and 60 images, after 9 epochs each" in found.text
     best = found.rungs[-1].best
     assert best.difference is not None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -353,3 +355,15 @@ def test_a_closer_view_of_an_image_that_has_no_more_pixels() -> None:
     assert found.shape == (3, 60, 90)
     assert found[:, 1::3, 1::3].equal(plain)  # the middle of each pixel, between its neighbours
     assert found_labels.equal(labels)
+
+
+def test_where_a_small_image_lies_in_its_crop() -> None:
+    """The free rows and columns are shared out by two numbers of their own, each place as likely as another."""
+    augmentation = Augmentation((40, 55), scale=(1.0, 1.0), flip=False)
+    image, mask = torch.zeros(3, 10, 20, dtype=torch.uint8), torch.zeros(10, 20, dtype=torch.int64)
+    for index in range(8):
+        inside = augmentation(image, mask, key=(0, 0, index))[1] == 0
+        rows, columns = (int(inside.any(side).nonzero().min()) for side in (1, 0))
+        place = augmentation.view((10, 20), key=(0, 0, index)).place
+        assert (rows, columns) == (math.floor(31 * place[0]), math.floor(36 * place[1]))
+        assert inside.sum() == 200

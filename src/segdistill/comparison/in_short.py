@@ -72,7 +72,11 @@ def advised(comparison: Comparison) -> Advised:
             f"Train the student without the teacher, but for longer: {best.method} is better after as many epochs, "
             f"but the student alone, trained {HOW_LONG[as_good[-1]]}, does as well.",
         )
-    return Advised(best, f"Train with {best.method}: it is better than the same student without the teacher.")
+    return Advised(
+        best,
+        f"Train the student with the teacher, by the method {best.method}: it is better than the same student "
+        "without the teacher.",
+    )
 
 
 def lead(row: Row, teacher: Row, milliseconds: Mapping[str, float]) -> str:

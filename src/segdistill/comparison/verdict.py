@@ -180,7 +180,7 @@ def recommendation(
         )
     elif difference.verdict == "better":
         chosen = method
-        sentences.append(f"Train with {method}: it is better than the same student trained alone, {told}.")
+        sentences.append(f"Train with the method {method}: it is better than the same student trained alone, {told}.")
     elif difference.verdict == "worse":
         sentences.append(f"Train the student alone: {method}, the best of the methods, is worse, {told}.")
     else:
