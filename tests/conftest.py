@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,9 @@ import pytest
 
 # A shell's background jobs ignore Ctrl-C, and so would all processes that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# As `make test` has it: sums of floats depend on the number of threads, and Ray gives its processes one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 #: What writes or runs exported files loads libraries for seconds: one of the processes does it all.
 EXPORTING = ("tests/exporting/", "tests/formats/", "tests/networks/test_from_onnx.py")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from notebooks import NOTEBOOKS
 from notebooks import page as notebook_page
@@ -58,14 +57,6 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     if TABLE_OF_METHODS in markdown:
         markdown = markdown.replace(TABLE_OF_METHODS, methods())
     return re.sub(r"(\]\([^)\s]+)\.ipynb\)", r"\1.md)", markdown)
-
-
-@event_priority(-100)  # once the plugin has written the index
-def on_post_build(config: Any) -> None:
-    """Write the index of the search as a script too: a page that was opened from disk may read no other file."""
-    folder = Path(config.site_dir) / "search"
-    index = (folder / "search_index.json").read_text(encoding="utf-8")
-    (folder / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
 
 
 def title(page: File) -> str:

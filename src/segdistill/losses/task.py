@@ -157,7 +157,7 @@ class BalancedCrossEntropy:
     Args:
         pixels_per_class: training pixels of each class, (K,), >= 0, at least one above 0.
         power: power of the weights, 0 to 1. 1 is strongest: rare classes are found more often, and also named where
-            they are not; 0.5 takes square roots, scaled to a mean of 1 again; 0 is plain cross-entropy.
+            they are not; 0.5 takes square roots; 0 is plain cross-entropy.
 
     Raises:
         UserError: ``power`` is out of its range.
@@ -167,8 +167,7 @@ class BalancedCrossEntropy:
         if not 0 <= power <= 1:
             raise UserError(f"balanced: power is {power}, expected 0 to 1")
         weights = balanced_weights(pixels_per_class)
-        powered = torch.where(weights > 0, weights.pow(power), 0.0)
-        self.class_weights = powered * (weights > 0).sum() / powered.sum()
+        self.class_weights = torch.where(weights > 0, weights.pow(power), 0.0)
 
     def __call__(self, *, logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
         """See `cross_entropy`."""

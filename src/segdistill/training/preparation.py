@@ -129,7 +129,7 @@ def check_smallest_image(learner: Distiller | Supervised, data: Data, sizes: Ite
         UserError: it cannot.
     """
     window = data.val.evaluation_window
-    height, width = min(sizes, key=max)
+    height, width = min(sizes, key=max)  # features shrink to a single place where both sides are short
     seen = (min(height, window or height), min(width, window or width))
     teacher = learner.teacher if isinstance(learner, Distiller) else None
     check_one_image(learner.student, seen, "student" if isinstance(learner, Distiller) else "network")
