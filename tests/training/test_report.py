@@ -32,7 +32,7 @@ def test_of_a_distilled_run(tmp_path: Path, teacher: Path) -> None:
     metrics = run.read_metrics()
     assert metrics is not None
     miou, of_teacher = metrics["miou"], metrics["teacher_miou"]
-    assert page.headings == ["In short", "Images", "Classes", "Training", "Recipe"]
+    assert page.headings == ["In short", "Images", "Next steps", "Classes", "Training", "Recipe"]
     assert "build_student: a<b>" in page.text
     assert f"reaches a mIoU of {miou:.2f} %, {100 * miou / of_teacher:.0f} % of its teacher's {of_teacher:.2f} %." in (
         page.text
@@ -40,6 +40,7 @@ def test_of_a_distilled_run(tmp_path: Path, teacher: Path) -> None:
     assert re.search(r"time for an image\s*[\d.]+ msteacher [\d.]+ ms; 32 x 32 pixels, on cpu", page.text)
     assert re.search(r"parameters\s*[\d.]+ Mteacher [\d.]+ M", page.text)
     assert {"mIoU by epoch", "loss by epoch", "IoU by class"} <= set(page.labels)
+    assert f"segdistill compare {run.path}/config.yaml --methods none,kd --seeds 3 --output comparison" in page.text
     assert "loss_weights: auto" not in page.text
     assert re.search(r"loss_weights:\n  [\w.]+: [\d.]+", page.text)
     assert page.row("mean")[1] == f"{miou:.2f}"

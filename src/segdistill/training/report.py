@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
 
@@ -10,6 +13,7 @@ from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Window
 from segdistill.evaluation.forward_time import forward_ms
 from segdistill.metrics.scores import Scores, percent
+from segdistill.naming import objects_in
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.progress import counted, duration
@@ -58,6 +62,7 @@ def run_report(
     sections = [
         Section("short", "In short", _in_short(scores, validation, networks, teacher_miou, history, agreement)),
         Section("images", "Images", [picture]),
+        Section("next", "Next steps", _next_steps(folder, config)),
         Section("classes", "Classes", _classes(scores)),
         Section("training", "Training", _training(history, teacher_miou)),
         Section("recipe", "Recipe", _recipe(folder, config)),
@@ -134,6 +139,27 @@ def _in_short(
         "be told beside the same network trained without it: segdistill compare does that."
     )
     return [Paragraph(f"{lead}.", "lead"), Facts(facts), Paragraph(meaning, "note")]
+
+
+def _next_steps(folder: RunFolder, config: Mapping[str, Any]) -> list[Block]:
+    """Commands to use the network with, and to find out what its teacher bought or to make it a teacher."""
+    use = [f"segdistill predict {folder.path} photos --output labels", f"segdistill export {folder.path}"]
+    blocks: list[Block] = [
+        Paragraph("Label your images with the network, or export it to a file to deploy:"),
+        Listing("\n".join(use), "commands"),
+    ]
+    if next(objects_in(config), None) is not None:  # no command line can name them
+        return blocks
+    if "teacher" in config:
+        told = "See what the teacher bought: train the same network with it and without it, with three seeds each:"
+        methods = ",".join(["none", *(name for one in config["method"] for name in one)])
+        command = f"segdistill compare {folder.path}/config.yaml --methods {methods} --seeds 3 --output comparison"
+    else:
+        told = "Or make it the teacher of a smaller network, on the same images:"
+        data = shlex.quote(json.dumps(config["data"], ensure_ascii=False))
+        small = "smp:FPN:tu-mobilenetv3_small_100"
+        command = f"segdistill distill --data {data} --teacher {folder.path} --student {small} --output small"
+    return [*blocks, Paragraph(told), Listing(command, "commands")]
 
 
 def _first_window(dataset: SegmentationDataset) -> Window:
