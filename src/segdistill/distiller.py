@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast, overload
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segdistill.batch import checked_labels
 from segdistill.errors import UserError
 from segdistill.losses import cross_entropy, shrunk_once
 from segdistill.methods import Method
 from segdistill.methods.building import build_methods
 from segdistill.methods.method import TeacherOutputs
-from segdistill.methods.pairing import check_shown, check_taken
+from segdistill.methods.pairing import check_shown, check_taken, reads_scores
 from segdistill.networks.auxiliary import AuxiliaryHead
 from segdistill.networks.closer import features_on_student_grid, info_on_student_grid, reduced
 from segdistill.networks.crop import check_crop, check_sizes
@@ -96,6 +97,10 @@ class Distiller(nn.Module):
         teacher_scale: the teacher sees pictures of so many times the student's height and width.
         auxiliary: weight of the task loss of an `AuxiliaryHead`, which is trained beside the student; 0 for none.
 
+    Attributes:
+        features_alone: while True, the loss has only the methods' terms that compare features: neither labels nor class
+            scores count. A run sets it for its first epochs, see `Method.features_first`.
+
     Raises:
         UserError: where something else than a `Network` is given, teacher and student are the same object, a method is
             unknown, or it cannot pair the two.
@@ -163,6 +168,7 @@ class Distiller(nn.Module):
         self.ignored = ignored
         self.unlabelled_index = unlabelled_index
         self.teacher_scale = teacher_scale
+        self.features_alone = False
         self._teacher_checked = False
         self.multiple = math.lcm(teacher.multiple, student.multiple)
         self._sizes = {"teacher": seen_closer.size, "student": student.info.size}
@@ -187,6 +193,12 @@ class Distiller(nn.Module):
     def check_crop(self, crop: tuple[int, int]) -> None:
         """Refuse images of ``crop`` (height, width) where a network takes another size alone; see `check_crop`."""
         check_crop(crop, self._sizes, self.multiple)
+
+    @property
+    def features_first(self) -> float:
+        """The largest `Method.features_first` of the methods that compare features of these two networks."""
+        able = [one for one in self._methods() if one.needs_embedding or one.needs_stages]
+        return max((one.features_first for one in able), default=0.0)
 
     @property
     def has_pre_stage(self) -> bool:
@@ -262,7 +274,7 @@ class Distiller(nn.Module):
         seen_by_teacher = images
         if teacher_outputs is None:
             images = reduced(images, self.teacher_scale)
-        labels = _checked(images, labels, self.student.num_classes, self.ignore_index, self.unlabelled_index)
+        labels = checked_labels(images, labels, self.student.num_classes, self.ignore_index, self.unlabelled_index)
         height, width = images.shape[-2:]
         self.check_crop((height, width))
         # Both networks see the same padded image, so that their features cover the same extent.
@@ -284,14 +296,18 @@ class Distiller(nn.Module):
         logits = logits[..., :height, :width]
 
         losses: dict[str, Tensor] = {}
-        if labels is not None:
+        if labels is not None and not self.features_alone:
             losses = _losses_on_labels(self, logits, student, labels, images.shape[-2:])
         with shrunk_once():
-            for name, method in self.methods.items():
-                if labels is None and method.needs_labels:
+            for name, method in zip(self.methods, self._methods(), strict=True):
+                if self.features_alone:
+                    parts = method.of_features_alone(student=student, teacher=teacher_outputs, valid=valid)
+                elif labels is None and method.needs_labels:
                     raise UserError(f"method {name} needs labels, and this batch has none")
-                parts = method(student=student, teacher=teacher_outputs, labels=padded, valid=valid)
-                if len(parts) == 1:
+                else:
+                    parts = method(student=student, teacher=teacher_outputs, labels=padded, valid=valid)
+                # The same name as when the method's other terms are there.
+                if len(parts) == 1 and not (self.features_alone and reads_scores(method)):
                     losses[name] = next(iter(parts.values()))
                 else:
                     losses |= {f"{name}.{part}": value for part, value in parts.items()}
@@ -332,7 +348,7 @@ class Supervised(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> LearnerOutput:
         """The task loss of one batch; see `Distiller.forward`."""
-        labels = _checked(images, labels, self.student.num_classes, self.ignore_index, self.unlabelled_index)
+        labels = checked_labels(images, labels, self.student.num_classes, self.ignore_index, self.unlabelled_index)
         if self.unlabelled_index is not None:
             labels = labels.masked_fill(labels == self.unlabelled_index, self.ignore_index)
         features = None
@@ -358,38 +374,6 @@ def _losses_on_labels(
         loss = learner.task_loss(logits=scores, labels=labels, ignore_index=learner.ignore_index)
         losses["aux"] = learner.auxiliary_weight * loss
     return losses
-
-
-@overload
-def _checked(images: Tensor, labels: Tensor, classes: int, ignore: int, unlabelled: int | None) -> Tensor: ...
-@overload
-def _checked(
-    images: Tensor, labels: Tensor | None, classes: int, ignore: int, unlabelled: int | None
-) -> Tensor | None: ...
-def _checked(images: Tensor, labels: Tensor | None, classes: int, ignore: int, unlabelled: int | None) -> Tensor | None:
-    """Labels as int64, after a check of their shape and values."""
-    if labels is None:
-        return None
-    _check_labels(images, labels, classes, [label for label in (ignore, unlabelled) if label is not None])
-    return labels.long()
-
-
-def _check_labels(images: Tensor, labels: Tensor, classes: int, special: list[int]) -> None:
-    if labels.shape != (len(images), *images.shape[-2:]):
-        raise UserError(
-            f"labels have shape {tuple(labels.shape)}, expected {(len(images), *images.shape[-2:])} "
-            f"for images of shape {tuple(images.shape)}"
-        )
-    # On a GPU a look at the values would make it wait; the command line has checked its data beforehand.
-    if labels.device.type == "cpu":
-        outside = (labels < 0) | (labels >= classes)
-        for label in special:
-            outside &= labels != label
-        if outside.any():
-            raise UserError(
-                f"labels hold the values {sorted(set(labels[outside].tolist()))[:8]}, expected 0 to {classes - 1}, or "
-                f"{special[0]} for pixels that do not count"
-            )
 
 
 def _total(losses: dict[str, Tensor], logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from segdistill.errors import UserError
 from segdistill.methods.feature import Feature
 from segdistill.methods.kd import KD
-from segdistill.methods.method import Method, TeacherOutputs, check_choice, check_not_negative
+from segdistill.methods.method import Method, TeacherOutputs, check_choice, check_not_negative, check_ratio
 from segdistill.networks.features import Features, NetworkInfo
 
 
@@ -34,16 +34,23 @@ class Auto(Method):
     cost = 1.039
 
     def __init__(
-        self, *, logits: float = 10.0, features: float = 5.0, balance: Literal["teacher"] | None = "teacher"
+        self,
+        *,
+        logits: float = 10.0,
+        features: float = 5.0,
+        balance: Literal["teacher"] | None = "teacher",
+        features_first: float = 0.5,
     ) -> None:
         super().__init__()
         check_not_negative("auto", logits=logits, features=features)
         if not logits and not features:
             raise UserError("auto: logits and features are both 0, expected a weight above 0 for one of them")
         check_choice("auto", "balance", balance, ("teacher", None))
+        check_ratio("auto", features_first=features_first)
         self.logits = logits
         self.features = features
         self.balance: Literal["teacher"] | None = balance
+        self.features_first = features_first
         self.needs_embedding = not logits  # of a teacher that shows none, class scores alone are taken
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
@@ -76,6 +83,10 @@ class Auto(Method):
         for part in self._parts():
             terms |= part(student=student, teacher=teacher, labels=labels, valid=valid)
         return terms
+
+    def of_features_alone(self, *, student: Features, teacher: TeacherOutputs, valid: Tensor) -> dict[str, Tensor]:
+        feature = [part for part in self._parts() if isinstance(part, Feature)]
+        return feature[0](student=student, teacher=teacher, labels=None, valid=valid) if feature else {}
 
     def _parts(self) -> list[Method]:
         return [part for part in self.parts if isinstance(part, Method)]

@@ -87,6 +87,9 @@ class Method(nn.Module, ABC):
     cost: float | None = None
     #: Hyper-parameters by name of a preset: those that stand in for the ones that are not given.
     presets: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    #: Share of a run's epochs, at its beginning, in which the student learns from features alone, without labels and
+    #: class scores: see `Distiller.features_alone`. A run of few steps leaves that part out.
+    features_first: float = 0.0
     #: Whether the method uses the labels of the images. Images without labels are then refused.
     needs_labels: bool = False
     #: Whether the method compares class scores. Student and teacher must then have the same classes.
@@ -172,6 +175,18 @@ class Method(nn.Module, ABC):
             teacher = Features(stages, teacher.get("embedding", none), teacher.get("logits", none))
         terms: dict[str, Tensor] = super().__call__(student=student, teacher=teacher, labels=labels, valid=valid)
         return terms
+
+    def of_features_alone(self, *, student: Features, teacher: TeacherOutputs, valid: Tensor) -> dict[str, Tensor]:
+        """The terms of `forward` that compare features alone, without labels and class scores.
+
+        By default all of them, and none if the method says that it needs labels or class scores.
+
+        Args:
+            student, teacher, valid: as for `forward`.
+        """
+        if self.needs_labels or self.needs_logits or self.needs_teacher_logits:
+            return {}
+        return self(student=student, teacher=teacher, labels=None, valid=valid)
 
     @abstractmethod
     def forward(self, *, student: Features, teacher: Any, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:

@@ -174,6 +174,8 @@ class TrainConfig:
         kinds = {parameter.device.type for group in groups for parameter in group["params"]}
         fused = kinds <= {"cuda", "cpu"} and not (self.precision == "fp16" and self.clip is not None)
         if self.optimizer == "sgd":
+            # torch has no fused step for sharded weights.
+            fused &= not any(hasattr(parameter, "device_mesh") for group in groups for parameter in group["params"])
             return torch.optim.SGD(groups, lr=self.lr, momentum=0.9, fused=fused)
         return torch.optim.AdamW(groups, lr=self.lr, fused=fused)
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
 
-from segdistill.datasets.base import UNLABELLED
-from segdistill.distiller import Distiller, LearnerOutput
+from segdistill.distiller import Distiller
 from segdistill.methods import Method
-from segdistill.methods.method import TeacherOutputs
 from segdistill.networks.backbone import parameters_behind
 
 
 class Pretrainer(Distiller):
-    """A `Distiller` without a task loss: labels say only which pixels do not count.
+    """A `Distiller` of `features_alone`: labels say only which pixels do not count.
 
     What its methods do not reach, the classifier and perhaps the decoder, is frozen as it is.
 
@@ -21,6 +19,10 @@ class Pretrainer(Distiller):
     """
 
     trained: frozenset[str]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.features_alone = True
 
     def freeze_the_rest(self) -> None:
         """Freeze the parameters that no method's features depend on, and name the others in `trained`."""
@@ -35,14 +37,3 @@ class Pretrainer(Distiller):
         for name, parameter in self.student.named_parameters():
             parameter.requires_grad_(name in reached)
         self.trained = frozenset(name.removeprefix("model.") for name in reached)
-
-    def forward(
-        self, images: Tensor, labels: Tensor | None = None, teacher_outputs: TeacherOutputs | None = None
-    ) -> LearnerOutput:
-        """The methods' loss on one batch; see `Distiller.forward`."""
-        if labels is not None:
-            labels = labels.masked_fill(labels != self.ignore_index, UNLABELLED)
-        out = super().forward(images, labels, teacher_outputs)
-        losses = {name: value for name, value in out.losses.items() if name != "task"}
-        loss = out.loss.new_zeros(()) + sum(losses.values())
-        return LearnerOutput(loss=loss, losses=losses, logits=out.logits, features=out.features)

@@ -47,6 +47,7 @@ from segdistill.training.callbacks.warn import Warn
 from segdistill.training.checkpoint import load_checkpoint
 from segdistill.training.dry_run import dry_run
 from segdistill.training.failures import told
+from segdistill.training.features_first import steps_of_features_alone
 from segdistill.training.held_out import HeldOut
 from segdistill.training.loggers import check_tracker, make_tracker
 from segdistill.training.loop import STEPS_BETWEEN_LOOKS, Loop
@@ -232,16 +233,17 @@ class Run:
         """Makes the steps that are left, or, of a dry run, a few; False if that is all."""
         if self.options.compile:
             compile_student(self.learner, self.data, self.fabric, self.console)
-        steps = self.train_config.total_steps(self.batches)
-        step = Step(
-            self.learner, self.train_config, steps, fabric=self.fabric, seed=self.job.recipe.seed, balance=self.balance
-        )
+        learner, train, seed, fabric = self.learner, self.train_config, self.job.recipe.seed, self.fabric
+        steps = train.total_steps(self.batches)
+        first = steps_of_features_alone(learner, train, steps, self.batches, self.console)
+        first *= not self.options.dry_run  # the other steps cost more
+        step = Step(learner, train, steps, fabric=fabric, seed=seed, balance=self.balance, features_first=first)
         checkpoints = Checkpoints(self.folder, self.config, self.options.checkpoint_minutes)
         callbacks = [*self.callbacks(), StopSignals(checkpoints, STEPS_BETWEEN_LOOKS), checkpoints]
         self.loop = Loop(step, self.loaders[0], steps, callbacks)
         if self.state is not None:
             checkpoints.load(self.loop, self.state)
-        with told(self.fabric, self.config, self.data, self.train_config, self.parts), reading(*self.loaders):
+        with told(fabric, self.config, self.data, train, self.parts), reading(*self.loaders):
             if self.options.dry_run:
                 dry_run(self.loop, self.validator, self.data, self.config).show(self.console)
                 return False

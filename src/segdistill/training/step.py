@@ -46,15 +46,22 @@ class Kept:
 class Objective(nn.Module):
     """From a batch to its weighted loss terms; what processes share the gradients of."""
 
-    def __init__(self, learner: Distiller | Supervised, balance: Balance) -> None:
+    def __init__(self, learner: Distiller | Supervised, balance: Balance, *, first_part: bool) -> None:
         super().__init__()
         self.learner = learner
         self.balance = balance
+        self.first_part = first_part
 
     def forward(self, images: Tensor, labels: Tensor, kept: Kept | None) -> dict[str, Tensor]:
         """Weighted terms by name, scalars with gradients; their sum is the loss."""
         images = images.contiguous(memory_format=torch.channels_last)
         out = self.learner(images, labels) if kept is None else self.learner(images, labels, kept.teacher_outputs)
+        if isinstance(self.learner, Distiller) and self.learner.features_alone:
+            losses: dict[str, Tensor] = out.losses
+            if not self.first_part:
+                return losses
+            # Processes wait for a gradient of every parameter; those that no feature depends on get zeros.
+            return {name: term + 0.0 * out.logits.float().mean() for name, term in losses.items()}
         return self.balance(out.losses, out.features)
 
 
@@ -69,12 +76,15 @@ class Step:
         config: optimiser, learning rate and schedule, accumulation, clipping and averaging of the weights. With a
             `backbone_lr` of 0 the student's backbone is frozen, and stays so afterwards.
         steps: optimiser steps of the whole run, over which the learning rate's schedule extends.
+        features_first: so many of them, at the beginning, learn features alone (`Distiller.features_alone`). They are a
+            part of their own: schedule, optimiser state and average begin anew after them, from the averaged weights.
         fabric: device, precision and processes.
         seed: seed of the random numbers.
         balance: weighs the loss terms; by default they keep the weights that their methods give them.
 
     Attributes:
         number: steps made so far.
+        features_first: as given.
         ema: the average of the student's weights, if the configuration asks for one.
 
     Example:
@@ -97,6 +107,7 @@ class Step:
         fabric: Fabric,
         seed: int = 0,
         balance: Balance | None = None,
+        features_first: int = 0,
     ) -> None:
         self.learner = learner.to(memory_format=torch.channels_last)
         self.config = config
@@ -115,11 +126,12 @@ class Step:
         # Before the weights are sharded, which a forward on one process would not survive.
         scaled = config.backbone_lr not in (0, 1)
         backbone = {f"student.{name}" for name in backbone_parameters(learner.student)} if scaled else set()
-        self.objective = fabric.setup_module(Objective(learner, self.balance))
+        self.objective = fabric.setup_module(Objective(learner, self.balance, first_part=features_first > 0))
         if mesh is not None and self.ema is not None:
             shard(cast(Network, self.ema.module), mesh)
         self.optimizer = config.build_optimizer(learner.named_parameters(), backbone)
-        self._rate_factor = config.rate_factor(steps)
+        self.features_first = features_first
+        self._rate_factors = [config.rate_factor(part) for part in (features_first, steps - features_first)]
         self._stepper = cast(_FabricOptimizer, fabric.setup_optimizers(self.optimizer))
 
     @property
@@ -138,7 +150,9 @@ class Step:
 
     def rate(self, number: int) -> float:
         """The learning rate of a step, counted from 0."""
-        return self.config.lr * self._rate_factor(number)
+        first, second = self._rate_factors
+        since = number - self.features_first
+        return self.config.lr * (first(number) if since < 0 else second(since))
 
     def __call__(self, batches: Iterator[Any]) -> list[Terms]:
         """Makes one optimiser step.
@@ -149,6 +163,8 @@ class Step:
         Returns:
             The weighted loss terms of each batch taken; in a run on several processes, this process's own.
         """
+        if self.features_first:
+            self._choose_part()
         rate = self.rate(self.number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
@@ -163,10 +179,21 @@ class Step:
         self._stepper.step()
         self._stepper.zero_grad()
         self.number += 1
+        since = self.number - self.features_first
         if self.ema is not None:
-            self.ema.update(self.learner.student, step=self.number)
-        self.balance.close_step(lambda value: self.fabric.all_reduce(value, reduce_op="mean"))
+            self.ema.update(self.learner.student, step=since if since > 0 else self.number)
+        if since > 0:
+            self.balance.close_step(lambda value: self.fabric.all_reduce(value, reduce_op="mean"))
         return parts
+
+    def _choose_part(self) -> None:
+        """Before a step: whether it learns features alone; the first one that does not begins anew."""
+        assert isinstance(self.learner, Distiller)
+        self.learner.features_alone = self.number < self.features_first
+        if self.number == self.features_first:
+            self.optimizer.state.clear()
+            if self.ema is not None:
+                self.learner.student.load_state_dict(self.ema.module.state_dict())
 
     def _backward(self, batch: Any, part: int) -> Terms:
         """Adds the gradients of one part of the step's batch; its terms."""

@@ -39,7 +39,9 @@ class Validation(Judge):
         return "" if self.scores is None else f"val {self.what} {self.scores.miou:.2f}"
 
     def after_epoch(self, loop: Loop, row: dict[str, Any]) -> None:
-        self.validated = loop.epoch % self.every == 0 or loop.epoch == loop.epochs
+        due = loop.epoch % self.every == 0 or loop.epoch == loop.epochs
+        # What has learnt features alone has a classifier of random weights.
+        self.validated = due and loop.step.number > loop.step.features_first
         self.better = False
         if not self.validated:
             return

@@ -1,0 +1,37 @@
+"""How many of a run's first steps learn features alone."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from segdistill.distiller import Distiller, Supervised
+from segdistill.progress import counted
+from segdistill.recipe.train_config import TrainConfig
+from segdistill.training.pretrainer import Pretrainer
+
+#: Fewer steps teach a student too little of its teacher's features to pay for the labels that it does not see in them:
+#: 150 of 300 steps cost 1.3 points of mIoU on aerial scenes, 500 of 1000 cost 0.2; 720 of 1440 gained on road scenes.
+FEWEST_STEPS = 500
+
+
+def steps_of_features_alone(
+    learner: Distiller | Supervised, train: TrainConfig, steps: int, batches: int, console: Console
+) -> int:
+    """The steps at the beginning of a run that learn features alone: whole epochs, or none.
+
+    Args:
+        learner: whose methods say which share of the run it is; see `Method.features_first`.
+        train: with a backbone that is frozen, there are no such steps.
+        steps: of the whole run.
+        batches: steps of an epoch.
+        console: for a line that says which epochs these are.
+    """
+    if not isinstance(learner, Distiller) or isinstance(learner, Pretrainer) or train.backbone_lr == 0:
+        return 0
+    epochs = int(learner.features_first * (steps // batches))
+    if epochs * batches < FEWEST_STEPS:
+        return 0
+    rest = -(-steps // batches) - epochs
+    told = f"features first: {counted(epochs, 'epoch')} without labels and validation, then {rest} with them"
+    console.out(told, highlight=False)
+    return epochs * batches

@@ -1,0 +1,220 @@
+"""Runs whose first epochs learn features alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from segdistill import Distiller, Supervised, TrainConfig, distill
+from segdistill.methods import KD, Auto, Feature, Method
+from segdistill.training import features_first
+from segdistill.training.features_first import FEWEST_STEPS, steps_of_features_alone
+from segdistill.training.pretrainer import Pretrainer
+from segdistill.training.step import Step
+from segdistill.training.strategies import launch
+from tests.tiny import pair, tiny_network
+from tests.training.runs import FAST, SCENES, STUDENT, distill_tiny, fingerprint
+from tests.training.test_processes import TRAIN, command, start, write_recipe
+from tests.training.test_resume import Killed, history_without_times, stop_in
+from tests.training.test_step import batches
+
+ALL = {"task", "auto.logits", "auto.features"}
+
+
+@pytest.fixture
+def any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of two epochs have two parts."""
+    monkeypatch.setattr(features_first, "FEWEST_STEPS", 1)
+
+
+def make_step(config: TrainConfig, first: int, steps: int = 8) -> Step:
+    torch.manual_seed(0)  # for the methods' convolutions
+    learner = Distiller(*pair(classes=5), method=Auto()).train()
+    return Step(learner, config, steps, fabric=launch("cpu", "fp32"), features_first=first)
+
+
+def test_the_first_steps_learn_features_and_the_others_all() -> None:
+    step, source = make_step(FAST, 3), batches(8)
+    terms = [set(step(source)[0]) for _ in range(8)]
+    assert terms == 3 * [{"auto.features"}] + 5 * [ALL]
+
+
+def test_each_part_has_a_schedule_of_its_own() -> None:
+    config = replace(FAST, schedule="poly", warmup=0.4)
+    step = make_step(config, 5, steps=15)
+    first, second = config.rate_factor(5), config.rate_factor(10)
+    expected = [config.lr * first(number) for number in range(5)] + [config.lr * second(number) for number in range(10)]
+    assert [step.rate(number) for number in range(15)] == expected
+    assert expected[4] < expected[6] > expected[14]
+
+
+def test_the_second_part_begins_from_the_averaged_weights_and_forgets_the_optimisers_state() -> None:
+    step, source = make_step(replace(FAST, ema=0.9, lr=0.1), 3), batches(4)
+    for _ in range(3):
+        step(source)
+    assert step.ema is not None
+    average = {name: value.clone() for name, value in step.ema.module.state_dict().items()}
+    own = step.learner.student.state_dict()
+    assert not torch.equal(own["model.layers.0.0.weight"], average["model.layers.0.0.weight"])
+    seen: dict[str, Any] = {}
+
+    def look(learner: Any, *_: Any) -> None:
+        seen.update({name: value.clone() for name, value in learner.student.state_dict().items()})
+
+    step.learner.register_forward_pre_hook(look)
+    step(source)
+    assert all(torch.equal(seen[name], average[name]) for name in average)
+    assert {float(state["step"]) for state in step.optimizer.state.values()} == {1.0}
+    # The average begins anew as well: its first update takes the weights as they are.
+    for ours, theirs in zip(step.ema.module.parameters(), step.learner.student.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_what_no_feature_depends_on_waits_for_the_labels() -> None:
+    step, source = make_step(replace(FAST, weight_decay=0.0), 3), batches(4)
+    before = {name: value.clone() for name, value in step.learner.student.named_parameters()}
+    for _ in range(3):
+        step(source)
+    moved = {name for name, value in step.learner.student.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if "classifier" not in name}
+    step(source)
+    classifier = {name: value for name, value in step.learner.student.named_parameters() if "classifier" in name}
+    assert not any(torch.equal(value, before[name]) for name, value in classifier.items())
+
+
+def test_both_parts_are_those_of_a_pre_training_and_a_distillation() -> None:
+    """The same weights as a `Pretrainer` of the features, and a `Distiller` that starts from what it has made."""
+    config = replace(FAST, ema=0.0, weight_decay=0.0, clip=None)
+    source = list(batches(6))
+    step = make_step(config, 3, steps=6)
+    step_through(step, source)
+    teacher, student = pair(classes=5)
+    feature = Feature(weight=5.0, stages=True)
+    torch.manual_seed(0)
+    pretrainer = Pretrainer(teacher, student, feature).train()
+    step_through(Step(pretrainer, config, 3, fabric=launch("cpu", "fp32")), source[:3])
+    again = Distiller(teacher, student, method=Auto()).train()
+    for part in again.methods["auto"].parts:  # type: ignore[union-attr]
+        if isinstance(part, Feature):
+            part.load_state_dict(feature.state_dict())
+    step_through(Step(again, config, 3, fabric=launch("cpu", "fp32")), source[3:])
+    for name, value in step.learner.student.state_dict().items():
+        torch.testing.assert_close(value, again.student.state_dict()[name], msg=name)
+
+
+def step_through(step: Step, source: list[Any]) -> None:
+    taken = iter(source)
+    for _ in source:
+        step(taken)
+
+
+class Relation(KD):
+    """Compares class scores alone, and would learn features first."""
+
+    features_first = 0.5
+
+
+@pytest.mark.parametrize(
+    ("method", "steps", "batches", "expected"),
+    [
+        (Auto(), 2700, 45, 1350),
+        (Auto(), 2 * FEWEST_STEPS, 10, FEWEST_STEPS),
+        (Auto(), 2 * FEWEST_STEPS - 10, 10, 0),
+        (Auto(features_first=0.26), 4000, 400, 800),  # whole epochs: 2 of 10
+        (Auto(), 1999, 400, 800),  # the last epoch is cut short, and counts for the second part
+        (Auto(features_first=0), 2700, 45, 0),
+        (Auto(features=0), 2700, 45, 0),
+        (Feature(), 2700, 45, 0),
+        (Relation(), 2700, 45, 0),
+        ([Feature(), Auto()], 2700, 45, 1350),
+    ],
+)
+def test_how_many_steps(method: Method | list[Method], steps: int, batches: int, expected: int) -> None:
+    learner = Distiller(*pair(classes=5), method=method)
+    assert steps_of_features_alone(learner, FAST, steps, batches, Console(quiet=True)) == expected
+
+
+def test_a_frozen_backbone_a_pre_training_and_labels_alone_have_no_first_part() -> None:
+    teacher, student = pair(classes=5)
+    quiet = Console(quiet=True)
+    frozen = replace(FAST, backbone_lr=0)
+    assert steps_of_features_alone(Distiller(teacher, student, method=Auto()), frozen, 2700, 45, quiet) == 0
+    assert steps_of_features_alone(Pretrainer(teacher, student, Auto()), FAST, 2700, 45, quiet) == 0
+    assert steps_of_features_alone(Supervised(tiny_network()), FAST, 2700, 45, quiet) == 0
+
+
+@pytest.mark.usefixtures("any_length")
+def test_a_run_says_so_and_is_validated_only_afterwards(
+    tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = replace(FAST, epochs=4)
+    run = distill(data=SCENES, teacher=teacher, student=STUDENT, train=train, device="cpu", output=tmp_path / "run")
+    assert "features first: 2 epochs without labels and validation, then 2 with them" in capsys.readouterr().out
+    rows = run.read_history()
+    assert [bool(row["val/miou"]) for row in rows] == [False, False, True, True]
+    assert [bool(row["loss/task"]) for row in rows] == [False, False, True, True]
+    assert all(float(row["loss/auto.features"]) > 0 for row in rows)
+    metrics = run.read_metrics()
+    assert metrics is not None
+    assert (metrics["epochs"], metrics["steps"]) == (4, 8)
+    assert metrics["best"]["epoch"] > 2
+
+
+@pytest.mark.usefixtures("any_length")
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 1), (2, 0), (2, 1)])
+def test_resumed_in_either_part_or_between_them(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int
+) -> None:
+    options: dict[str, Any] = {"method": "auto", "epochs": 4, "ema": 0.9}
+    whole = distill_tiny(tmp_path / "whole", teacher, **options)
+    with monkeypatch.context() as patch:
+        stop_in(patch, epoch=epoch, batch=batch)
+        with pytest.raises(Killed):
+            distill_tiny(tmp_path / "broken", teacher, **options)
+    resumed = distill_tiny(tmp_path / "broken", teacher, **options, resume=True)
+    assert fingerprint(resumed) == fingerprint(whole)
+    assert history_without_times(resumed) == history_without_times(whole)
+
+
+@pytest.mark.usefixtures("any_length")
+def test_measured_loss_weights_wait_for_the_labels(tmp_path: Path, teacher: Path) -> None:
+    run = distill_tiny(tmp_path / "run", teacher, method="auto", epochs=24, loss_weights="auto")
+    assert set(run.read_config()["loss_weights"]) == {"auto.logits", "auto.features"}
+
+
+@pytest.mark.usefixtures("any_length")
+def test_loss_weights_may_name_terms_that_come_later(tmp_path: Path, teacher: Path) -> None:
+    fixed = {"auto.logits": 2.0}
+    run = distill_tiny(tmp_path / "run", teacher, method="auto", epochs=4, loss_weights=fixed)
+    rows = run.read_history()
+    assert [bool(row["loss/auto.logits"]) for row in rows] == [False, False, True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_make_both_parts_as_one_does(
+    strategy: str, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from segdistill.cli.main import main
+    from segdistill.run_folder import RunFolder
+
+    monkeypatch.setattr(features_first, "FEWEST_STEPS", 1)
+    method = {"python:tests.training.early:Early": {}}
+    # AdamW's first steps, in which gradients of nearly 0 count as much as others, enlarge differences of rounding.
+    train = TRAIN | {"epochs": 4, "optimizer": "sgd"}
+    recipe = write_recipe(tmp_path / "recipe.yaml", teacher, method=method, train=train)
+    both = start(recipe, tmp_path / "two", "--devices", "2", "--strategy", strategy)
+    _, errors = both.communicate(timeout=200)
+    assert both.returncode == 0, errors
+    assert main(command(recipe, tmp_path / "one")[3:]) == 0
+    one, two = RunFolder(tmp_path / "one").read_history(), RunFolder(tmp_path / "two").read_history()
+    assert [bool(row["loss/task"]) for row in one] == [False, False, True, True]
+    for ours, theirs in zip(one, two, strict=True):
+        for name in ours:
+            if name != "seconds" and ours[name]:
+                assert float(theirs[name]) == pytest.approx(float(ours[name]), rel=1e-4), name
