@@ -99,7 +99,7 @@ class Distiller(nn.Module):
 
     Attributes:
         features_alone: while True, the loss has only the methods' terms that compare features: neither labels nor class
-            scores count. A run sets it for its first epochs, see `Method.features_first`.
+            scores count. See `Method.features_first`; False, once set, tells the methods that this part is over.
 
     Raises:
         UserError: where something else than a `Network` is given, teacher and student are the same object, a method is
@@ -168,7 +168,7 @@ class Distiller(nn.Module):
         self.ignored = ignored
         self.unlabelled_index = unlabelled_index
         self.teacher_scale = teacher_scale
-        self.features_alone = False
+        self._features_alone = False
         self._teacher_checked = False
         self.multiple = math.lcm(teacher.multiple, student.multiple)
         self._sizes = {"teacher": seen_closer.size, "student": student.info.size}
@@ -193,6 +193,17 @@ class Distiller(nn.Module):
     def check_crop(self, crop: tuple[int, int]) -> None:
         """Refuse images of ``crop`` (height, width) where a network takes another size alone; see `check_crop`."""
         check_crop(crop, self._sizes, self.multiple)
+
+    @property
+    def features_alone(self) -> bool:
+        """See above."""
+        return self._features_alone
+
+    @features_alone.setter
+    def features_alone(self, alone: bool) -> None:
+        self._features_alone = alone
+        for method in self._methods():
+            method.features_done = not alone
 
     @property
     def features_first(self) -> float:
@@ -288,7 +299,9 @@ class Distiller(nn.Module):
         padded = None if labels is None else F.pad(labels, padding, value=self.ignore_index)
 
         # The teacher first: its passing activations are gone before the student's, kept for backward, come.
-        if teacher_outputs is None:
+        if self._labels_say_all(labels):
+            teacher_outputs = {}
+        elif teacher_outputs is None:
             teacher_outputs = (
                 self._outputs_for(images) if self.teacher_scale == 1 else self.teacher_outputs(seen_by_teacher)
             )
@@ -312,6 +325,11 @@ class Distiller(nn.Module):
                 else:
                     losses |= {f"{name}.{part}": value for part, value in parts.items()}
         return LearnerOutput(loss=_total(losses, logits), losses=losses, logits=logits, features=student)
+
+    def _labels_say_all(self, labels: Tensor | None) -> bool:
+        """Whether every pixel that counts has a label, and no method compares such pixels."""
+        told = labels is not None and self.unlabelled_index is None and self.ignored == "skip"
+        return told and all(one.only_without_labels for one in self._methods())
 
     def _teacher_outputs_of(self, batches: Iterable[Any]) -> Iterator[TeacherOutputs]:
         device = next(self.student.parameters()).device

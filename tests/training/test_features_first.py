@@ -87,24 +87,73 @@ def test_what_no_feature_depends_on_waits_for_the_labels() -> None:
     assert not any(torch.equal(value, before[name]) for name, value in classifier.items())
 
 
-def test_both_parts_are_those_of_a_pre_training_and_a_distillation() -> None:
-    """The same weights as a `Pretrainer` of the features, and a `Distiller` that starts from what it has made."""
+def test_both_parts_are_those_of_a_pre_training_and_of_labels_alone() -> None:
+    """The same weights as from a `Pretrainer` of the features, and from labels that begin with what it has made."""
     config = replace(FAST, ema=0.0, weight_decay=0.0, clip=None)
     source = list(batches(6))
     step = make_step(config, 3, steps=6)
     step_through(step, source)
     teacher, student = pair(classes=5)
-    feature = Feature(weight=5.0, stages=True)
     torch.manual_seed(0)
-    pretrainer = Pretrainer(teacher, student, feature).train()
+    pretrainer = Pretrainer(teacher, student, Feature(weight=5.0, stages=True)).train()
     step_through(Step(pretrainer, config, 3, fabric=launch("cpu", "fp32")), source[:3])
-    again = Distiller(teacher, student, method=Auto()).train()
-    for part in again.methods["auto"].parts:  # type: ignore[union-attr]
-        if isinstance(part, Feature):
-            part.load_state_dict(feature.state_dict())
-    step_through(Step(again, config, 3, fabric=launch("cpu", "fp32")), source[3:])
+    alone = Supervised(student.requires_grad_(True)).train()
+    step_through(Step(alone, config, 3, fabric=launch("cpu", "fp32")), source[3:])
     for name, value in step.learner.student.state_dict().items():
-        torch.testing.assert_close(value, again.student.state_dict()[name], msg=name)
+        torch.testing.assert_close(value, alone.student.state_dict()[name], msg=name)
+
+
+def after_the_first_part(**options: Any) -> tuple[Distiller, list[int]]:
+    """A distiller whose first part is over, and the number of images that its teacher has seen."""
+    teacher, student = pair(classes=5)
+    distiller = Distiller(teacher, student, method=Auto(), **options).train()
+    distiller.features_alone = True
+    distiller.features_alone = False
+    seen: list[int] = []
+    teacher.model.register_forward_hook(lambda model, given, _: seen.append(len(given[0])))
+    return distiller, seen
+
+
+def test_the_teacher_is_silent_and_not_run_where_every_pixel_has_a_label() -> None:
+    distiller, seen = after_the_first_part()
+    images, labels = next(batches(1))
+    labels[:, :4] = 255
+    out = distiller(images, labels)
+    assert out.loss == out.losses["task"] > 0
+    assert (float(out.losses["auto.logits"]), float(out.losses["auto.features"])) == (0.0, 0.0)
+    assert not seen
+    out.loss.backward()
+    assert all(weights.grad is not None for weights in distiller.parameters())  # processes wait for all of them
+
+
+@pytest.mark.parametrize("options", [{"unlabelled_index": 9}, {"ignored": "distil"}])
+def test_the_teacher_speaks_where_no_label_is(options: dict[str, Any]) -> None:
+    """The terms are those of the same method on these pixels alone."""
+    distiller, seen = after_the_first_part(**options)
+    images, labels = next(batches(1))
+    without = torch.zeros(labels.shape, dtype=torch.bool)
+    without[0], without[1, :16] = True, True
+    labels[without] = 9 if "unlabelled_index" in options else 255
+    out = distiller.eval()(images, labels)
+    assert seen == [2]
+    auto = distiller.methods["auto"]
+    assert isinstance(auto, Auto)
+    auto.features_done = False
+    teacher = distiller.teacher_outputs(images)
+    expected = auto(student=distiller.student.features(images), teacher=teacher, labels=None, valid=without)
+    for name in ("logits", "features"):
+        torch.testing.assert_close(out.losses[f"auto.{name}"], expected[name])
+    everywhere = auto(student=distiller.student.features(images), teacher=teacher, labels=None, valid=without | True)
+    assert not torch.isclose(everywhere["logits"], expected["logits"])
+
+
+def test_without_any_labels_both_terms_count_in_the_second_part() -> None:
+    distiller, seen = after_the_first_part()
+    images, _ = next(batches(1))
+    out = distiller(images)
+    assert set(out.losses) == {"auto.logits", "auto.features"}
+    assert all(value > 0 for value in out.losses.values())
+    assert seen == [2]
 
 
 def step_through(step: Step, source: list[Any]) -> None:
@@ -158,7 +207,7 @@ def test_a_run_says_so_and_is_validated_only_afterwards(
     rows = run.read_history()
     assert [bool(row["val/miou"]) for row in rows] == [False, False, True, True]
     assert [bool(row["loss/task"]) for row in rows] == [False, False, True, True]
-    assert all(float(row["loss/auto.features"]) > 0 for row in rows)
+    assert [float(row["loss/auto.features"]) > 0 for row in rows] == [True, True, False, False]  # all have labels
     metrics = run.read_metrics()
     assert metrics is not None
     assert (metrics["epochs"], metrics["steps"]) == (4, 8)
@@ -183,8 +232,8 @@ def test_resumed_in_either_part_or_between_them(
 
 @pytest.mark.usefixtures("any_length")
 def test_measured_loss_weights_wait_for_the_labels(tmp_path: Path, teacher: Path) -> None:
-    run = distill_tiny(tmp_path / "run", teacher, method="auto", epochs=24, loss_weights="auto")
-    assert set(run.read_config()["loss_weights"]) == {"auto.logits", "auto.features"}
+    run = distill_tiny(tmp_path / "run", teacher, method=["auto", "kd"], epochs=24, loss_weights="auto")
+    assert set(run.read_config()["loss_weights"]) == {"kd"}
 
 
 @pytest.mark.usefixtures("any_length")

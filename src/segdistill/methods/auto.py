@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from segdistill.errors import UserError
@@ -59,6 +60,7 @@ class Auto(Method):
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
+        self.num_classes = student.num_classes
         self.needs_logits = bool(self.logits) and student.num_classes == teacher.num_classes
         self.needs_embedding = bool(self.features) and teacher.embedding.channels > 0
         self.needs_stages = bool(self.needs_embedding and student.stages and teacher.stages)
@@ -74,6 +76,10 @@ class Auto(Method):
             part.build(student, teacher)
         self.parts = nn.ModuleList(parts)
 
+    @property
+    def only_without_labels(self) -> bool:
+        return self.features_done
+
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
         outputs: TeacherOutputs = {}
         for part in self._parts():
@@ -83,6 +89,10 @@ class Auto(Method):
     def forward(
         self, *, student: Features, teacher: TeacherOutputs, labels: Tensor | None, valid: Tensor
     ) -> dict[str, Tensor]:
+        if self.only_without_labels and labels is not None:
+            if not teacher:
+                return self._zeros(student)
+            valid = valid & ((labels < 0) | (labels >= self.num_classes))
         terms: dict[str, Tensor] = {}
         for part in self._parts():
             terms |= part(student=student, teacher=teacher, labels=labels, valid=valid)
@@ -91,6 +101,14 @@ class Auto(Method):
     def of_features_alone(self, *, student: Features, teacher: TeacherOutputs, valid: Tensor) -> dict[str, Tensor]:
         feature = [part for part in self._parts() if isinstance(part, Feature)]
         return feature[0](student=student, teacher=teacher, labels=None, valid=valid) if feature else {}
+
+    def _zeros(self, student: Features) -> dict[str, Tensor]:
+        """Each term as 0, with a gradient of 0 for every parameter: processes wait for those of all."""
+        zero = 0.0 * torch.stack([weights.sum() for weights in (student.logits, *self.parameters())]).sum()
+        return {name: zero for part, name in ((KD, "logits"), (Feature, "features")) if self._has(part)}
+
+    def _has(self, kind: type[Method]) -> bool:
+        return any(isinstance(part, kind) for part in self.parts)
 
     def _parts(self) -> list[Method]:
         return [part for part in self.parts if isinstance(part, Method)]

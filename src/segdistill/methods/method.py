@@ -90,6 +90,8 @@ class Method(nn.Module, ABC):
     #: Share of a run's epochs, at its beginning, in which the student learns from features alone, without labels and
     #: class scores: see `Distiller.features_alone`. A run of few steps leaves that part out.
     features_first: float = 0.0
+    #: Whether that part of the run is over; False where there was none.
+    features_done: bool = False
     #: Whether the method uses the labels of the images. Images without labels are then refused.
     needs_labels: bool = False
     #: Whether the method compares class scores. Student and teacher must then have the same classes.
@@ -100,6 +102,14 @@ class Method(nn.Module, ABC):
     needs_embedding: bool = False
     #: Whether the method compares backbone stages. Both networks must then have some.
     needs_stages: bool = False
+
+    @property
+    def only_without_labels(self) -> bool:
+        """Whether the method, as it is now, compares only pixels that have no label.
+
+        Where there are none, the teacher is not run, and `forward` gets no teacher outputs.
+        """
+        return False
 
     @property
     def name(self) -> str:

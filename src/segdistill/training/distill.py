@@ -33,6 +33,8 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
     if data.train.unlabelled_index is not None:
         check_without_labels(recipe, methods)
     data = data.looked_closer_at(recipe.teacher_scale)
+    # mixup leaves pixels without a label, too.
+    all_labelled = data.unlabelled is None and data.train.unlabelled_index is None and not data.augmentation.mix
 
     def make(teacher: TeacherSource | None) -> Distiller:
         assert teacher is not None
@@ -42,7 +44,7 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
             methods,
             ignore_index=data.train.ignore_index,
             ignored=recipe.ignored,
-            unlabelled_index=UNLABELLED,
+            unlabelled_index=None if all_labelled else UNLABELLED,
             teacher_scale=recipe.teacher_scale,
             auxiliary=recipe.train.aux,
         )

@@ -10,7 +10,7 @@ from segdistill.recipe.train_config import TrainConfig
 from segdistill.training.pretrainer import Pretrainer
 
 #: Fewer steps teach a student too little of its teacher's features to pay for the labels that it does not see in them:
-#: 150 of 300 steps cost 1.3 points of mIoU on aerial scenes, 500 of 1000 cost 0.2; 720 of 1440 gained on road scenes.
+#: 150 of 300 steps cost 2.9 points of mIoU on aerial scenes, 500 of 1000 gained 1.4 (docs/benchmarks/results.md).
 FEWEST_STEPS = 500
 
 
