@@ -30,6 +30,7 @@ def test_hyper_parameters_make_the_method_again(setting: Setting) -> None:
         ("feature", {"distance": "l1"}, "feature: distance is 'l1', expected 'mse', 'cosine' or 'normalised'"),
         ("feature", {"preset": "fitnets"}, "feature: preset is 'fitnets', expected 'normalised' or 'fitnet'"),
         ("auto", {"logits": 0.0, "features": 0.0}, "auto: logits and features are both 0, expected a weight above 0"),
+        ("auto", {"features_first": 1.0}, "auto: features_first is 1.0, expected at least 0 and below 1"),
         ("cwd", {"temperature": float("nan")}, "cwd: temperature is nan, expected a number above 0"),
         ("ka", {"latent_channels": -3}, "ka: latent_channels is -3, expected a number above 0"),
         ("ka", {"lr": -1.0}, "ka: lr is -1.0, expected a number above 0"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from segdistill import Distiller, Supervised, TrainConfig, distill
+from segdistill import Distiller, Supervised, TrainConfig, distill, pretrain
 from segdistill.methods import KD, Auto, Feature, Method
 from segdistill.training import features_first
 from segdistill.training.features_first import FEWEST_STEPS, steps_of_features_alone
@@ -195,6 +195,18 @@ def test_a_frozen_backbone_a_pre_training_and_labels_alone_have_no_first_part() 
     assert steps_of_features_alone(Distiller(teacher, student, method=Auto()), frozen, 2700, 45, quiet) == 0
     assert steps_of_features_alone(Pretrainer(teacher, student, Auto()), FAST, 2700, 45, quiet) == 0
     assert steps_of_features_alone(Supervised(tiny_network()), FAST, 2700, 45, quiet) == 0
+
+
+@pytest.mark.usefixtures("any_length")
+def test_a_pre_training_was_the_first_part(tmp_path: Path, teacher: Path) -> None:
+    train = replace(FAST, epochs=2)
+    before = pretrain(
+        data=SCENES, teacher=teacher, student=STUDENT, train=train, device="cpu", output=tmp_path / "pre", quiet=True
+    )
+    run = distill_tiny(tmp_path / "run", teacher, method="auto", epochs=2, init_weights=before.path)
+    rows = run.read_history()
+    assert [bool(row["val/miou"]) for row in rows] == [True, True]
+    assert [float(row["loss/auto.logits"]) for row in rows] == [0.0, 0.0]  # every pixel has a label
 
 
 @pytest.mark.usefixtures("any_length")

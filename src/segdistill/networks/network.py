@@ -65,6 +65,7 @@ class Network(nn.Module):
     Attributes:
         info: channels and stride of every tap, known before the first image.
         notes: what a user should know of the weights that were loaded, a line each.
+        knows_features: whether it was pre-trained on a teacher's features.
 
     Raises:
         UserError: a tap does not exist or is no (B, C, H, W) tensor; there are neither features nor class scores;
@@ -119,6 +120,7 @@ class Network(nn.Module):
         self.spec = spec
         self._in_channels = in_channels
         self.notes: list[str] = []
+        self.knows_features = False
         self._write = write
         self._read = read
         self.set_normalization(mean, std)
@@ -262,6 +264,7 @@ class Network(nn.Module):
         file = Path(path)
         if (file / PRETRAINED_FILE).is_file():
             self.notes += load_pretrained(self.model, file / PRETRAINED_FILE)
+            self.knows_features = True
             read = read_description(file)
             self.set_normalization(read.mean, read.std)
             return
