@@ -43,7 +43,7 @@ _STYLE = """
 .figures table { border-collapse: collapse; width: 100%; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 .figures table th, .figures table td { padding: 0.3rem 0 0.3rem 1rem; text-align: right; border: 0;
   border-bottom: 1px solid var(--border-color-primary); overflow-wrap: normal; }
-.figures table th:first-child, .figures table td:first-child { text-align: left; padding-left: 0; }
+.figures table th:first-child, .figures table td:first-child { text-align: left; padding-left: 0; white-space: nowrap; }
 .figures table th { font-weight: 600; color: var(--body-text-color-subdued); }
 .figures p { margin: 0.4rem 0 0; font-size: 0.85rem; color: var(--body-text-color-subdued); }
 .swatch { display: inline-block; width: 0.9em; height: 0.9em; margin-right: 0.5em; vertical-align: -0.08em;
