@@ -105,7 +105,7 @@ class Auto(Method):
     def _zeros(self, student: Features) -> dict[str, Tensor]:
         """Each term as 0, with a gradient of 0 for every parameter: processes wait for those of all."""
         own = [weights for weights in self.parameters() if not hasattr(weights, "device_mesh")]  # sharded ones wait not
-        zero = 0.0 * torch.stack([values.float().sum() for values in (student.logits, *own)]).sum()
+        zero = (0.0 * torch.stack([values.float().sum() for values in (student.logits, *own)]).sum()).abs()
         return {name: zero for part, name in ((KD, "logits"), (Feature, "features")) if self._has(part)}
 
     def _has(self, kind: type[Method]) -> bool:
