@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from rich.console import Console
 
-from segdistill import Distiller, Supervised, TrainConfig, distill, pretrain
+from segdistill import Distiller, Supervised, TrainConfig, distill, load_network, pretrain
 from segdistill.methods import KD, Auto, Feature, Method
+from segdistill.networks.pretrained import write_pretrained
+from segdistill.networks.wrapping import as_network
 from segdistill.training import features_first
 from segdistill.training.features_first import FEWEST_STEPS, steps_of_features_alone
 from segdistill.training.pretrainer import Pretrainer
 from segdistill.training.step import Step
 from segdistill.training.strategies import launch
-from tests.tiny import pair, tiny_network
+from tests.tiny import pair
 from tests.training.runs import FAST, SCENES, STUDENT, distill_tiny, fingerprint
 from tests.training.test_processes import TRAIN, command, start, write_recipe
 from tests.training.test_resume import Killed, history_without_times, stop_in
@@ -184,17 +187,47 @@ class Relation(KD):
     ],
 )
 def test_how_many_steps(method: Method | list[Method], steps: int, batches: int, expected: int) -> None:
-    learner = Distiller(*pair(classes=5), method=method)
+    teacher, student = pair(classes=5)
+    student.start = "random"
+    learner = Distiller(teacher, student, method=method)
     assert steps_of_features_alone(learner, FAST, steps, batches, Console(quiet=True)) == expected
 
 
 def test_a_frozen_backbone_a_pre_training_and_labels_alone_have_no_first_part() -> None:
     teacher, student = pair(classes=5)
+    student.start = "random"
     quiet = Console(quiet=True)
     frozen = replace(FAST, backbone_lr=0)
     assert steps_of_features_alone(Distiller(teacher, student, method=Auto()), frozen, 2700, 45, quiet) == 0
     assert steps_of_features_alone(Pretrainer(teacher, student, Auto()), FAST, 2700, 45, quiet) == 0
-    assert steps_of_features_alone(Supervised(tiny_network()), FAST, 2700, 45, quiet) == 0
+    assert steps_of_features_alone(Supervised(student), FAST, 2700, 45, quiet) == 0
+
+
+@pytest.mark.parametrize(("start", "done"), [("trained", False), ("features", True)])
+def test_a_student_with_trained_weights_has_no_first_part(start: Literal["trained", "features"], done: bool) -> None:
+    teacher, student = pair(classes=5)
+    student.start = start
+    auto = Auto()
+    learner = Distiller(teacher, student, method=auto)
+    assert steps_of_features_alone(learner, FAST, 2700, 45, Console(quiet=True)) == 0
+    assert auto.features_done == done
+
+
+def test_where_the_weights_of_a_network_are_from(tmp_path: Path) -> None:
+    spec = "smp:FPN:tu-mobilenetv3_small_050"
+    network = load_network(spec, num_classes=4)
+    assert network.start == "random"
+    network.save(tmp_path / "saved")
+    assert load_network(tmp_path / "saved").start == "trained"
+    assert load_network(spec, 4, init_weights=tmp_path / "saved" / "model.safetensors").start == "trained"
+    (tmp_path / "pre").mkdir()
+    trained = [name for name, _ in network.model.named_parameters() if name.startswith("encoder.")]
+    write_pretrained(network.model, trained, tmp_path / "pre")
+    file = tmp_path / "pre" / "pretrained.safetensors"
+    assert load_network(spec, 4, init_weights={"encoder": str(file)}).start == "features"
+    shutil.move(file, tmp_path / "backbone.safetensors")
+    assert load_network(spec, 4, init_weights={"encoder": str(tmp_path / "backbone.safetensors")}).start == "trained"
+    assert as_network(network.model).start == "trained"
 
 
 @pytest.mark.usefixtures("any_length")

@@ -114,6 +114,10 @@ def load_network(
             f"{', '.join([*(f'{source}:...' for source in SOURCES), *entry_point_names(from_python.GROUP)])}; "
             "expected a spec such as smp:Unet:resnet34"
         )
+    if encoder is not None and encoder.name == PRETRAINED_FILE:
+        network.start = "features"
+    elif not (imagenet or encoder is not None or has_own_weights(text)):
+        network.start = "random"
     if file is not None:
         network.load_weights(file)
     if num_classes is not None and network.num_classes != num_classes:

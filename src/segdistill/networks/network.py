@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,8 @@ class Network(nn.Module):
     Attributes:
         info: channels and stride of every tap, known before the first image.
         notes: what a user should know of the weights that were loaded, a line each.
-        knows_features: whether it was pre-trained on a teacher's features.
+        start: what the weights were before any training here: ``"random"``; ``"features"``, pre-trained on a teacher's
+            features; ``"trained"``, others, and those of a model that is wrapped by hand, of which nothing is known.
 
     Raises:
         UserError: a tap does not exist or is no (B, C, H, W) tensor; there are neither features nor class scores;
@@ -120,7 +122,7 @@ class Network(nn.Module):
         self.spec = spec
         self._in_channels = in_channels
         self.notes: list[str] = []
-        self.knows_features = False
+        self.start: Literal["random", "features", "trained"] = "trained"
         self._write = write
         self._read = read
         self.set_normalization(mean, std)
@@ -264,12 +266,13 @@ class Network(nn.Module):
         file = Path(path)
         if (file / PRETRAINED_FILE).is_file():
             self.notes += load_pretrained(self.model, file / PRETRAINED_FILE)
-            self.knows_features = True
+            self.start = "features"
             read = read_description(file)
             self.set_normalization(read.mean, read.std)
             return
         described = read_description(file) if (file / CARD_FILE).is_file() else None
         self.notes += self._read(self.model, file / weights.WEIGHTS_FILE if file.is_dir() else file)
+        self.start = "trained"
         if described is not None:
             self.description = described
 

@@ -20,8 +20,8 @@ def steps_of_features_alone(
     """The steps at the beginning of a run that learn features alone: whole epochs, or none.
 
     Args:
-        learner: whose methods say which share of the run it is; see `Method.features_first`. Where its student was
-            pre-trained on a teacher's features, that part is over.
+        learner: whose methods say which share of the run it is; see `Method.features_first`. A student with trained
+            weights has no such steps; where these are of a teacher's features, that part is over.
         train: with a backbone that is frozen, there are no such steps.
         steps: of the whole run.
         batches: steps of an epoch.
@@ -29,8 +29,9 @@ def steps_of_features_alone(
     """
     if not isinstance(learner, Distiller) or isinstance(learner, Pretrainer) or train.backbone_lr == 0:
         return 0
-    if learner.student.knows_features and learner.features_first:
+    if learner.student.start == "features" and learner.features_first:
         learner.features_alone = False  # a run of its own was the first part
+    if learner.student.start != "random":
         return 0
     epochs = int(learner.features_first * (steps // batches))
     if epochs * batches < FEWEST_STEPS:
