@@ -4,9 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import segdistill
 from segdistill.errors import UserError
-from segdistill.networks.loading import load_network
+from segdistill.networks.loading import has_own_weights, load_network
 from segdistill.networks.request import IMAGENET_MEAN, Request, parse_options
+from segdistill.networks.there import check_there
+from segdistill.reporting.names import network_name
 
 SEGFORMER = (
     "transformers:segformer?depths=[1,1,1,1]&hidden_sizes=[8,16,24,32]&num_attention_heads=[1,1,1,1]"
@@ -194,3 +197,13 @@ def test_a_new_mobilevit_and_mobilenet_can_train() -> None:
         network = load_network(f"transformers:{name}", num_classes=4)
         norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         assert all(norm.momentum == 0.1 and bool((norm.weight == 1).all()) for norm in norms)
+
+
+def test_a_spec_may_be_longer_than_the_name_of_a_file() -> None:
+    spec = f"smp:FPN:resnet18?decoder_dropout=0.{'0' * 5000}1"
+    assert not has_own_weights(spec)
+    check_there(spec)
+    assert network_name(spec) == "FPN / resnet18"
+    with pytest.raises(UserError, match="network spec, which has no trained weights"):
+        segdistill.evaluate(spec, data={"dataset": "synthetic-aerial"})
+    assert load_network(spec, num_classes=3).start == "random"

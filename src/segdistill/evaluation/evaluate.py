@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -74,7 +75,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     Raises:
         UserError: for a model or data that cannot be read, or that disagree.
     """
-    if not Path(options.model).is_file():
+    if not os.path.isfile(options.model):
         check_trained(options.model, options.weights)
     size = parse_resize(options.resize)
     dataset, named = _data_of(options.model, options.data, options.split)
@@ -97,7 +98,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
 def _save(found: Evaluation, options: EvaluateOptions, scored: Mapping[str, Any]) -> None:
     """Write the scores, and what they are of, to the file that was asked for, or to the run folder."""
     output = None if options.output is None else Path(options.output)
-    if output is None and Path(options.model).is_dir():
+    if output is None and os.path.isdir(options.model):
         output = Path(options.model) / f"evaluation-{options.split}.json"
     if output is not None:
         weights = None if options.weights is None else str(options.weights)
@@ -122,7 +123,7 @@ def _opened(
     model: str | Path, weights: str | Path | None, dataset: SegmentationDataset, device: str, console: Console
 ) -> TiledModel:
     """The model as it predicts, of the classes of the data."""
-    if Path(model).is_file():
+    if os.path.isfile(model):
         predictor = open_predictor(model, device)
         described, tiled = predictor.description, predictor.model
     else:

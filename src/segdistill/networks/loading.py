@@ -103,7 +103,7 @@ def load_network(
         network = SOURCES[source](request)
         if normalization:
             network.set_normalization(*_checked_normalization(normalization, text))
-    elif Path(text).is_dir():
+    elif os.path.isdir(text):
         if imagenet or encoder is not None:
             what = "imagenet" if imagenet else f"{{encoder: {encoder}}}"
             raise UserError(f"init_weights '{what}' contradict '{text}': a saved network has its own weights")
@@ -215,7 +215,7 @@ def is_headless(spec: str) -> bool:
 def network_folder(network: str | os.PathLike[str]) -> Path | None:
     """The folder in ``FOLDER``, ``smp:FOLDER`` or ``transformers:FOLDER``; None where a network is not given as one."""
     text = os.fspath(network)
-    if Path(text).is_dir():
+    if os.path.isdir(text):
         return Path(text)
     source, _, rest = text.partition(":")
     folder = Path(rest.partition("?")[0])
@@ -243,7 +243,7 @@ def files_of(network: str | os.PathLike[str], weights: str | os.PathLike[str] | 
 def apart_from_files(network: str | os.PathLike[str]) -> str:
     """What a network is given as beside the files that `files_of` names: a folder or an ONNX file may lie anywhere."""
     text = os.fspath(network)
-    if Path(text).is_dir():
+    if os.path.isdir(text):
         return ""
     placed = network_folder(text) is not None or _source_of(text)[0] == "onnx"
     return text.partition("?")[2] if placed else text
@@ -262,7 +262,7 @@ def load_run(folder: str | os.PathLike[str]) -> Network:
     """
     text = os.fspath(folder)
     source, _ = _source_of(text)
-    if source not in (None, "onnx") and not Path(text).is_dir():
+    if source not in (None, "onnx") and not os.path.isdir(text):
         check_trained(text, None)
         return load_network(text).eval()
     if (Path(text) / PRETRAINED_FILE).is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from segdistill.errors import UserError
 from segdistill.plugins import entry_point_names
@@ -23,7 +22,7 @@ def check_there(network: str | os.PathLike[str], role: str = "model") -> None:
         UserError: it is none of these.
     """
     text = os.fspath(network)
-    if not Path(text).exists() and ":" not in text and text.partition("?")[0] not in entry_point_names(GROUP):
+    if not os.path.exists(text) and ":" not in text and text.partition("?")[0] not in entry_point_names(GROUP):
         raise UserError(
             f"{role} '{text}' does not exist; expected a run folder, another folder of a trained network, or an "
             "exported file"

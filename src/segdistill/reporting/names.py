@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def network_name(spec: Any) -> str:
     if isinstance(spec, list | tuple | Mapping):
         return " + ".join(map(network_name, spec))
     text = str(spec)
-    if Path(text).is_dir():
+    if os.path.isdir(text):
         try:
             text = read_description(Path(text)).spec or Path(text).name
         except UserError:
