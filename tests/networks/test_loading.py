@@ -203,7 +203,7 @@ def test_a_spec_may_be_longer_than_the_name_of_a_file() -> None:
     spec = f"smp:FPN:resnet18?decoder_dropout=0.{'0' * 5000}1"
     assert not has_own_weights(spec)
     check_there(spec)
-    assert network_name(spec) == "FPN / resnet18"
+    assert network_name(spec) == "FPN resnet18"
     with pytest.raises(UserError, match="network spec, which has no trained weights"):
         segdistill.evaluate(spec, data={"dataset": "synthetic-aerial"})
     assert load_network(spec, num_classes=3).start == "random"
