@@ -1,4 +1,4 @@
-"""Auto: first features alone, then class probabilities and features together, as far as the two networks allow."""
+"""Auto: features first; then labels, and the teacher where there are none, as far as the two networks allow."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from segdistill.networks.features import Features, NetworkInfo
 
 
 class Auto(Method):
-    """The method that is used where none is named: `Feature` with ``stages`` first, then `KD` and labels beside it.
+    """The method that is used where none is named: features first; then labels, and the teacher where there are none.
 
-    Logits tell what the teacher sees; features at every stage tell a small student without pre-trained weights how a
-    pre-trained teacher sees it, which counts for more where images are few. A student that learns them first, without
-    labels, as with the hints of FitNets (Romero et al., ICLR 2015, arXiv 1412.6550), ends better. What the two networks
-    do not share is left out: `KD` where the teacher has other classes or none, stages where one of the networks names
-    none. The method as a whole follows no paper; it was put together in 2026 by what was measured on road scenes
-    (docs/methods/auto.md).
+    In the first part of a run the student learns the teacher's features at every stage (`Feature`), and nothing else, as
+    with the hints of FitNets (Romero et al., ICLR 2015, arXiv 1412.6550). In the second, a pixel with a label learns from
+    it alone; `KD` and `Feature` teach all others. A short run has one part, and so has one whose student begins with
+    trained weights or a frozen backbone: labels, `KD` and `Feature` together, everywhere.
+
+    What the two networks do not share is left out: `KD` where the teacher has other classes or none, stages where one of
+    the networks names none. The method as a whole follows no paper; it was put together in 2026 by what was measured on
+    road scenes (docs/methods/auto.md).
 
     Args:
         logits: weight of `KD`; 0 leaves it out.
         features: weight of `Feature`; 0 leaves it out.
         balance: of `KD`: ``"teacher"``: rare classes count more, as with the class-balanced task loss, also on images
             without labels; mIoU counts them alike. ``None``: all pixels count alike. See `PixelWeights`.
-        features_first: share of a run's epochs, at its beginning, in which features are all that is learnt; 0 for none.
-            A run of fewer than 1000 steps has no such part.
+        features_first: the first part's share of a run's epochs; 0 for one part. The first part of a run has at least
+            500 steps, or there is none.
     """
 
     family = "feature"
