@@ -17,14 +17,14 @@ from segdistill.networks.features import Features, NetworkInfo
 class Auto(Method):
     """The method that is used where none is named: features first; then labels, and the teacher where there are none.
 
-    In the first part of a run the student learns the teacher's features at every stage (`Feature`), and nothing else, as
-    with the hints of FitNets (Romero et al., ICLR 2015, arXiv 1412.6550). In the second, a pixel with a label learns from
-    it alone; `KD` and `Feature` teach all others. A short run has one part, and so has one whose student begins with
-    trained weights or a frozen backbone: labels, `KD` and `Feature` together, everywhere.
+    In the first part of a run the student learns the teacher's features at every stage (`Feature`), and nothing else,
+    as with the hints of FitNets (Romero et al., ICLR 2015, arXiv 1412.6550). In the second, a pixel with a label learns
+    from it alone; `KD` and `Feature` teach all others. A short run has one part, and so has one whose student begins
+    with trained weights or a frozen backbone: labels, `KD` and `Feature` together, everywhere.
 
-    What the two networks do not share is left out: `KD` where the teacher has other classes or none, stages where one of
-    the networks names none. The method as a whole follows no paper; it was put together in 2026 by what was measured on
-    road scenes (docs/methods/auto.md).
+    What the two networks do not share is left out: `KD` where the teacher has other classes or none, stages where one
+    of the networks names none. The method as a whole follows no paper; it was put together in 2026 by what was measured
+    on road scenes (docs/methods/auto.md).
 
     Args:
         logits: weight of `KD`; 0 leaves it out.
