@@ -300,9 +300,9 @@ def test_two_processes_make_both_parts_as_one_does(
     from segdistill.run_folder import RunFolder
 
     monkeypatch.setattr(features_first, "FEWEST_STEPS", 1)
-    method = {"python:tests.training.early:Early": {}}
+    method = [{"python:tests.training.early:Early": {}}, "drd"]
     # AdamW's first steps, in which gradients of nearly 0 count as much as others, enlarge differences of rounding.
-    train = TRAIN | {"epochs": 4, "optimizer": "sgd"}
+    train = TRAIN | {"epochs": 4, "optimizer": "sgd", "aux": 0.4}
     recipe = write_recipe(tmp_path / "recipe.yaml", teacher, method=method, train=train)
     both = start(recipe, tmp_path / "two", "--devices", "2", "--strategy", strategy)
     _, errors = both.communicate(timeout=200)
@@ -313,4 +313,4 @@ def test_two_processes_make_both_parts_as_one_does(
     for ours, theirs in zip(one, two, strict=True):
         for name in ours:
             if name != "seconds" and ours[name]:
-                assert float(theirs[name]) == pytest.approx(float(ours[name]), rel=1e-4), name
+                assert float(theirs[name]) == pytest.approx(float(ours[name]), rel=1e-3), name

@@ -60,9 +60,15 @@ class Objective(nn.Module):
             losses: dict[str, Tensor] = out.losses
             if not self.first_part:
                 return losses
-            # Processes wait for a gradient of every parameter; those that no feature depends on get zeros.
-            return {name: term + 0.0 * out.logits.float().mean() for name, term in losses.items()}
+            zero = self._zero(out.logits)
+            return {name: term + zero for name, term in losses.items()}
         return self.balance(out.losses, out.features)
+
+    def _zero(self, logits: Tensor) -> Tensor:
+        """0, with a gradient of 0 for what no feature depends on: processes wait for the gradients of all weights."""
+        beside = [weights for name, weights in self.learner.named_parameters() if not name.startswith("student.")]
+        sums = [weights.float().sum() for weights in beside if not hasattr(weights, "device_mesh")]  # not sharded ones
+        return 0.0 * torch.stack([logits.float().mean(), *sums]).sum()
 
 
 class Step:
