@@ -90,6 +90,20 @@ def test_what_no_feature_depends_on_waits_for_the_labels() -> None:
     assert not any(torch.equal(value, before[name]) for name, value in classifier.items())
 
 
+def test_every_parameter_gets_a_gradient_in_either_part() -> None:
+    """Processes wait for the gradients of all, those of an auxiliary head and of methods that sit out included."""
+    teacher, student = pair(classes=5)
+    learner = Distiller(teacher, student, method=[Auto(), "cirkd"], auxiliary=0.4).train()
+    step, source = Step(learner, FAST, 4, fabric=launch("cpu", "fp32"), features_first=2), batches(4)
+    reached: set[str] = set()
+    for name, weights in learner.named_parameters():
+        weights.register_post_accumulate_grad_hook(lambda _, name=name: reached.add(name))
+    for _ in range(4):
+        reached.clear()
+        step(source)
+        assert reached == {name for name, _ in learner.named_parameters()}
+
+
 def test_both_parts_are_those_of_a_pre_training_and_of_labels_alone() -> None:
     """The same weights as from a `Pretrainer` of the features, and from labels that begin with what it has made."""
     config = replace(FAST, ema=0.0, weight_decay=0.0, clip=None)
@@ -302,7 +316,7 @@ def test_two_processes_make_both_parts_as_one_does(
     monkeypatch.setattr(features_first, "FEWEST_STEPS", 1)
     method = [{"python:tests.training.early:Early": {}}, "drd"]
     # AdamW's first steps, in which gradients of nearly 0 count as much as others, enlarge differences of rounding.
-    train = TRAIN | {"epochs": 4, "optimizer": "sgd", "aux": 0.4}
+    train = TRAIN | {"epochs": 4, "optimizer": "sgd"}
     recipe = write_recipe(tmp_path / "recipe.yaml", teacher, method=method, train=train)
     both = start(recipe, tmp_path / "two", "--devices", "2", "--strategy", strategy)
     _, errors = both.communicate(timeout=200)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 import segdistill
-from segdistill import Network, RunFolder, TrainConfig, distiller
+from segdistill import Network, RunFolder, TrainConfig, batch
 from segdistill.data.loading import EpochSampler, training_loader
 from segdistill.datasets import SyntheticAerial
 from segdistill.methods import METHODS
@@ -234,7 +234,7 @@ def test_a_step_looks_at_no_value(
 ) -> None:
     """Forward, backward, clipping, optimiser, average, sums: nothing that a GPU would have to be waited for."""
     # On a GPU labels are not looked at, and the teacher's outputs only in the first step.
-    monkeypatch.setattr(distiller, "_check_labels", lambda *_: None)
+    monkeypatch.setattr(batch, "_check_labels", lambda *_: None)
     monkeypatch.setattr(segdistill.Distiller, "_check_teacher", lambda *_: None)
     step, looks = Step.__call__, Looks()
 
