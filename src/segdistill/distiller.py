@@ -17,7 +17,7 @@ from segdistill.losses import cross_entropy, shrunk_once
 from segdistill.methods import Method
 from segdistill.methods.building import build_methods
 from segdistill.methods.method import TeacherOutputs
-from segdistill.methods.pairing import check_shown, check_taken, reads_scores
+from segdistill.methods.pairing import check_shown, check_taken
 from segdistill.networks.auxiliary import AuxiliaryHead
 from segdistill.networks.closer import features_on_student_grid, info_on_student_grid, reduced
 from segdistill.networks.crop import check_crop, check_sizes
@@ -320,7 +320,7 @@ class Distiller(nn.Module):
                 else:
                     parts = method(student=student, teacher=teacher_outputs, labels=padded, valid=valid)
                 # The same name as when the method's other terms are there.
-                if len(parts) == 1 and not (self.features_alone and reads_scores(method)):
+                if len(parts) == 1 and (method.of_features or not self.features_alone):
                     losses[name] = next(iter(parts.values()))
                 else:
                     losses |= {f"{name}.{part}": value for part, value in parts.items()}

@@ -90,10 +90,11 @@ def test_what_no_feature_depends_on_waits_for_the_labels() -> None:
     assert not any(torch.equal(value, before[name]) for name, value in classifier.items())
 
 
-def test_every_parameter_gets_a_gradient_in_either_part() -> None:
+@pytest.mark.parametrize("method", [Auto(), [Auto(), "cirkd"], [Auto(), "drd"]])
+def test_every_parameter_gets_a_gradient_in_either_part(method: Any) -> None:
     """Processes wait for the gradients of all, those of an auxiliary head and of methods that sit out included."""
     teacher, student = pair(classes=5)
-    learner = Distiller(teacher, student, method=[Auto(), "cirkd"], auxiliary=0.4).train()
+    learner = Distiller(teacher, student, method=method, auxiliary=0.4).train()
     step, source = Step(learner, FAST, 4, fabric=launch("cpu", "fp32"), features_first=2), batches(4)
     reached: set[str] = set()
     for name, weights in learner.named_parameters():
@@ -140,7 +141,6 @@ def test_the_teacher_is_silent_and_not_run_where_every_pixel_has_a_label() -> No
     assert (float(out.terms["auto.logits"]), float(out.terms["auto.features"])) == (0.0, 0.0)
     assert not seen
     out.loss.backward()
-    assert all(weights.grad is not None for weights in distiller.parameters())  # processes wait for all of them
 
 
 @pytest.mark.parametrize("options", [{"unlabelled_index": 9}, {"ignored": "distil"}])
@@ -314,9 +314,9 @@ def test_two_processes_make_both_parts_as_one_does(
     from segdistill.run_folder import RunFolder
 
     monkeypatch.setattr(features_first, "FEWEST_STEPS", 1)
-    method = [{"python:tests.training.early:Early": {}}, "drd"]
     # AdamW's first steps, in which gradients of nearly 0 count as much as others, enlarge differences of rounding.
     train = TRAIN | {"epochs": 4, "optimizer": "sgd"}
+    method = [{"python:tests.training.early:Early": {}}]
     recipe = write_recipe(tmp_path / "recipe.yaml", teacher, method=method, train=train)
     both = start(recipe, tmp_path / "two", "--devices", "2", "--strategy", strategy)
     _, errors = both.communicate(timeout=200)
@@ -327,4 +327,4 @@ def test_two_processes_make_both_parts_as_one_does(
     for ours, theirs in zip(one, two, strict=True):
         for name in ours:
             if name != "seconds" and ours[name]:
-                assert float(theirs[name]) == pytest.approx(float(ours[name]), rel=1e-3), name
+                assert float(theirs[name]) == pytest.approx(float(ours[name]), rel=1e-4), name

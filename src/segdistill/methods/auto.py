@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from segdistill.errors import UserError
@@ -93,7 +92,8 @@ class Auto(Method):
     ) -> dict[str, Tensor]:
         if self.only_without_labels and labels is not None:
             if not teacher:
-                return self._zeros(student)
+                needed = {"logits": self.needs_logits, "features": self.needs_embedding}
+                return {name: student.logits.new_zeros(()) for name, is_needed in needed.items() if is_needed}
             valid = valid & ((labels < 0) | (labels >= self.num_classes))
         terms: dict[str, Tensor] = {}
         for part in self._parts():
@@ -103,15 +103,6 @@ class Auto(Method):
     def of_features_alone(self, *, student: Features, teacher: TeacherOutputs, valid: Tensor) -> dict[str, Tensor]:
         feature = [part for part in self._parts() if isinstance(part, Feature)]
         return feature[0](student=student, teacher=teacher, labels=None, valid=valid) if feature else {}
-
-    def _zeros(self, student: Features) -> dict[str, Tensor]:
-        """Each term as 0, with a gradient of 0 for every parameter: processes wait for those of all."""
-        own = [weights for weights in self.parameters() if not hasattr(weights, "device_mesh")]  # sharded ones wait not
-        zero = (0.0 * torch.stack([values.float().sum() for values in (student.logits, *own)]).sum()).abs()
-        return {name: zero for part, name in ((KD, "logits"), (Feature, "features")) if self._has(part)}
-
-    def _has(self, kind: type[Method]) -> bool:
-        return any(isinstance(part, kind) for part in self.parts)
 
     def _parts(self) -> list[Method]:
         return [part for part in self.parts if isinstance(part, Method)]

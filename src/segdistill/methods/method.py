@@ -104,6 +104,11 @@ class Method(nn.Module, ABC):
     needs_stages: bool = False
 
     @property
+    def of_features(self) -> bool:
+        """Whether the method needs nothing but features: neither labels nor class scores."""
+        return not (self.needs_labels or self.needs_logits or self.needs_teacher_logits)
+
+    @property
     def only_without_labels(self) -> bool:
         """Whether the method, as it is now, compares only pixels that have no label.
 
@@ -189,14 +194,12 @@ class Method(nn.Module, ABC):
     def of_features_alone(self, *, student: Features, teacher: TeacherOutputs, valid: Tensor) -> dict[str, Tensor]:
         """The terms of `forward` that compare features alone, without labels and class scores.
 
-        By default all of them, and none if the method says that it needs labels or class scores.
+        By default all of them, and none if the method is not one `of_features`.
 
         Args:
             student, teacher, valid: as for `forward`.
         """
-        if self.needs_labels or self.needs_logits or self.needs_teacher_logits:
-            return {}
-        return self(student=student, teacher=teacher, labels=None, valid=valid)
+        return self(student=student, teacher=teacher, labels=None, valid=valid) if self.of_features else {}
 
     @abstractmethod
     def forward(self, *, student: Features, teacher: Any, labels: Tensor | None, valid: Tensor) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from segdistill.errors import UserError
 from segdistill.methods import METHODS, Method
-from segdistill.methods.pairing import reads_scores
 
 
 def check_features_alone(methods: Iterable[Method]) -> None:
@@ -16,7 +15,7 @@ def check_features_alone(methods: Iterable[Method]) -> None:
         UserError: a method needs labels, or compares class scores.
     """
     for method in methods:
-        if method.needs_labels or reads_scores(method):
+        if not method.of_features:
             what = "labels" if method.needs_labels else "class scores"
             raise UserError(
                 f"method {method.name} needs {what}, which pretrain does not have; expected one of features alone: "
@@ -31,5 +30,4 @@ def of_features_alone() -> list[str]:
         >>> {"feature", "at", "drd"} <= set(of_features_alone()), "kd" in of_features_alone()
         (True, False)
     """
-    made = {name: kind() for name, kind in METHODS.items()}
-    return [name for name, method in made.items() if not (method.needs_labels or reads_scores(method))]
+    return [name for name, kind in METHODS.items() if kind().of_features]

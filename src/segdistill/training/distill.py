@@ -11,9 +11,10 @@ from segdistill.recipe.data import build_data
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.run_folder import RunFolder
+from segdistill.training.job import Job
 from segdistill.training.loading import load_student, load_teacher
 from segdistill.training.options import RunOptions
-from segdistill.training.run import Job, run
+from segdistill.training.run import run
 from segdistill.training.teacher_labels import check_without_labels, with_classes
 from segdistill.training.teacher_source import TeacherSource
 

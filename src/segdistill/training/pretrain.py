@@ -22,11 +22,12 @@ from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.recipes import PretrainRecipe
 from segdistill.recipe.teachers import GivenTeacher
 from segdistill.run_folder import RunFolder
+from segdistill.training.job import Job
 from segdistill.training.loading import Images, load_given, seeing, with_names
 from segdistill.training.options import RunOptions
 from segdistill.training.pretrain_run import PretrainRun
 from segdistill.training.pretrainer import Pretrainer
-from segdistill.training.run import Job, run
+from segdistill.training.run import run
 from segdistill.training.teacher_source import TeacherSource
 
 _ANY = 2

@@ -23,11 +23,12 @@ from segdistill.training.callbacks.history import History
 from segdistill.training.callbacks.networks import SaveNetworks
 from segdistill.training.callbacks.progress_bar import ProgressBar
 from segdistill.training.held_out import HeldOut, held_out_loader
+from segdistill.training.job import Job
 from segdistill.training.loop import STEPS_BETWEEN_LOOKS
 from segdistill.training.options import RunOptions
 from segdistill.training.pretrain_report import pretrain_report
 from segdistill.training.pretrainer import Pretrainer
-from segdistill.training.run import Job, Run
+from segdistill.training.run import Run
 
 if TYPE_CHECKING:
     from segdistill.training.loop import Loop

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,9 @@ from segdistill.device import choose_device, choose_precision
 from segdistill.distiller import Distiller, Supervised
 from segdistill.files import write_text, write_yaml
 from segdistill.inspection.before_run import check_before_run
-from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
-from segdistill.recipe.data import KEEP_IN_MEMORY, Data, keep_decoded
-from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
+from segdistill.recipe.data import KEEP_IN_MEMORY, keep_decoded
+from segdistill.recipe.recipes import DistillRecipe
 from segdistill.run_folder import RunFolder
 from segdistill.training.balance import Balance
 from segdistill.training.cached_teacher import CachedRun, fill_cache, warn_of_repeats
@@ -49,6 +47,7 @@ from segdistill.training.dry_run import dry_run
 from segdistill.training.failures import told
 from segdistill.training.features_first import steps_of_features_alone
 from segdistill.training.held_out import HeldOut
+from segdistill.training.job import Job
 from segdistill.training.loggers import check_tracker, make_tracker
 from segdistill.training.loop import STEPS_BETWEEN_LOOKS, Loop
 from segdistill.training.options import RunOptions
@@ -72,23 +71,6 @@ from segdistill.training.teacher_labels import labelled_by_teacher
 from segdistill.training.teacher_source import TeacherSource
 from segdistill.training.validator import Validator
 from segdistill.training.watch import Watch
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a run trains.
-
-    Attributes:
-        recipe: complete, as it is written to config.yaml.
-        data: splits and augmentation.
-        make_learner: builds the learner, given the teacher where there is one; its task loss is set later.
-        load_teacher: loads the teacher; None where there is none.
-    """
-
-    recipe: TrainRecipe | DistillRecipe
-    data: Data
-    make_learner: Callable[[TeacherSource | None], Distiller | Supervised]
-    load_teacher: Callable[[], Network] | None = None
 
 
 def run(job: Job, options: RunOptions, kind: Callable[[Job, RunOptions], Run] | None = None) -> RunFolder:
@@ -236,7 +218,8 @@ class Run:
         learner, train, seed, fabric = self.learner, self.train_config, self.job.recipe.seed, self.fabric
         steps = train.total_steps(self.batches)
         first = steps_of_features_alone(learner, train, steps, self.batches, self.console)
-        first *= not self.options.dry_run  # the other steps cost more
+        if self.options.dry_run:
+            first = 0  # the other steps cost more
         step = Step(learner, train, steps, fabric=fabric, seed=seed, balance=self.balance, features_first=first)
         checkpoints = Checkpoints(self.folder, self.config, self.options.checkpoint_minutes)
         callbacks = [*self.callbacks(), StopSignals(checkpoints, STEPS_BETWEEN_LOOKS), checkpoints]

@@ -46,26 +46,25 @@ class Kept:
 class Objective(nn.Module):
     """From a batch to its weighted loss terms; what processes share the gradients of."""
 
-    def __init__(self, learner: Distiller | Supervised, balance: Balance, *, first_part: bool) -> None:
+    def __init__(self, learner: Distiller | Supervised, balance: Balance, *, in_parts: bool) -> None:
         super().__init__()
         self.learner = learner
         self.balance = balance
-        self.first_part = first_part
+        self.in_parts = in_parts
 
     def forward(self, images: Tensor, labels: Tensor, kept: Kept | None) -> dict[str, Tensor]:
         """Weighted terms by name, scalars with gradients; their sum is the loss."""
         images = images.contiguous(memory_format=torch.channels_last)
         out = self.learner(images, labels) if kept is None else self.learner(images, labels, kept.teacher_outputs)
-        if isinstance(self.learner, Distiller) and self.learner.features_alone:
-            losses: dict[str, Tensor] = out.losses
-            if not self.first_part:
-                return losses
-            zero = self._zero(out.logits)
-            return {name: term + zero for name, term in losses.items()}
-        return self.balance(out.losses, out.features)
+        alone = isinstance(self.learner, Distiller) and self.learner.features_alone
+        losses: dict[str, Tensor] = out.losses if alone else self.balance(out.losses, out.features)
+        if not self.in_parts:
+            return losses
+        zero = self._zero(out.logits)
+        return {name: term + zero for name, term in losses.items()}
 
     def _zero(self, logits: Tensor) -> Tensor:
-        """0, with a gradient of 0 for what no feature depends on: processes wait for the gradients of all weights."""
+        """0, with a gradient of 0 for what sits a part out: processes wait for the gradients of all weights."""
         beside = [weights for name, weights in self.learner.named_parameters() if not name.startswith("student.")]
         sums = [weights.float().sum() for weights in beside if not hasattr(weights, "device_mesh")]  # not sharded ones
         return 0.0 * torch.stack([logits.float().mean(), *sums]).sum()
@@ -132,7 +131,7 @@ class Step:
         # Before the weights are sharded, which a forward on one process would not survive.
         scaled = config.backbone_lr not in (0, 1)
         backbone = {f"student.{name}" for name in backbone_parameters(learner.student)} if scaled else set()
-        self.objective = fabric.setup_module(Objective(learner, self.balance, first_part=features_first > 0))
+        self.objective = fabric.setup_module(Objective(learner, self.balance, in_parts=features_first > 0))
         if mesh is not None and self.ema is not None:
             shard(cast(Network, self.ema.module), mesh)
         self.optimizer = config.build_optimizer(learner.named_parameters(), backbone)

@@ -11,9 +11,10 @@ from segdistill.recipe.data import build_data
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.recipes import TrainRecipe
 from segdistill.run_folder import RunFolder
+from segdistill.training.job import Job
 from segdistill.training.loading import load_student
 from segdistill.training.options import RunOptions
-from segdistill.training.run import Job, run
+from segdistill.training.run import run
 from segdistill.training.teacher_source import TeacherSource
 
 
