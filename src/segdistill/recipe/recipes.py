@@ -242,6 +242,8 @@ STAGES: dict[str, Any] = {"feature": {"embedding": False, "stages": True}}
 class PretrainRecipe(TaughtRecipe):
     """A student's backbone that learns a teacher's features, from images whose labels are not used.
 
+    The recipe of a distillation will do: `train.loss` and `train.aux`, which are about labels, do not count here.
+
     Args:
         teacher: a run folder, or a network spec together with teacher_weights; its classes do not matter. For several
             teachers a list of these: the student learns the features of all of them, side by side.
@@ -257,12 +259,6 @@ class PretrainRecipe(TaughtRecipe):
         super().__post_init__()
         if self.method is None:
             object.__setattr__(self, "method", STAGES)
-        unused = {"loss": self.train.loss != "ce", "aux": self.train.aux != 0}
-        for name, given in unused.items():
-            if given:
-                raise UserError(
-                    f"train.{name} is {getattr(self.train, name)}, but pretrain uses no labels; leave it out"
-                )
         if self.train.backbone_lr == 0:
             raise UserError("train.backbone_lr is 0, which freezes the backbone, and pretrain is there to train it")
         if len({one.share for one in self.teachers()}) > 1:
