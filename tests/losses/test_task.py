@@ -161,13 +161,36 @@ def test_balanced_weights_to_a_power(power: float) -> None:
     weights = {label: math.log(1.02 + share) ** -power for label, share in shares.items()}
     found = [(weights[label] * loss, weights[label]) for loss, label in pixel_losses(logits, labels) if label != 2]
     expected = sum(loss for loss, _ in found) / sum(weight for _, weight in found)
-    loss = BalancedCrossEntropy(pixels, power=power)
+    loss = BalancedCrossEntropy(pixels, power=power, adjust=0.0)
     assert loss(logits=logits, labels=labels).item() == pytest.approx(expected, rel=1e-5)
     raw = torch.tensor([weights.get(label, 0.0) for label in range(4)])
     torch.testing.assert_close(loss.class_weights / loss.class_weights.sum(), raw / raw.sum())
 
 
-@pytest.mark.parametrize("power", [-0.1, 1.5, math.nan])
-def test_a_power_out_of_range_is_told(power: float) -> None:
-    with pytest.raises(UserError, match=r"balanced: power is .*, expected 0 to 1"):
-        BalancedCrossEntropy(torch.tensor([1, 2]), power=power)
+@pytest.mark.parametrize(("options", "exponent"), [({}, 0.75), ({"adjust": 1.0}, 0.0), ({"adjust": 0.0}, 1.0)])
+@pytest.mark.parametrize("power", [1.0, 0.5])
+def test_what_a_network_learns_of_the_balanced_loss(options: dict[str, float], exponent: float, power: float) -> None:
+    """The best scores are those of probabilities ``shares * weights ** exponent``: there no gradient is left."""
+    pixels = torch.tensor([24, 12, 4])
+    labels = torch.arange(3).repeat_interleave(pixels).reshape(1, 5, 8)
+    shares = pixels.double() / 40
+    weights = (1 / torch.log(1.02 + shares)) ** power
+    scores = (shares * weights**exponent).log().requires_grad_()
+    loss = BalancedCrossEntropy(pixels, power=power, **options)
+    loss(logits=scores[None, :, None, None].expand(1, 3, 5, 8), labels=labels).backward()
+    torch.testing.assert_close(scores.grad, torch.zeros(3, dtype=torch.float64), atol=1e-7, rtol=0)
+
+
+def test_a_class_that_never_occurs_is_not_shifted() -> None:
+    loss = BalancedCrossEntropy(torch.tensor([700, 200, 0, 100]))
+    assert loss.shift[2] == 0
+    assert torch.isfinite(loss.shift).all()
+    logits, labels = scene()
+    assert torch.isfinite(loss(logits=logits, labels=labels))
+
+
+@pytest.mark.parametrize("name", ["power", "adjust"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, math.nan])
+def test_a_balance_out_of_range_is_told(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"balanced: {name} is .*, expected 0 to 1"):
+        BalancedCrossEntropy(torch.tensor([1, 2]), **{name: value})

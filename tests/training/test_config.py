@@ -68,7 +68,10 @@ def test_task_losses() -> None:
     weighted = torch.nn.functional.cross_entropy(logits, labels, weight=weights)
     assert TrainConfig(loss="ce").build_task_loss(counts) is cross_entropy
     assert TrainConfig(loss="ohem").build_task_loss(counts) is ohem_cross_entropy
-    assert TrainConfig(loss="balanced").build_task_loss(counts)(**inputs).item() == pytest.approx(weighted.item())
+    balanced = TrainConfig(loss={"balanced": {"adjust": 0.0}}).build_task_loss(counts)
+    assert balanced(**inputs).item() == pytest.approx(weighted.item())
+    shifted = torch.nn.functional.cross_entropy(logits + 0.25 * weights.log()[:, None, None], labels, weight=weights)
+    assert TrainConfig(loss="balanced").build_task_loss(counts)(**inputs).item() == pytest.approx(shifted.item())
     assert weighted.item() != pytest.approx(plain.item())
     both = TrainConfig(loss={"ce": {}, "dice": {}}).build_task_loss(counts)(**inputs)
     dice = TrainConfig(loss="dice").build_task_loss(counts)(**inputs)

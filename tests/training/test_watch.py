@@ -77,8 +77,9 @@ def test_classes_never_found(watch: Watch, said: list[str]) -> None:
     assert not said
     watch.classes(scores(road=50.0, car=0.0, boat=None, tree=0.0), "ce")
     assert said == ["warning: no pixel was predicted correctly as car, tree; train.loss balanced may help"]
-    Watch(said.append).classes(scores(road=0.0), "balanced")
-    assert said[1:] == ["warning: no pixel was predicted correctly as road"]
+    for loss in ("balanced", str({"balanced": {"adjust": 0}, "dice": {}})):
+        Watch(said.append).classes(scores(road=0.0), loss)
+    assert said[1:] == 2 * ["warning: no pixel was predicted correctly as road"]
 
 
 def build_blind(num_classes: int, in_channels: int) -> Network:

@@ -49,7 +49,7 @@ class Watch:
         """Scores of the finished run and its loss on labels: classes that occur, and no pixel was rightly taken for."""
         never = ", ".join(name for name, iou in scores.iou.items() if iou == 0)
         if never:
-            hint = "" if loss == "balanced" else "; train.loss balanced may help"
+            hint = "" if "balanced" in loss else "; train.loss balanced may help"
             self._once("classes", f"warning: no pixel was predicted correctly as {never}{hint}")
 
     def _once(self, key: str, line: str) -> None:
