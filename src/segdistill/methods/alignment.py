@@ -31,7 +31,11 @@ def bounded_stride(stride: int) -> int:
 
 def bounded(maps: Tensor, stride: int, finest: int = FINEST_STRIDE) -> Tensor:
     """Average-pools (B, C, H, W) maps of a ``stride`` below ``finest`` to about that stride."""
-    window = _pooling(stride, finest)
+    return averaged(maps, _pooling(stride, finest))
+
+
+def averaged(maps: Tensor, window: int) -> Tensor:
+    """Means of (B, C, H, W) maps over windows side by side; of what there is of a window over the border."""
     if window == 1:
         return maps
     maps = maps.contiguous(memory_format=torch.channels_last)
@@ -60,7 +64,7 @@ def peak_of_one(maps: Tensor) -> Tensor:
 
 
 def attention_outputs(
-    teacher: Features, stages: Iterable[int], *, embedding: bool = False, logits: bool = False
+    teacher: Features, stages: Iterable[int], *, embedding: bool, logits: bool = False
 ) -> dict[str, Tensor]:
     """The teacher's attention maps (B, 1, H, W), named ``attention.stages.0``, ``attention.embedding``, ..."""
     chosen = {f"stages.{stage}": teacher.stages[stage] for stage in sorted(stages)}

@@ -63,7 +63,7 @@ class Auto(Method):
         super().build(student, teacher)
         self.num_classes = student.num_classes
         self.needs_logits = bool(self.logits) and student.num_classes == teacher.num_classes
-        self.needs_embedding = bool(self.features) and teacher.embedding.channels > 0
+        self.needs_embedding = bool(self.features and teacher.embedding.channels)
         self.needs_stages = bool(self.needs_embedding and student.stages and teacher.stages)
         parts: list[Method] = [KD(weight=self.logits, balance=self.balance)] if self.needs_logits else []
         if self.needs_embedding:

@@ -68,9 +68,9 @@ class BRD(Method):
         self.temperature = temperature
         self.anchors = anchors
         self.operator = operator
-        self.needs_logits = kd > 0
-        self.needs_stages = boundary > 0
-        self.needs_embedding = relation > 0
+        self.needs_logits = bool(kd)
+        self.needs_stages = bool(boundary)
+        self.needs_embedding = bool(relation)
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)

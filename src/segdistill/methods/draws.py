@@ -38,7 +38,7 @@ class Draws(nn.Module):
             start = distributed.get_rank() * count
         value = torch.arange(start, start + count, device=self.step.device)
         # A hash of 32 bits, in whole numbers of 64.
-        value = (value + 0x9E3779B1 * (self.step % 2**24) + 0x85EBCA6B * stream) & 0xFFFFFFFF
+        value = (value + 0x9E3779B1 * self.step + 0x85EBCA6B * stream) & 0xFFFFFFFF
         for _ in range(3):
             value = ((value ^ (value >> 16)) * 0x045D9F3B) & 0xFFFFFFFF
         value = value ^ (value >> 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ class DRD(Method):
                 if self.normalize == "cosine":
                     distance = affinity_mse(student=x, teacher=t, valid=counted)
                 else:
-                    distance = relation_mse(student=x, teacher=t, valid=counted) * (x.shape[-2] * x.shape[-1])
+                    distance = relation_mse(student=x, teacher=t, valid=counted) * math.prod(size_of(x))
                 spatial = distance * (self.spatial / len(places))
                 terms["spatial"] = terms["spatial"] + spatial if "spatial" in terms else spatial
             if self.channel:

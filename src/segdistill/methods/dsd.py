@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from segdistill.losses import attention_map, category_similarity_mse, residual_attention_mse, shrink_valid
-from segdistill.methods.alignment import attention_outputs, bounded, match_stages, resize, size_of
+from segdistill.methods.alignment import attention_outputs, averaged, bounded, match_stages, resize, size_of
 from segdistill.methods.method import Method, TeacherOutputs, check_not_negative, check_positive
 from segdistill.networks.features import Features, NetworkInfo
 
@@ -40,8 +39,7 @@ class DSD(Method):
     cost = 1.004
 
     _stages: tuple[int, int]
-    _stride: int
-    _window: int
+    _strides: tuple[int, int]
 
     def __init__(self, *, pixel: float = 1.0, category: float = 10.0, temperature: float = 4.0) -> None:
         super().__init__()
@@ -50,22 +48,18 @@ class DSD(Method):
         self.pixel = pixel
         self.category = category
         self.temperature = temperature
-        self.needs_logits = pixel > 0 or category > 0
-        self.needs_stages = pixel > 0
-        self.needs_embedding = pixel > 0
+        self.needs_logits = bool(pixel or category)
+        self.needs_stages = bool(pixel)
+        self.needs_embedding = bool(pixel)
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
-        self._stride = student.embedding.stride
-        self._window = max(1, _CATEGORY_STRIDE // student.logits.stride)
+        self._strides = (student.embedding.stride, student.logits.stride)
         if self.pixel:
-            pairs = match_stages(student.stages, teacher.stages)
-            self._stages = pairs[min(1, len(pairs) - 1)]
+            self._stages = match_stages(student.stages, teacher.stages)[:2][-1]
 
     def teacher_outputs(self, teacher: Features) -> TeacherOutputs:
-        outputs: TeacherOutputs = {}
-        if self.pixel:
-            outputs |= attention_outputs(teacher, {self._stages[1]}, embedding=True, logits=True)
+        outputs = attention_outputs(teacher, {self._stages[1]}, embedding=True, logits=True) if self.pixel else {}
         return outputs | {"logits": teacher.logits} if self.category else outputs
 
     def forward(
@@ -76,14 +70,14 @@ class DSD(Method):
             stage, of_teacher = self._stages
             own = [attention_map(maps)[:, None] for maps in (student.stages[stage], student.embedding, student.logits)]
             names = [f"stages.{of_teacher}", "embedding", "logits"]
-            size = size_of(bounded(own[1], self._stride))
+            size = size_of(bounded(own[1], self._strides[0]))
             x = torch.cat([_shrunk(maps, size) for maps in own], dim=1)
             t = torch.cat([_shrunk(teacher[f"attention.{name}"], size) for name in names], dim=1)
             loss = residual_attention_mse(student=x, teacher=t, valid=shrink_valid(valid, size))
             terms["pixel"] = self.pixel * loss
         if self.category:
             x, t = student.logits, resize(teacher["logits"], size_of(student.logits))
-            x, t = (_averaged(maps, self._window) for maps in (x, t))
+            x, t = (bounded(maps, self._strides[1], _CATEGORY_STRIDE) for maps in (x, t))
             loss = category_similarity_mse(
                 student=x, teacher=t, temperature=self.temperature, valid=shrink_valid(valid, size_of(x))
             )
@@ -93,8 +87,4 @@ class DSD(Method):
 
 def _shrunk(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """``maps`` at ``size``: averaged over whole windows where they are much finer, then resized bilinearly."""
-    return resize(_averaged(maps, max(1, maps.shape[-2] // size[0])), size)
-
-
-def _averaged(maps: Tensor, window: int) -> Tensor:
-    return maps if window == 1 else F.avg_pool2d(maps, window, ceil_mode=True, count_include_pad=False)
+    return resize(averaged(maps, max(1, maps.shape[-2] // size[0])), size)

@@ -79,23 +79,21 @@ class IDD(Method):
         if not self.position:
             return
         size = self.reading.shape[1]
-        squares = torch.zeros(size, size, dtype=torch.float64)
-        products = torch.zeros(size, 2, dtype=torch.float64)
+        sums = torch.zeros(size, size + 2, dtype=torch.float64)
         seen = False
         for batch in batches:
             maps = batch["embedding.pooled"].detach().float()
             with torch.autocast(maps.device.type, enabled=False):
                 features = F.pad(maps.flatten(2), (0, 0, 0, 1), value=1.0).transpose(0, 1).flatten(1)  # (C + 1, B N)
                 where = _coordinates(maps).flatten(2).expand(len(maps), -1, -1).transpose(0, 1).flatten(1)
-                squares += (features @ features.T).double().cpu()
-                products += (features @ where.T).double().cpu()
+                sums += (features @ torch.cat([features, where]).T).double().cpu()
             seen = True
         if not seen:
             raise UserError("idd: the position head's pre-stage got no batch of images")
         # Channels that are always 0 or copies of others have no unique solution without a little weight decay.
-        decay = 1e-4 * squares.diagonal().mean()
-        found = torch.linalg.solve(squares + decay * torch.eye(size, dtype=torch.float64), products)
-        self.reading = found.T.to(self.reading)
+        squares, products = sums[:, :size], sums[:, size:]
+        squares.diagonal().add_(1e-4 * squares.diagonal().mean())
+        self.reading = torch.linalg.solve(squares, products).T.to(self.reading)
         self.prepared = torch.ones_like(self.prepared)
 
     def forward(
@@ -135,7 +133,5 @@ class IDD(Method):
 
 def _coordinates(maps: Tensor) -> Tensor:
     """(1, 2, H, W): row and column of each position's middle, from -1 to 1."""
-    rows, columns = (
-        (2 * torch.arange(side, device=maps.device, dtype=maps.dtype) + 1) / side - 1 for side in maps.shape[2:]
-    )
+    rows, columns = ((2 * torch.arange(side, device=maps.device) + 1) / side - 1 for side in maps.shape[2:])
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).unsqueeze(0)

@@ -64,8 +64,8 @@ class IFVD(Method):
         self.variation: float = values["variation"]
         self.kd: float = values["kd"]
         self.balance = balance
-        self.needs_logits = self.kd > 0
-        self.needs_embedding = self.variation > 0
+        self.needs_logits = bool(self.kd)
+        self.needs_embedding = bool(self.variation)
         self.needs_teacher_logits = balance == "teacher"
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:

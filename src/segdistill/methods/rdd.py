@@ -114,7 +114,7 @@ class RDD(Method):
         if self.ce:
             scores = torch.where(counted.unsqueeze(1), x, 0.0)
             losses = F.cross_entropy(scores.to(torch.promote_types(x.dtype, torch.float32)), known, reduction="none")
-            terms["ce"] = self.ce * mean_over_pixels(losses, weights.to(losses.dtype) * counted)
+            terms["ce"] = self.ce * mean_over_pixels(losses, weights)
         return terms
 
     def _weights(self, student: Tensor, teacher: Tensor, labels: Tensor, counted: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ class _Fusion(nn.Module):
     def forward(self, maps: Tensor, above: Tensor | None, teacher: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """(distance from the teacher's stage, what is for the next stage below)."""
         reduced = self.reduce(maps)
-        if self.attention is not None and above is not None:
+        if self.attention is not None:
+            assert above is not None, "only the last stage has none above"
             above = F.interpolate(above, size=size_of(reduced), mode="nearest")
             shares = self.attention(torch.cat([reduced, above], dim=1))
             reduced = reduced * shares[:, :1] + above * shares[:, 1:]

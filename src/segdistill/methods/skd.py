@@ -67,9 +67,9 @@ class SKD(Method):
         self.pairwise: float = values["pairwise"]
         self.pool: float = values["pool"]
         self.balance = balance
-        self.needs_logits = self.kd > 0
-        self.needs_embedding = self.pairwise > 0
-        self.needs_labels = balance == "labels" and self.kd > 0
+        self.needs_logits = bool(self.kd)
+        self.needs_embedding = bool(self.pairwise)
+        self.needs_labels = self.needs_logits and balance == "labels"
 
     def build(self, student: NetworkInfo, teacher: NetworkInfo) -> None:
         super().build(student, teacher)
