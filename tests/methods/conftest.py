@@ -8,6 +8,7 @@ from tests.methods.scene import features, networks
 
 @pytest.fixture
 def case() -> dict[str, object]:
+    torch.manual_seed(0)  # for the methods' own layers
     student, teacher = networks()
     valid = torch.ones(2, 72, 72, dtype=torch.bool)
     valid[0, :24] = False  # whole positions of every stride

@@ -32,8 +32,10 @@ def scene() -> tuple[Tensor, Tensor]:
 def test_a_pixel_weighs_as_its_label() -> None:
     labels, valid = scene()
     one, two, _ = weights_of([4, 2, 0])
-    found = pixel_weights("labels")(valid=valid, labels=labels, teacher={}).at((2, 4))
-    torch.testing.assert_close(found, torch.tensor([[[one, one, one, one], [two, two, 1.0, 0.0]]]))
+    for none in (255, 3, -1):  # there are three classes
+        labels[0, 1, 2] = none
+        found = pixel_weights("labels")(valid=valid, labels=labels, teacher={}).at((2, 4))
+        torch.testing.assert_close(found, torch.tensor([[[one, one, one, one], [two, two, 1.0, 0.0]]]))
 
 
 def test_a_position_weighs_the_mean_of_its_pixels_unless_it_is_ignored() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segdistill import Distiller, UserError
 from segdistill.networks.features import NetworkInfo
-from tests.methods.settings import Setting
+from tests.methods.settings import SETTINGS, Setting
 from tests.methods.trial import (
     batch,
     case_of,
@@ -22,6 +22,9 @@ from tests.methods.trial import (
     network,
     value_and_gradients,
 )
+
+#: Filters pass over the teacher's features as well, so that those of ignored pixels reach others.
+FILTERED = {"ka", "brd"}
 
 
 @every_setting
@@ -106,6 +109,21 @@ def test_what_stands_at_ignored_pixels_does_not_matter(setting: Setting) -> None
     assert any(maps.grad is not None and maps.grad.abs().sum() > 0 for maps in inputs)
     if not setting.neighbours:
         assert all((spoilt(maps.grad, 0.0) == maps.grad).all() for maps in inputs if maps.grad is not None)
+
+
+@pytest.mark.parametrize("setting", [one for one in SETTINGS if one.name not in FILTERED], ids=str)
+def test_what_the_teacher_shows_at_ignored_pixels_does_not_matter(setting: Setting) -> None:
+    """Also where the student's features reach other positions, by a convolution or as the largest of a window."""
+    case = case_of(setting)
+    case.valid[0, :32] = False
+    case.valid[1, 32:, 32:] = False
+
+    def spoilt(maps: Tensor) -> Tensor:
+        step = 64 // maps.shape[-1]
+        return maps.masked_fill(~case.valid[:, None, ::step, ::step], 1e3)
+
+    for name, term in case.terms(teacher=changed(case.teacher, spoilt)).items():
+        assert term.item() == pytest.approx(case.terms()[name].item(), rel=1e-5)
 
 
 @every_setting

@@ -296,6 +296,12 @@ def test_afdcd_brings_each_image_of_the_teacher_to_a_mean_square_of_one(case: di
     assert (scaled[0, :, :3] == 0).all()  # ignored pixels
 
 
+def test_afdcd_takes_one_valid_position_for_an_image() -> None:
+    maps = torch.tensor([[[[3.0, 9.0]], [[4.0, 9.0]]]])
+    scaled = _divided_by_rms(maps, torch.tensor([[[True, False]]]))
+    torch.testing.assert_close(scaled, torch.tensor([[[[3.0, 0.0]], [[4.0, 0.0]]]]) / 12.5**0.5)
+
+
 def test_afdcd_keeps_the_largest_valid_value_of_each_window() -> None:
     maps = torch.tensor([[[[1.0, 5.0, 2.0], [3.0, 4.0, 8.0], [7.0, 6.0, 9.0]]]])
     inside = torch.tensor([[[True, True, True], [True, True, False], [True, True, False]]])
@@ -308,3 +314,4 @@ def test_idd_knows_the_middle_of_each_position() -> None:
     rows, columns = _coordinates(torch.zeros(1, 1, 2, 4))[0]
     assert rows.tolist() == [[-0.5] * 4, [0.5] * 4]
     assert columns.tolist() == [[-0.75, -0.25, 0.25, 0.75]] * 2
+    assert _coordinates(torch.zeros(1, 1, 2, 4, device="meta")).device.type == "meta"

@@ -33,6 +33,8 @@ def test_the_newest_vectors_of_each_class_stay() -> None:
     assert sorted(vectors_of(memory, 0).flatten().tolist()) == [5, 6, 7]
     assert sorted(vectors_of(memory, 1).flatten().tolist()) == [4, 5, 6]
     assert memory.vectors[-1] == 0
+    assert memory.vectors.shape == (2 * 3 + 1, 1), "one row for what is not kept"
+    assert memory.vectors.dtype == torch.float16
 
 
 def test_only_what_was_remembered_is_recalled() -> None:
@@ -43,6 +45,18 @@ def test_only_what_was_remembered_is_recalled() -> None:
     assert vectors.shape == (12, 1)
     assert vectors[remembered].unique().tolist() == [1, 3]
     assert remembered.view(3, 4).any(1).tolist() == [True, False, True]
+
+
+def test_what_is_recalled_depends_on_step_and_stream_and_not_on_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, draws = ClassMemory(num_classes=2, size=100, channels=1), Draws()
+    memory.remember(torch.arange(200.0).view(2, 100, 1), torch.ones(2, 100, dtype=torch.bool))
+    first = memory.recall(40, draws, 1)[0]
+    slots = (draws(2, 20, stream=1) * 100).floor() + torch.tensor([[0], [100]])
+    assert first.flatten().tolist() == slots.flatten().tolist()
+    assert not torch.equal(memory.recall(40, draws, 2)[0], first)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    assert torch.equal(memory.recall(40, draws, 1)[0], first)
 
 
 def test_every_vector_of_a_full_memory_is_recalled_as_often() -> None:
@@ -105,6 +119,43 @@ def test_memories_are_state_of_the_method_and_a_resumed_run_goes_on_with_them() 
     before = whole.methods["cirkd"].pixels_of.seen.clone()
     whole.eval()(images[0], labels[0])
     assert torch.equal(whole.methods["cirkd"].pixels_of.seen, before)
+
+
+def numbers(step: int, stream: int, places: range) -> list[float]:
+    """The hash in Python's whole numbers. Other numbers would break off the runs that are resumed with them."""
+    found = []
+    for place in places:
+        value = (place + 0x9E3779B1 * step + 0x85EBCA6B * stream) % 2**32
+        for _ in range(3):
+            value = (value ^ value // 2**16) * 0x045D9F3B % 2**32
+        found.append((value ^ value // 2**16) // 2**8 / 2**24)
+    return found
+
+
+def test_draws_are_a_hash_of_place_step_and_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = Draws()
+    for step in range(4):
+        assert draws.step == step
+        for stream in range(3):
+            assert draws(2, 30, stream=stream).tolist() == [
+                numbers(step, stream, range(30)),
+                numbers(step, stream, range(30, 60)),
+            ]
+        draws.advance()
+    draws.step.fill_(2**30)
+    assert draws(50).tolist() == numbers(2**30, 0, range(50))
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 3)
+    assert draws(2, 5).flatten().tolist() == numbers(2**30, 0, range(30, 40)), "ten for each process"
+    assert draws(10, same_everywhere=True).tolist() == numbers(2**30, 0, range(10))
+
+
+def test_draws_and_memory_stay_on_their_device() -> None:
+    """The device without numbers stands for an accelerator."""
+    draws, memory = Draws().to("meta"), ClassMemory(num_classes=2, size=3, channels=4).to("meta")
+    assert draws(2, 3).device.type == "meta"
+    memory.remember(torch.ones(2, 5, 4, device="meta"), torch.ones(2, 5, dtype=torch.bool, device="meta"))
+    assert all(value.device.type == "meta" for value in (*memory.buffers(), *memory.recall(4, draws, 1)))
 
 
 def test_draws_are_even_and_change_with_step_and_stream() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import combinations
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segdistill import Features
 from segdistill.methods import AT, CWD, DSD, IFVD, SKD, Feature, ReviewKD
-from tests.methods.scene import built
+from segdistill.methods.dsd import _shrunk
+from tests.methods.scene import built, features, networks
 
 Case = dict[str, object]
 
@@ -28,6 +31,11 @@ def test_fitnet_has_half_the_sum_and_its_port_the_mean_over_elements(whole: Case
     assert value == pytest.approx(difference.square().mean().item(), rel=1e-6)
     half_sums = torch.stack([0.5 * image.square().sum() for image in difference]).mean()
     assert difference[0].numel() / 2 * value == pytest.approx(half_sums.item(), rel=1e-6)
+
+
+def crop(shown: Features, rows: slice, columns: slice) -> Features:
+    """Without stages: these are of other sizes."""
+    return Features((), shown.embedding[..., rows, columns], shown.logits[..., rows, columns])
 
 
 def attention(maps: Tensor) -> Tensor:
@@ -73,6 +81,17 @@ def test_skd_pairs_every_two_regions(whole: Case, preset: str, window: int) -> N
     assert value == pytest.approx(weight * published.item(), rel=1e-5)
 
 
+def test_skds_window_is_as_high_and_as_wide_as_a_part_of_the_map(whole: Case) -> None:
+    """9 x 5 positions; half of the sides is 4 and 2."""
+    cut = {role: crop(whole[role], slice(9), slice(5)) for role in ("student", "teacher")}
+    grams = []
+    for shown in cut.values():
+        pooled = F.normalize(F.max_pool2d(shown.embedding, (4, 2), ceil_mode=True).flatten(2), dim=1)
+        grams.append(pooled.mT @ pooled)
+    value = built(SKD(preset="authors"))(**(whole | cut | {"valid": whole["valid"][..., :40]}))["pairwise"].item()
+    assert value == pytest.approx((grams[0] - grams[1]).square().mean().item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("pool", "positions", "window"),
     [(1, 9, 1), (2, 9, 2), (3.6, 9, 4), (20, 9, 9), (0.5, 9, 4), (0.5, 1, 1), (0.99, 9, 8)],
@@ -115,16 +134,23 @@ def test_ifvds_authors_count_unlabelled_pixels_and_divide_by_classes(whole: Case
     assert IFVD(preset="authors").kd == 10 / 19
 
 
-def test_dsds_port_has_the_mean_over_positions(whole: Case) -> None:
+@pytest.mark.parametrize("stride", [8, 4])
+def test_dsds_port_has_the_mean_over_positions(whole: Case, stride: int) -> None:
+    """An embedding of stride 4 is compared at stride 8; class scores are of stride 8 anyway."""
+    infos = []
+    for role, info in zip(("student", "teacher"), networks(), strict=True):
+        infos.append(dataclasses.replace(info, embedding=dataclasses.replace(info.embedding, stride=stride)))
+        whole[role] = dataclasses.replace(whole[role], embedding=features(infos[-1], len(infos) + 4).embedding)
     residuals = []
     for role in ("student", "teacher"):
-        features = whole[role]
-        maps = [attention(F.adaptive_avg_pool2d(m, (9, 9))) for m in (features.embedding, features.logits)]
-        energy = F.avg_pool2d(features.stages[1].pow(2).mean(1), features.stages[1].shape[-1] // 9)
-        maps.insert(0, F.normalize(energy.flatten(1)))
+        shown = whole[role]
+        energies = [m.pow(2).mean(1) for m in (shown.stages[1], shown.embedding, shown.logits)]
+        maps = [F.normalize(F.adaptive_avg_pool2d(energy, 9).flatten(1)) for energy in energies]
         residuals.append([F.normalize(maps[m] - maps[n]) for n, m in combinations(range(3), 2)])
     published = 1000 * torch.stack([(s - t).pow(2).mean() for s, t in zip(*residuals, strict=True)]).mean()
-    terms = built(DSD(pixel=1000 / 81))(**whole)
+    method = DSD(pixel=1000 / 81)
+    method.build(*infos)
+    terms = method.double().eval()(**whole)
     assert terms["pixel"].item() == pytest.approx(published.item(), rel=1e-5)
 
     grams = []
@@ -133,6 +159,27 @@ def test_dsds_port_has_the_mean_over_positions(whole: Case) -> None:
         distribution = F.normalize((pooled / 4).softmax(2), dim=2)
         grams.append(distribution @ distribution.mT)
     assert terms["category"].item() == pytest.approx(10 * (grams[0] - grams[1]).square().mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("count", "taken"), [(1, 0), (2, 1), (4, 1)])
+def test_dsd_takes_the_second_stage_or_the_only_one(whole: Case, count: int, taken: int) -> None:
+    method = DSD(category=0.0)
+    method.build(*(dataclasses.replace(info, stages=info.stages[:count]) for info in networks()))
+    shown = method.teacher_outputs(whole["teacher"])
+    assert set(shown) == {f"attention.stages.{taken}", "attention.embedding", "attention.logits"}
+
+
+def test_dsd_averages_much_finer_maps_over_whole_windows() -> None:
+    maps = torch.randn(1, 1, 8, 16, generator=torch.Generator().manual_seed(0))
+    means = [[maps[0, 0, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean() for j in range(4)] for i in range(2)]
+    torch.testing.assert_close(_shrunk(maps, (2, 4))[0, 0], torch.tensor(means))
+
+
+def test_reviewkd_has_the_layers_of_its_fusion() -> None:
+    """No convolution before a batch normalisation has a bias; the last stage has nothing to be joined with."""
+    fusions = built(ReviewKD()).fusions
+    assert all(layers[0].bias is None for fusion in fusions for layers in (fusion.reduce, fusion.smooth))
+    assert [fusion.attention is None for fusion in fusions] == [False, False, False, True]
 
 
 def published_hcl(student: Tensor, teacher: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from segdistill.losses import cross_image_relation_kl, memory_relation_kl
 from segdistill.methods import BPKD, CIRKD, DIST, DKD, IDD, LSKD, MGD, AfDCD, AttnFD, MasKD
 from segdistill.methods.attnfd import _Attention, _over_positions
 from segdistill.methods.draws import Draws
@@ -79,14 +80,21 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-8)
 
 
-def test_dist_takes_columns_over_the_whole_batch(whole: Case) -> None:
-    x, t = (rows(whole[role].logits).softmax(1) for role in ("student", "teacher"))
-    terms = built(DIST(across="batch"))(**whole)
-    assert terms["classes"].item() == pytest.approx(1 - pearson(x, t).mean().item(), rel=1e-5)
-    assert terms["positions"].item() == pytest.approx(1 - pearson(x.T, t.T).mean().item(), rel=1e-5)
-    by_image = built(DIST())(**whole)["positions"].item()
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_dist_takes_columns_over_the_whole_batch(whole: Case, temperature: float) -> None:
+    x, t = ((rows(whole[role].logits) / temperature).softmax(1) for role in ("student", "teacher"))
+    squared = temperature**2
+    terms = built(DIST(across="batch", temperature=temperature))(**whole)
+    assert terms["classes"].item() == pytest.approx(squared * (1 - pearson(x, t).mean().item()), rel=1e-5)
+    assert terms["positions"].item() == pytest.approx(squared * (1 - pearson(x.T, t.T).mean().item()), rel=1e-5)
+    by_image = built(DIST(temperature=temperature))(**whole)["positions"].item()
     single = [pearson(a.T, b.T).mean() for a, b in zip(x.chunk(2), t.chunk(2), strict=True)]
-    assert by_image == pytest.approx(1 - torch.stack(single).mean().item(), rel=1e-5)
+    assert by_image == pytest.approx(squared * (1 - torch.stack(single).mean().item()), rel=1e-5)
+
+
+def test_by_image_dist_asks_no_other_process(whole: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segdistill.methods.dist.gather_batch", lambda _: pytest.fail("gathers the batch"))
+    built(DIST())(**whole)
 
 
 def test_cirkd_has_no_squared_temperature(whole: Case) -> None:
@@ -130,6 +138,14 @@ def test_a_share_of_the_positions_is_masked_in_all_channels() -> None:
     assert torch.equal(masked_positions(maps, Draws(), 0.0), maps)
 
 
+def test_a_number_of_the_share_itself_keeps_its_position() -> None:
+    draws = Draws()
+    draws.forward = lambda *shape: torch.tensor([0.0, 0.24, 0.25, 0.9]).view(shape)  # type: ignore[method-assign]
+    maps = torch.ones(1, 3, 2, 2)
+    assert masked_positions(maps, draws, 0.25)[0].flatten(1).tolist() == [[0, 0, 1, 1]] * 3
+    assert torch.equal(masked_positions(maps, draws, 0.0), maps)
+
+
 def test_cirkd_relates_pixels_to_what_it_remembers(whole: Case) -> None:
     method = built(CIRKD(preset="paper", minibatch=0, kd=0, pixel=2.0, region=3.0, temperature=0.5))
     method.train()(**whole)
@@ -146,6 +162,29 @@ def test_cirkd_relates_pixels_to_what_it_remembers(whole: Case) -> None:
         log_x, log_t = ((rows(maps) @ keys.T / 0.5).log_softmax(1) for maps in (x, t))
         expected = weight * 0.25 * (log_t.exp() * (log_t - log_x)).sum(1).mean()
         assert terms[name].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_cirkd_relates_the_anchors_alone(whole: Case) -> None:
+    method = built(CIRKD(anchors=9, temperature=0.5, minibatch=2.0, pixel=3.0, region=4.0, kd=0))
+    method.train()(**whole)
+    terms = method.eval()(**whole)
+    x, t = (whole[role].embedding for role in ("student", "teacher"))
+    expected = 2 * cross_image_relation_kl(student=x, teacher=t, temperature=0.5, anchors=9)
+    assert terms["minibatch"].item() == pytest.approx(expected.item(), rel=1e-6)
+    of_all = 2 * cross_image_relation_kl(student=x, teacher=t, temperature=0.5)
+    assert terms["minibatch"].item() != pytest.approx(of_all.item(), rel=1e-3)
+    vectors, remembered = method.pixels_of.recall(4096, method.draws, 1)
+    related = {"student": method.projection(x), "teacher": t, "memory": vectors, "remembered": remembered}
+    expected = 3 * memory_relation_kl(**related, temperature=0.5, anchors=9)
+    assert terms["pixel"].item() == pytest.approx(expected.item(), rel=1e-6)
+    of_all = 3 * memory_relation_kl(**related, temperature=0.5)
+    assert terms["pixel"].item() != pytest.approx(of_all.item(), rel=1e-3)
+
+
+def test_cirkd_projects_without_biases() -> None:
+    first, _, _, last = built(CIRKD()).projection
+    assert (first.kernel_size, last.kernel_size) == ((1, 1), (1, 1))
+    assert (first.bias, last.bias) == (None, None)
 
 
 @pytest.mark.parametrize(("width", "columns"), [(1, [3]), (3, [3, 4])])
@@ -169,11 +208,29 @@ def test_bpkd_tells_edges_from_what_is_inside(whole: Case, width: int, columns: 
 
 
 def test_attnfd_looks_at_valid_positions_alone() -> None:
-    maps = torch.tensor([[[[-1.0, -2.0], [-6.0, 99.0]]], [[[1.0, 2.0], [3.0, 4.0]]]])
-    inside = torch.tensor([[[True, True], [True, False]], [[False, False], [False, False]]])
+    maps = torch.tensor([[[[-1.0, -2.0], [-6.0, 99.0]]], [[[1.0, 2.0], [3.0, 4.0]]], [[[5.0, -1.0], [6.0, 7.0]]]])
+    inside = torch.tensor([[[True, True], [True, False]], [[False, False]] * 2, [[False, True], [False, False]]])
     mean, largest = _over_positions(maps, inside)
-    assert mean.flatten().tolist() == [-3.0, 0.0]
-    assert largest.flatten().tolist() == [-1.0, 0.0]
+    assert mean.flatten().tolist() == [-3.0, 0.0, -1.0]
+    assert largest.flatten().tolist() == [-1.0, 0.0, -1.0]
+
+
+def test_attnfds_student_attends_to_channels_and_then_to_positions() -> None:
+    attention = _Attention(5).double().eval()
+    norm = attention.position[1]
+    norm.running_mean.fill_(0.3)
+    norm.running_var.fill_(2.0)
+    maps = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = attention(maps, torch.ones(2, 6, 7, dtype=torch.bool))
+    first, _, second = attention.channel
+    for image, ours in zip(maps, found, strict=True):
+        gate = 2 * second.bias
+        for values in (image.mean((1, 2)), image.amax((1, 2))):
+            gate = gate + second.weight @ (first.weight @ values + first.bias).clamp(min=0)
+        image = image / (1 + (-gate).exp()).view(5, 1, 1)  # noqa: PLW2901
+        both = torch.stack([image.max(0).values, image.sum(0) / 5])
+        where = (F.conv2d(both[None], attention.position[0].weight, padding=3)[0] - 0.3) / (2 + norm.eps) ** 0.5
+        torch.testing.assert_close(ours, image / (1 + (-where).exp()))
 
 
 @pytest.mark.parametrize(("channels", "hidden"), [(8, 1), (48, 3)])
@@ -254,6 +311,19 @@ def test_afdcd_has_sums_over_channels_and_over_groups(whole: Case) -> None:
     assert value["contrast"].item() * 0.005 * groups / method.contrast == pytest.approx(contrast.item(), rel=1e-6)
     assert AfDCD(preset="authors").contrast == pytest.approx(0.005 * 16)
     assert AfDCD(preset="authors").mimic == pytest.approx(2e-6 * 2048 * 64 * 128, rel=0.01)
+
+
+@pytest.mark.parametrize(("groups", "size"), [(3, 6), (16, 1)])
+def test_afdcds_authors_sum_over_the_channels_of_a_piece(whole: Case, groups: int, size: int) -> None:
+    """Sixteen channels: two pieces of six and one of four, or sixteen of one. Each position is a patch."""
+    method = built(AfDCD(preset="authors", contrast=2.0, masked=0.0, pool=1, groups=groups, patch=1, kd=0))
+    made = method.generator(method.adapter(whole["student"].embedding))
+    x, t = (
+        F.pad(rows(maps), (0, groups * size - 16)).view(-1, groups, size) for maps in (made, whole["teacher"].embedding)
+    )
+    scores = -(x.unsqueeze(2) - t.unsqueeze(1)).abs().sum(3) / 0.07
+    expected = -2 * scores.log_softmax(2).diagonal(dim1=1, dim2=2).mean()
+    assert method(**whole)["contrast"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_attnfd_scales_the_whole_batch_and_divides_by_it(whole: Case) -> None:

@@ -60,6 +60,21 @@ def test_other_methods_are_weighed(labelled: dict[str, Any], name: str) -> None:
     assert any(weighed[term].item() != pytest.approx(plain[term].item(), rel=1e-3) for term in plain)
 
 
+def test_a_pixel_is_hard_up_to_the_threshold_itself(labelled: dict[str, Any]) -> None:
+    """A student that is sure of every label gives it a probability of exactly 1."""
+    labels = torch.zeros(2, 72, 72, dtype=torch.long)
+    student, teacher = (labelled[role] for role in ("student", "teacher"))
+    sure, unsure = torch.zeros_like(student.logits), torch.zeros_like(teacher.logits)
+    sure[:, 0] = 1000.0
+    case = labelled | {
+        "labels": labels,
+        "student": type(student)(student.stages, student.embedding, sure),
+        "teacher": type(teacher)(teacher.stages, teacher.embedding, unsure),
+    }
+    assert built(RDD(threshold=1.0, warmup=0))(**case)["logits"].item() == 0, "hard for both"
+    assert built(RDD(threshold=0.99, warmup=0))(**case)["logits"].item() > 1
+
+
 def test_a_recipe_writes_it_down() -> None:
     (method,) = build_methods({"rdd": {"method": "dkd", "options": {"non_target": 2.0}, "warmup": 5}})
     assert isinstance(method, RDD)

@@ -62,8 +62,11 @@ def test_a_weight_scales_its_own_term(name: str, weight: str) -> None:
 def test_a_term_alone_needs_what_it_reads(name: str, weight: str) -> None:
     alone = {other: 0.0 for other in SEVERAL[name] if other != weight}
     case = made(name, **alone)
-    method, terms = case.method, case.terms()
+    method, teacher = case.method, Watched.of(case.teacher)
+    shown = vars(teacher).setdefault("read", set())
+    terms = case.terms(teacher=teacher)
     assert set(terms) == {weight}
+    assert shown == {one for one in ("stages", "embedding", "logits") if getattr(method, f"needs_{one}")}
     assert reached(case) == (method.needs_stages, method.needs_embedding, method.needs_logits)
     if not method.needs_labels:
         torch.testing.assert_close(made(name, **alone).terms(labels=None), terms)
