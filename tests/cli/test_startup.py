@@ -53,7 +53,6 @@ MISTAKES = [
     ["pretrain", *DISTILL, "--method", "brb"],
     ["pretrain", *DISTILL, "--method", "{feature: {stage: true}}"],
     ["pretrain", *DISTILL, "--teacher-cache", "x"],
-    ["pretrain", *DISTILL, "--train.aux", "0.4"],
     ["pretrain", *DISTILL, "--train.backbone_lr", "0"],
     ["compare", *DISTILL, "--methods", "none,kdd"],
     ["compare", *DISTILL, "--methods", "none,kd", "--method", "{kd: {tua: 2}}"],

@@ -160,7 +160,8 @@ def test_balanced_weights_to_a_power(power: float) -> None:
     shares = {0: 0.7, 1: 0.2, 3: 0.1}
     weights = {label: math.log(1.02 + share) ** -power for label, share in shares.items()}
     found = [(weights[label] * loss, weights[label]) for loss, label in pixel_losses(logits, labels) if label != 2]
-    expected = sum(loss for loss, _ in found) / sum(weight for _, weight in found)
+    mean_weight = sum(weights[label] * share for label, share in shares.items())
+    expected = sum(loss for loss, _ in found) / len(found) / mean_weight
     loss = BalancedCrossEntropy(pixels, power=power, adjust=0.0)
     assert loss(logits=logits, labels=labels).item() == pytest.approx(expected, rel=1e-5)
     raw = torch.tensor([weights.get(label, 0.0) for label in range(4)])
@@ -179,6 +180,15 @@ def test_what_a_network_learns_of_the_balanced_loss(options: dict[str, float], e
     loss = BalancedCrossEntropy(pixels, power=power, **options)
     loss(logits=scores[None, :, None, None].expand(1, 3, 5, 8), labels=labels).backward()
     torch.testing.assert_close(scores.grad, torch.zeros(3, dtype=torch.float64), atol=1e-7, rtol=0)
+
+
+def test_the_balanced_loss_of_a_batch_is_the_mean_of_its_parts() -> None:
+    """Which hold other classes, so that their sums of weights differ."""
+    logits, labels = torch.randn(4, 3, 6, 6), torch.randint(0, 3, (4, 6, 6))
+    labels[:2] = labels[:2].clamp(max=1)
+    loss = BalancedCrossEntropy(torch.tensor([900, 90, 10]))
+    whole, parts = loss(logits=logits, labels=labels), zip(logits.split(2), labels.split(2), strict=True)
+    torch.testing.assert_close(torch.stack([loss(logits=x, labels=y) for x, y in parts]).mean(), whole)
 
 
 def test_a_class_that_never_occurs_is_not_shifted() -> None:

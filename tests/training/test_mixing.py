@@ -20,18 +20,18 @@ MIXED: dict[str, Any] = SCENES | {"mix": {"cutmix": 0.3, "classmix": 0.3, "mixup
 
 
 def test_a_teacher_cache_holds_what_the_teacher_says_of_the_mixed_picture(tmp_path: Path, teacher: Path) -> None:
-    live = distill_tiny(tmp_path / "live", teacher, data=MIXED, method="kd", views=2)
+    live = distill_tiny(tmp_path / "live", teacher, data=MIXED, method="kd", loss="ce", views=2)
     cache = tmp_path / "cache"
-    kept = distill_tiny(tmp_path / "kept", teacher, data=MIXED, method="kd", views=2, teacher_cache=cache)
+    kept = distill_tiny(tmp_path / "kept", teacher, data=MIXED, method="kd", loss="ce", views=2, teacher_cache=cache)
     for ours, theirs in zip(live.read_history(), kept.read_history(), strict=True):
         for name in ("loss/task", "loss/kd"):
             assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-2)
-    again = distill_tiny(tmp_path / "again", teacher, data=MIXED, method="kd", views=2, teacher_cache=cache)
+    again = distill_tiny(tmp_path / "again", teacher, data=MIXED, method="kd", loss="ce", views=2, teacher_cache=cache)
     assert fingerprint(again) == fingerprint(kept)
     for key, value in (("mix", {"cutmix": 1.0}), ("strong", 0.4)):
         data = MIXED | {key: value}
         with pytest.raises(UserError, match=key):
-            distill_tiny(tmp_path / "other", teacher, data=data, method="kd", views=2, teacher_cache=cache)
+            distill_tiny(tmp_path / "other", teacher, data=data, method="kd", loss="ce", views=2, teacher_cache=cache)
 
 
 def test_a_stopped_run_goes_on_as_it_would_have(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:

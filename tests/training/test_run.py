@@ -221,7 +221,7 @@ def test_validate_every(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"optimizer": "sgd"}, {"schedule": "poly"}, {"loss": "balanced"}, {"weight_decay": 0.5}, {"warmup": 0.5}],
+    [{"optimizer": "sgd"}, {"schedule": "poly"}, {"loss": "ce"}, {"weight_decay": 0.5}, {"warmup": 0.5}],
 )
 def test_options_reach_the_training(tmp_path: Path, options: dict[str, Any]) -> None:
     assert fingerprint(train_tiny(tmp_path / "a")) != fingerprint(train_tiny(tmp_path / "b", **options))

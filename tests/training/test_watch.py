@@ -107,7 +107,7 @@ def test_a_teacher_that_knows_nothing(tmp_path: Path, capsys: pytest.CaptureFixt
         capsys,
         teacher_weights=str(tmp_path / "blind" / "model.safetensors"),
         method={"kd": {"weight": 0.0}},
-        train=replace(FAST, epochs=12, lr=2e-2, validate_every=6, ema=0),
+        train=replace(FAST, epochs=12, lr=2e-2, validate_every=6, ema=0, loss="ce"),
     )
     run = segdistill.RunFolder(tmp_path / "run")
     metrics = run.read_metrics()

@@ -145,10 +145,11 @@ def balanced_weights(counts: Tensor | Sequence[float]) -> Tensor:
         >>> [round(weight, 2) for weight in balanced_weights([90, 10, 0]).tolist()]
         [0.3, 1.7, 0.0]
     """
-    pixels = torch.as_tensor(counts, dtype=torch.float64)
+    device = counts.device if isinstance(counts, Tensor) else torch.device("cpu")
+    pixels = torch.as_tensor(counts, device="cpu").double()  # Apple's GPUs have no float64
     if pixels.dim() != 1 or not bool((pixels >= 0).all()) or not bool(pixels.sum() > 0):
         raise UserError(f"counts is {pixels.tolist()}, expected one number of pixels per class, at least one above 0")
-    return enet_weights(pixels).float()
+    return enet_weights(pixels).float().to(device)
 
 
 class BalancedCrossEntropy:
@@ -159,6 +160,10 @@ class BalancedCrossEntropy:
     network learns them without that part: those of p at 1, of w p at 0. In between lies what is best for IoU, whose
     threshold for a class is half of its F1 score. Logit adjustment: Menon et al., ICLR 2021, arXiv
     2007.07314, with the weights in place of the shares of the classes.
+
+    The sum of weight times loss is divided by the number of labelled pixels, and the weights have a mean of 1 over the
+    training pixels: a batch gives the same gradient when it is split among devices, which the usual division by the sum
+    of weights in each part does not.
 
     Args:
         pixels_per_class: training pixels of each class, (K,), >= 0, at least one above 0.
@@ -175,7 +180,8 @@ class BalancedCrossEntropy:
             if not 0 <= value <= 1:
                 raise UserError(f"balanced: {name} is {value}, expected 0 to 1")
         weights = balanced_weights(pixels_per_class)
-        self.class_weights = torch.where(weights > 0, weights.pow(power), 0.0)
+        weights = torch.where(weights > 0, weights.pow(power), 0.0)
+        self.class_weights = weights * pixels_per_class.sum() / (weights * pixels_per_class).sum()
         self.shift = adjust * torch.where(weights > 0, self.class_weights.log(), 0.0)
 
     def __call__(self, *, logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
@@ -183,4 +189,4 @@ class BalancedCrossEntropy:
         logits, labels, weights = task_inputs(logits, labels, ignore_index, self.class_weights)
         shifted = logits + self.shift.to(logits)[:, None, None]
         losses = F.cross_entropy(shifted, labels, ignore_index=ignore_index, reduction="none")
-        return weighted_mean(losses, weights)
+        return (losses * weights).sum() / (weights > 0).sum().clamp(min=1)

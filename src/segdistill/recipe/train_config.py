@@ -35,9 +35,10 @@ class TrainConfig:
         clip: largest norm of the gradient; null for none.
         ema: decay of the moving average of the weights. The averaged weights are validated and saved; 0 for no average.
             The average covers few steps at first and more later, so that it also suits short runs.
-        loss: loss on labels: ce (cross-entropy), balanced (cross-entropy that weighs a class by 1 / ln(1.02 + its share
-            of pixels)), ohem (cross-entropy of the hardest pixels), focal, dice, jaccard, tversky, lovasz,
-            python:module:Name, or {name: {argument: value}}; several in one mapping are summed: {ce: {}, dice: {}}.
+        loss: loss on labels: balanced (cross-entropy that weighs a class by 1 / ln(1.02 + its share of pixels), since
+            mIoU counts all classes alike), ce (cross-entropy), ohem (cross-entropy of the hardest pixels), focal, dice,
+            jaccard, tversky, lovasz, python:module:Name, or {name: {argument: value}}; several in one mapping are
+            summed: {ce: {}, dice: {}}.
         aux: weight of an auxiliary head's loss on labels, often 0.4; 0 for none. The head gets the second-to-last stage
             of the backbone. It is neither saved nor scored; in a comparison all runs have it.
         precision: bf16 or fp16 autocast, or fp32; auto: bf16 where the hardware supports it, otherwise fp32. On a CPU a
@@ -59,7 +60,7 @@ class TrainConfig:
     warmup: float = 0.05
     clip: float | None = 10.0
     ema: float = 0.999
-    loss: LossSpec = "ce"
+    loss: LossSpec = "balanced"
     aux: float = 0.0
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     workers: int | None = None
@@ -82,7 +83,7 @@ class TrainConfig:
         for name in ("batch_size", "accumulate", "validate_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"train.{name} is {getattr(self, name)}, expected at least 1")
-        if self.loss != "ce":  # the default needs no look at what torch and other packages bring
+        if self.loss != "balanced":  # the default needs no look at what torch and other packages bring
             check_task_loss(self.loss)
         if not 0 < self.lr < math.inf:
             raise UserError(f"train.lr is {self.lr}, expected a number above 0")

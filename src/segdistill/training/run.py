@@ -205,7 +205,7 @@ class Run:
         unlabelled = no_labels or self.config.get("ignored") == "distil"
         splits = check_before_run(data, self.console, unlabelled=unlabelled, progress=self.shown)
         check_smallest_image(self.learner, data, splits.get("val", splits["train"]).sizes)
-        if not no_labels:  # without labels it is 0, whichever it is
+        if not no_labels and splits["train"].counts.pixels.any():  # without labels it is 0, whichever it is
             pixels = splits["train"].counts.pixels.to(self.fabric.device)
             self.learner.task_loss = self.train_config.build_task_loss(pixels)
         self.against_teacher = data.val.unlabelled_index is not None
