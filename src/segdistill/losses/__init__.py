@@ -31,9 +31,16 @@ from segdistill.losses.residual_attention import residual_attention_mse
 from segdistill.losses.shrink import shrink_valid, shrink_weights, shrunk_once
 from segdistill.losses.shrink_labels import shrink_labels
 from segdistill.losses.standardised_scores import standardised_kl
-from segdistill.losses.task import balanced_weights, cross_entropy, focal_cross_entropy, ohem_cross_entropy
+from segdistill.losses.task import (
+    BalancedCrossEntropy,
+    balanced_weights,
+    cross_entropy,
+    focal_cross_entropy,
+    ohem_cross_entropy,
+)
 
 __all__ = [
+    "BalancedCrossEntropy",
     "affinity_mse",
     "attention_map",
     "attention_mse",
