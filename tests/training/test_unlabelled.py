@@ -170,6 +170,14 @@ def test_the_student_alone_sees_the_same_labelled_images_as_often(tmp_path: Path
         train_tiny(tmp_path / "run", data=data)
 
 
+def test_a_recipes_unlabelled_images_are_left_out(tmp_path: Path, teacher: Path) -> None:
+    without = distill_tiny(tmp_path / "without", teacher)
+    data = SCENES | {"unlabelled": None, "unlabelled_share": 0.25}  # by --data.unlabelled null
+    run = distill_tiny(tmp_path / "run", teacher, data=data)
+    assert fingerprint(run) == fingerprint(without)
+    assert fingerprint(distill_tiny(tmp_path / "run", teacher, data=data, resume=True)) == fingerprint(without)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -52,9 +52,10 @@ def share_of(values: Mapping[str, Any]) -> float:
         UserError: no number between 0 and 1, or a share of nothing.
     """
     share = values.get("unlabelled_share")
-    if share is None:
+    left_out = "unlabelled" in values and values["unlabelled"] is None  # a recipe's images, by --data.unlabelled null
+    if share is None or left_out:
         return _SHARE
-    if values.get("unlabelled") is None:
+    if "unlabelled" not in values:
         raise UserError("data: unlabelled_share goes with unlabelled, a folder of images; give both, or neither")
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
         raise UserError(f"data: unlabelled_share is {share!r}, expected a number between 0 and 1")
