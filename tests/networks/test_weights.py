@@ -1,16 +1,20 @@
 import argparse
 import copy
+import fractions
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segdistill.errors import UserError
-from segdistill.networks.loading import load_network
+from segdistill.networks.loading import load_network, load_run, load_trained
 from segdistill.networks.network import Network
 from segdistill.networks.weights import load_weights, write_weights
 from tests.networks.tiny import TinyModel, tiny_network
@@ -125,6 +129,34 @@ CHECKPOINTS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Any]], list
         lambda s: {"state_dict": {**prefixed("model.", {k: v * 0 for k, v in s.items()}), **prefixed("model_ema.", s)}},
         ["took 'model_ema.' off the names"],
     ),
+    "averaged, under other names": (
+        lambda s: {"params": {name: value * 0 for name, value in s.items()}, "params_ema": s},
+        ["read 'params_ema' of the file"],
+    ),
+    "averaged by the class of torch": (
+        lambda s: {"swa_model": {**prefixed("module.", s), "n_averaged": torch.tensor(3)}, "model": {}},
+        ["read 'swa_model' of the file", "took 'module.' off the names"],
+    ),
+    "averaged into a list": (
+        lambda s: {"model": s, "ema": {"decay": 0.9, "shadow_params": list(s.values())}},
+        ["left out 'ema', which holds no tensors by parameter name", "read 'model' of the file"],
+    ),
+    "averaged by mmengine, which swaps them": (
+        lambda s: {
+            "meta": {"mmengine_version": "0.10.7"},
+            "message_hub": {"loss": fractions.Fraction(1, 3)},
+            "state_dict": s,
+            "ema_state_dict": {name: value * 0 for name, value in prefixed("module.", s).items()},
+        },
+        ["read 'state_dict' of the file", "left out what is no tensor in the file (fractions.Fraction)"],
+    ),
+    "two deep": (
+        lambda s: {"checkpoint": {"state_dict": prefixed("module._orig_mod.", s)}, "optimizer": {"state": {}}},
+        ["read 'checkpoint / state_dict' of the file", "took 'module.' off the names"],
+    ),
+    "under a name of its own": (lambda s: {"segmenter": s, "epoch": 3}, ["read 'segmenter' of the file"]),
+    "a score of numpy": (lambda s: {"state_dict": s, "best": np.float64(71.2), "seen": np.arange(3)}, []),
+    "settings of its program": (lambda s: {"state_dict": s, "cfg": {"ratio": fractions.Fraction(1, 2)}}, []),
     "old, without counts": (lambda s: {k: v for k, v in s.items() if "num_batches" not in k}, []),
 }
 
@@ -152,6 +184,74 @@ def test_torchvisions_auxiliary_head_is_left_out(tmp_path: Path) -> None:
     network.set_normalization(None, None)
     with torch.no_grad():
         torch.testing.assert_close(network(images), plain(images)["out"], rtol=0, atol=0)
+
+
+def test_nothing_of_a_files_objects_runs(tmp_path: Path) -> None:
+    state = TinyModel().state_dict()
+    torch.save({"state_dict": state, "trap": Trap(tmp_path / "ran")}, tmp_path / "a.pth")
+    load_weights(TinyModel(), tmp_path / "a.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+class Trap:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return shutil.copyfile, (__file__, str(self.file))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: torch.full_like(v, float("nan")), r"holds NaN or infinity in 1 of \d+ tensors \(stage2.bias\)"),
+        (lambda v: torch.full_like(v, 1e6).half(), r"holds NaN or infinity in 1 of \d+ tensors \(stage2.bias\)"),
+        (lambda v: (v * 127).to(torch.int8), r"holds integers in 1 of \d+ tensors \(stage2.bias: int8\)"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_that_would_give_wrong_labels(
+    tmp_path: Path, change: Callable[[Tensor], Tensor], message: str, suffix: str
+) -> None:
+    state = TinyModel().state_dict()
+    state["stage2.bias"] = change(state["stage2.bias"])
+    file = tmp_path / f"a.{suffix}"
+    if suffix == "pth":
+        torch.save(state, file)
+    else:
+        save_file(state, file)
+    with pytest.raises(UserError, match=message):
+        load_weights(TinyModel(), file)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "PTH"])
+def test_what_a_download_leaves_in_place_of_weights(tmp_path: Path, suffix: str) -> None:
+    for content, message in {
+        "version https://git-lfs.github.com/spec/v1\noid sha256:ab": "is a pointer of Git LFS, .* git lfs pull",
+        "\n<!DOCTYPE html><html>": "is a page of HTML",
+    }.items():
+        (tmp_path / f"a.{suffix}").write_text(content)
+        with pytest.raises(UserError, match=message):
+            load_weights(TinyModel(), tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_program_of_torchscript(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Conv2d(3, 3, 1)), tmp_path / "a.pt")  # type: ignore[no-untyped-call]
+    with pytest.raises(UserError, match="holds a TorchScript program, not only tensors"):
+        load_weights(TinyModel(), tmp_path / "a.pt")
+
+
+def test_a_weights_file_where_a_network_is_expected(tmp_path: Path) -> None:
+    torch.save(TinyModel().state_dict(), file := tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a.pth' is a file; expected a folder, or a spec .* as init_weights$"):
+        load_network(file, num_classes=5)
+    with pytest.raises(UserError, match=r"a.pth' is a file; expected a run folder, .* the file as teacher_weights$"):
+        load_trained(file, 5, role="teacher", key="teacher_weights")
+    with pytest.raises(UserError, match=r"a.pth' is a file; expected the folder of a run"):
+        load_run(file)
 
 
 def test_two_networks_in_one_file(tmp_path: Path) -> None:
@@ -198,7 +298,6 @@ def equal_part(one: nn.Module, other: nn.Module) -> bool:
 )
 def test_a_backbone_from_the_file_of_a_classifier(tmp_path: Path, spec: str, classifier: str) -> None:
     import timm
-    from safetensors.torch import save_file
     from torchvision.models import get_model
 
     library, _, name = classifier.partition(":")

@@ -20,7 +20,7 @@ from segdistill.methods.unlabelled import of_features_alone
 from segdistill.networks.pretrained import PRETRAINED_FILE
 from segdistill.training.held_out import HeldOut, HeldOutLoss
 from segdistill.training.step import Step
-from tests.training.runs import FAST, SCENES, STUDENT, contents, fingerprint, train_tiny
+from tests.training.runs import FAST, SCENES, STUDENT, contents, distill_tiny, fingerprint, train_tiny
 from tests.training.test_resume import Killed, history_without_times, stop_in
 
 STAGES = {"feature": {"embedding": False, "stages": True}}
@@ -171,6 +171,13 @@ def test_another_network_is_refused(stages: RunFolder) -> None:
 def test_it_does_not_predict(stages: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was made by segdistill pretrain, and its classifier is not trained"):
         segdistill.load_run(stages.path)
+    # Nor does it teach its scores, which are random, or have any to be measured.
+    for teacher, weights in ((stages.path, None), (STUDENT, stages.path)):
+        with pytest.raises(UserError, match="its classifier is not trained"):
+            distill_tiny(tmp_path / "run", teacher, teacher_weights=weights)
+        with pytest.raises(UserError, match="its classifier is not trained"):
+            segdistill.evaluate(teacher, weights=weights, data=SCENES, quiet=True)
+    assert segdistill.load_network(stages.path, num_classes=6).start == "features"
 
 
 # ------------------------------------------------------------------------------------------------ as other runs

@@ -77,6 +77,8 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     """
     if not os.path.isfile(options.model):
         check_trained(options.model, options.weights)
+    elif options.weights is not None:
+        raise UserError(f"{options.model} is a file, which has its own weights; leave weights out")
     size = parse_resize(options.resize)
     dataset, named = _data_of(options.model, options.data, options.split)
     console = Console(quiet=options.quiet)

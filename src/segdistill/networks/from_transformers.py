@@ -198,7 +198,7 @@ def _config(request: Request) -> Any:
             f"network '{request.spec}': '{request.name}' is neither a folder, nor a name on the hub "
             f"(OWNER/NAME), nor one of {', '.join([*FAMILIES, *BACKBONES])}"
         )
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
         read_weights(file)  # names a damaged file, which the library does not
     with quiet():
         try:
@@ -242,7 +242,7 @@ def _pretrained(request: Request, config: Any) -> Any:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # so that they are reported, and refused here
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ImportError) as error:
             raise UserError(f"cannot load network '{request.spec}': {reason(error)}") from error
     for tensor in (*model.parameters(), *model.buffers()):
         # Out of the mapped file: it may go away, and unaligned weights give other last digits than they were

@@ -108,13 +108,18 @@ def load_network(
             what = "imagenet" if imagenet else f"{{encoder: {encoder}}}"
             raise UserError(f"init_weights '{what}' contradict '{text}': a saved network has its own weights")
         network = _load_folder(Path(text), num_classes, in_channels)
+    elif os.path.isfile(text):
+        raise UserError(
+            f"network '{text}' is a file; expected a folder, or a spec such as smp:Unet:resnet34, with the file as "
+            "init_weights"
+        )
     else:
         raise UserError(
             f"unknown network '{text}': no such folder, nor one of "
             f"{', '.join([*(f'{source}:...' for source in SOURCES), *entry_point_names(from_python.GROUP)])}; "
             "expected a spec such as smp:Unet:resnet34"
         )
-    if encoder is not None and encoder.name == PRETRAINED_FILE:
+    if (encoder is not None and encoder.name == PRETRAINED_FILE) or _is_pretrained(text):
         network.start = "features"
     elif not (imagenet or encoder is not None or has_own_weights(text)):
         network.start = "random"
@@ -150,6 +155,7 @@ def load_trained(
     *,
     role: str = "model",
     key: str = "weights",
+    features: bool = False,
 ) -> Network:
     """Load a network that has trained weights, or refuse one that has none.
 
@@ -161,11 +167,12 @@ def load_trained(
         weights: a file for a network that is given as a spec.
         role: what the network is called in messages, such as ``"teacher"``.
         key: what ``weights`` is called in messages.
+        features: whether trained features are enough, as a pre-trained network has them.
 
     Raises:
         UserError: not there, without trained weights, or as for `load_network`.
     """
-    check_trained(network, weights, role=role, key=key)
+    check_trained(network, weights, role=role, key=key, features=features)
     given = has_own_weights(network) or is_headless(os.fspath(network))
     return load_network(network, None if given else num_classes, in_channels, weights)
 
@@ -176,15 +183,24 @@ def check_trained(
     *,
     role: str = "model",
     key: str = "weights",
+    features: bool = False,
 ) -> None:
     """Refuse a network without trained weights, before anything is loaded; arguments as for `load_trained`.
 
     Raises:
-        UserError: no such folder, or a spec without ``weights``.
+        UserError: no such folder, a spec without ``weights``, or a pre-trained network without a trained classifier.
     """
     text = os.fspath(network)
     check_nameable(text, role)
+    for given in (text, weights):
+        if given is not None and not features:
+            _refuse_pretrained(os.fspath(given))
     own = has_own_weights(text)
+    if not own and weights is None and os.path.isfile(text):
+        raise UserError(
+            f"{role} '{text}' is a file; expected a run folder, or a network spec such as smp:Unet:resnet34 together "
+            f"with the file as {key}"
+        )
     if not own and weights is None and not is_spec(text):
         raise UserError(
             f"{role} folder '{text}' does not exist; expected a run folder, a folder of a trained smp or transformers "
@@ -265,12 +281,23 @@ def load_run(folder: str | os.PathLike[str]) -> Network:
     if source not in (None, "onnx") and not os.path.isdir(text):
         check_trained(text, None)
         return load_network(text).eval()
-    if (Path(text) / PRETRAINED_FILE).is_file():
+    if os.path.isfile(text):
+        raise UserError(f"'{text}' is a file; expected the folder of a run or of another saved network")
+    _refuse_pretrained(text)
+    return _load_folder(Path(text), num_classes=None, in_channels=3).eval()
+
+
+def _is_pretrained(text: str) -> bool:
+    """Whether a network is given as the folder of a pre-training; a spec may be longer than the name of a file."""
+    return os.path.isfile(os.path.join(text, PRETRAINED_FILE))
+
+
+def _refuse_pretrained(text: str) -> None:
+    if _is_pretrained(text):
         raise UserError(
             f"{text} was made by segdistill pretrain, and its classifier is not trained; start a training from it with "
             f"init_weights {text}"
         )
-    return _load_folder(Path(text), num_classes=None, in_channels=3).eval()
 
 
 def _start(init_weights: InitWeights | None) -> tuple[bool, Path | None, Path | None]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import pathlib
-import pickle
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -13,28 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from segdistill.errors import UserError, reason
+from segdistill.networks.torch_files import LeftOut, holds_code, read_torch_file, refuse_text
 
 WEIGHTS_FILE = "model.safetensors"
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Of files that weights are read from; all but the first are torch's."""
 
+_AVERAGED = re.compile(r"(^|[._])(ema|swa|shadow)(?=$|[._])|averag|^module_ema")
+"""In the names of averaged weights, which are taken before others: they are what was evaluated."""
+
 _CONTAINERS = (
-    *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),  # averaged weights first: they are what was evaluated
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "student", "module", "weights"),
+    *("params", "parameters", "checkpoint"),
 )
 """Keys under which training programs keep a state dict, beside optimiser and epoch."""
 
-_HARMLESS = (argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath)
-"""Classes that torch may build while it reads tensors: settings that programs keep beside them."""
+_OTHERS = re.compile(r"optim|sched|scaler|callback|loop|hparam|hyper")
+"""In the names of what holds tensors beside a network's."""
 
-_UNUSED = ("aux_classifier.", "auxiliary_head.", "classification_head.", "auxlayer.")
-"""Parts of published networks that only their own training uses."""
+_UNUSED = ("aux_classifier.", "auxiliary_head.", "classification_head.", "auxlayer.", "n_averaged")
+"""Parts of published networks that only their own training uses, and torch's count of averaged weights."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Weights:
             return
         most = max(hits.values())
         best = sorted((prefix for prefix, count in hits.items() if count == most), key=len)
-        averaged = [prefix for prefix in best if "ema" in prefix]
+        averaged = [prefix for prefix in best if _AVERAGED.search(prefix)]
         several = len(best) > 1 and most * len(best) >= 0.8 * len(self.tensors)
         if several and "" not in best and not averaged:
             raise UserError(
@@ -105,16 +105,23 @@ def read_weights(file: Path) -> Weights:
     Raises:
         UserError: missing, damaged, of another kind, without tensors, or only readable by running code in it.
     """
+    if file.is_dir():
+        raise UserError(f"{file} is a folder, expected a file of weights, or a folder that holds {WEIGHTS_FILE}")
     if not file.is_file():
         raise UserError(f"weights file {file} does not exist")
-    if file.suffix == ".safetensors":
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"weights file {file} ends in '{file.suffix}', expected one of {', '.join(SUFFIXES)}")
+    refuse_text(file)
+    if suffix == ".safetensors":
         try:
-            return Weights(file, safetensors.torch.load_file(file))
+            weights = Weights(file, safetensors.torch.load_file(file))
         except SafetensorError as error:
             raise UserError(f"weights file {file} is damaged or truncated: {reason(error)}") from error
-    if file.suffix not in SUFFIXES:
-        raise UserError(f"weights file {file} ends in '{file.suffix}', expected one of {', '.join(SUFFIXES)}")
-    return _state_in(_unpickled(file), file)
+    else:
+        weights = _state_in(*read_torch_file(file), file)
+    _refuse_unsound(weights)
+    return weights
 
 
 def load_weights(model: nn.Module, file: Path) -> list[str]:
@@ -180,38 +187,85 @@ def _cuts(name: str) -> Iterable[tuple[str, str]]:
         yield "".join(f"{part}." for part in parts[:count]), ".".join(parts[count:])
 
 
-def _unpickled(file: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals(list(_HARMLESS)):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError) as error:
-        text = str(error)
-        if "PytorchStreamReader" in text or "Weights only" not in text:
-            what = reason(error) if text else "it ends too early"
-            raise UserError(f"weights file {file} is damaged, or no file of torch.save: {what}") from error
-        named = re.search(r"GLOBAL (\S+)", text)
-        what = f"objects of the class {named[1]}" if named else "more than tensors"
+def _refuse_unsound(weights: Weights) -> None:
+    """Refuse weights that would load and give wrong labels: not numbers, infinite, or quantised to integers."""
+    broken, quantised = [], []
+    for name, value in weights.tensors.items():
+        is_weight = name.endswith(("weight", "bias", "running_mean", "running_var"))
+        if is_weight and not value.is_floating_point():
+            quantised.append(f"{name}: {str(value.dtype).removeprefix('torch.')}")
+        elif value.is_floating_point():
+            numbers = value.float() if value.itemsize == 1 else value
+            # Infinity is a value like others in masks of attention.
+            if bool(numbers.isnan().any()) or (is_weight and bool(numbers.isinf().any())):
+                broken.append(name)
+    if broken:
         raise UserError(
-            f"weights file {file} holds {what}, not only tensors, and reading those could run code of whoever made "
-            "it; where the file was made, save the weights alone: torch.save(model.state_dict(), FILE)"
-        ) from error
+            f"weights file {weights.file} holds NaN or infinity in {len(broken)} of {len(weights.tensors)} tensors "
+            f"({few(broken)}), as a training that diverged leaves them; expected weights of a sound checkpoint"
+        )
+    if quantised:
+        raise UserError(
+            f"weights file {weights.file} holds integers in {len(quantised)} of {len(weights.tensors)} tensors "
+            f"({few(quantised)}), as quantisation makes them; expected the floating-point weights before it"
+        )
 
 
-def _state_in(content: Any, file: Path, path: tuple[str, ...] = ()) -> Weights:
-    """The state dict in what a file holds, however deep a training program put it."""
-    if isinstance(content, Mapping):
-        for key in _CONTAINERS:
-            if isinstance(content.get(key), Mapping) and len(path) < 3:
-                return _state_in(content[key], file, (*path, key))
-        tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-        others = [key for key, value in content.items() if not isinstance(value, Tensor)]
-        if tensors and len(others) <= len(tensors):
-            notes = [f"read '{' / '.join(path)}' of the file"] if path else []
-            return Weights(file, tensors, notes)
+def _state_in(content: Any, left_out: list[str], file: Path) -> Weights:
+    """The state dict in what a file holds, however deep a training program put it.
+
+    Args:
+        content: what torch read.
+        left_out: classes whose objects torch did not read.
+        file: for messages.
+    """
+    found = _found(content, ())
+    if found is not None:
+        found.file = file
+        if left_out:
+            found.notes.append(f"left out what is no tensor in the file ({few(left_out)})")
+        return found
+    pickled = next((one for one in (content, *_values(content)) if isinstance(one, LeftOut)), None)
+    if pickled is not None:
+        raise holds_code(file, f"objects of the class {pickled.name}")
     is_dict = isinstance(content, Mapping)
-    found = f"a dict with the keys {few(content) or '(none)'}" if is_dict else f"a {type(content).__name__}"
-    where = f" under '{' / '.join(path)}'" if path else ""
+    told = f"a dict with the keys {few(content) or '(none)'}" if is_dict else f"a {type(content).__name__}"
     raise UserError(
-        f"weights file {file} holds {found}{where}, expected tensors by parameter name, or a checkpoint that has them "
-        f"under one of {', '.join(_CONTAINERS[:6])}, ..."
+        f"weights file {file} holds {told}, expected tensors by parameter name, or a checkpoint that has them "
+        f"under one of {', '.join(_CONTAINERS[:4])}, ema, ..."
     )
+
+
+def _values(content: Any) -> Iterable[Any]:
+    return [content[key] for key in _CONTAINERS if key in content] if isinstance(content, Mapping) else []
+
+
+def _found(content: Any, path: tuple[str, ...]) -> Weights | None:
+    """The likeliest state dict in an entry of a checkpoint; None where it has none, or several alike."""
+    if not isinstance(content, Mapping) or len(path) > 3:
+        return None
+    inner = [key for key, value in content.items() if isinstance(key, str) and isinstance(value, Mapping)]
+    inner = [key for key in inner if not _OTHERS.search(key.lower())]
+    averaged = [] if _is_swapped(content) else [key for key in inner if _AVERAGED.search(key.lower())]
+    notes: list[str] = []
+    for key in dict.fromkeys([*averaged, *(key for key in _CONTAINERS if key in inner)]):
+        found = _found(content[key], (*path, key))
+        if found is not None:
+            found.notes[:0] = notes
+            return found
+        if key in averaged:
+            notes.append(f"left out '{key}', which holds no tensors by parameter name")
+    if any(isinstance(content.get(key), LeftOut) for key in _CONTAINERS):
+        return None
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if tensors and 2 * len(tensors) >= len(content):
+        return Weights(Path(), tensors, [f"read '{' / '.join(path)}' of the file"] if path else [])
+    unknown = [_found(content[key], (*path, key)) for key in inner if key not in averaged and key not in _CONTAINERS]
+    several = [one for one in unknown if one is not None and any("." in name for name in one.tensors)]
+    return several[0] if len(several) == 1 else None
+
+
+def _is_swapped(content: Mapping[Any, Any]) -> bool:
+    """Whether it is a checkpoint of mmengine, which keeps the averaged weights in ``state_dict``."""
+    meta = content.get("meta")
+    return "message_hub" in content or (isinstance(meta, Mapping) and "mmengine_version" in meta)

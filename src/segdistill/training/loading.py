@@ -136,8 +136,13 @@ def seeing(network: Network, given: GivenTeacher, images: Images) -> Network:
     return network
 
 
-def load_given(given: GivenTeacher, images: Images) -> Network:
+def load_given(given: GivenTeacher, images: Images, *, features: bool = False) -> Network:
     """Load one teacher as its recipe gives it, with what it sees and its own classes.
+
+    Args:
+        given: the teacher.
+        images: of the data.
+        features: whether trained features are enough.
 
     Raises:
         UserError: it is not there, or has no trained weights.
@@ -150,7 +155,9 @@ def load_given(given: GivenTeacher, images: Images) -> Network:
     # What has its own weights knows its channels, which are compared with those of the data later.
     channels = images.in_channels if given.bands is None else len(given.bands)
     channels = 3 if has_own_weights(given.source) else channels
-    network = load_trained(given.source, classes, channels, given.weights, role="teacher", key="teacher_weights")
+    network = load_trained(
+        given.source, classes, channels, given.weights, role="teacher", key="teacher_weights", features=features
+    )
     run = RunFolder(given.source)
     if run.config_file.exists() and run.read_metrics() is None:
         network.notes.append(

@@ -107,7 +107,7 @@ def _teacher(recipe: PretrainRecipe, data: Data) -> Network:
 def _loaded(recipe: PretrainRecipe, given: GivenTeacher, images: Images) -> Network:
     source, backbone = given.source, recipe.backbone_weights
     if not isinstance(source, str | Path) or has_own_weights(source):
-        return load_given(given, images)
+        return load_given(given, images, features=True)
     if backbone is not None:
         channels = images.in_channels if given.bands is None else len(given.bands)
         classes = None if is_headless(str(source)) else len(images.classes) or _ANY
@@ -117,4 +117,4 @@ def _loaded(recipe: PretrainRecipe, given: GivenTeacher, images: Images) -> Netw
             f"teacher '{source}' has classes of which the images say nothing; expected a run folder, or the weights of "
             "its backbone alone: teacher_weights {encoder: FILE}"
         )
-    return load_given(given, images)
+    return load_given(given, images, features=True)
