@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import random
 import signal
 import warnings
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from segdistill.cli.main import main
 from segdistill.datasets import SyntheticAerial
 from segdistill.evaluation.evaluate import measure
 from segdistill.recipe.data import build_split
+from segdistill.training import run
 from tests.datasets.trees import folder_tree
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, distill_tiny, fingerprint, train_tiny
 
@@ -260,6 +263,24 @@ def state_of_the_process() -> list[Any]:
         torch.is_grad_enabled(),
         [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)],
     ]
+
+
+def test_the_networks_of_a_run_take_no_memory_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_LARGE", 1000)
+    built = []
+    build = run.Run.build
+
+    def watched(self: run.Run) -> None:
+        build(self)
+        built.append(weakref.ref(self.learner))
+
+    monkeypatch.setattr(run.Run, "build", watched)
+    gc.disable()
+    try:
+        train_tiny(tmp_path / "run", epochs=1)
+        assert [learner() for learner in built] == [None]
+    finally:
+        gc.enable()
 
 
 def test_the_host_process_is_left_as_it_was(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,6 +73,9 @@ from segdistill.training.teacher_source import TeacherSource
 from segdistill.training.validator import Validator
 from segdistill.training.watch import Watch
 
+_LARGE = 10_000_000
+"""Parameters; gradients, optimiser and averaged weights take four times as much again."""
+
 
 def run(job: Job, options: RunOptions, kind: Callable[[Job, RunOptions], Run] | None = None) -> RunFolder:
     """Trains a learner into a run folder, in five phases: check, build, prepare, train, finish.
@@ -94,7 +98,12 @@ def run(job: Job, options: RunOptions, kind: Callable[[Job, RunOptions], Run] | 
             going.prepare()
             if going.train():
                 going.finish()
-    return going.folder
+    folder, is_large = going.folder, going.is_large
+    del going
+    if is_large:
+        # Its networks refer to each other, and Python would look for them long after the next run needs the memory.
+        gc.collect()
+    return folder
 
 
 class Run:
@@ -120,6 +129,12 @@ class Run:
         self.train_config = job.recipe.train
         self.data = job.data
         self.console = Console(quiet=True) if options.quiet else rich.get_console()
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the networks take memory that the next run of the process may need."""
+        learner = getattr(self, "learner", None)
+        return learner is not None and sum(one.numel() for one in learner.parameters()) > _LARGE
 
     @property
     def share(self) -> dict[str, int]:
