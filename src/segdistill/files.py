@@ -103,7 +103,8 @@ class _OnceEach(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for index, key in enumerate(keys):
             if key in keys[:index]:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands twice", problem_mark=node.start_mark)
+                mark = node.value[index][0].start_mark
+                raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands twice", problem_mark=mark)
         return super().construct_mapping(node, deep)
 
 
@@ -119,12 +120,55 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _OnceEach)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise UserError(f"cannot read {path}: {reason}") from error
+        raise UserError(f"cannot read {path}: {_told(error)}") from error
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {type(values).__name__}"
         raise UserError(f"{path} holds {found}, expected a mapping of keys to values")
     return values
+
+
+def _told(error: OSError | UnicodeDecodeError | yaml.YAMLError) -> str:
+    """Why a YAML file cannot be read, and in which line."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    hint = "; indent with blanks, not with tabs" if "'\\t'" in str(error.problem) else ""
+    found = " ".join(part for part in (error.context, error.problem) if part)
+    return f"{found} in line {mark.line + 1}, column {mark.column + 1}{hint}"
+
+
+def recipe_file(path: Path) -> Path:
+    """The recipe that a user names: a file, or the one in the folder of a run, of a comparison or of pseudo-labels.
+
+    Raises:
+        UserError: a folder that holds none.
+    """
+    if not path.is_dir():
+        return path
+    names = ("config.yaml", "recipe.yaml")
+    found = next((path / name for name in names if (path / name).is_file()), None)
+    if found is None:
+        raise UserError(f"{path} is a folder without config.yaml, expected a recipe or the folder of a run")
+    return found
+
+
+def at_home(value: Any) -> Any:
+    """Plain values with the home folder in place of a ``~`` that begins a path, which a shell would have put there.
+
+    Example:
+        >>> at_home(["a~/b", {"root": "~/data"}])[1]["root"].endswith("~/data")
+        False
+    """
+    if isinstance(value, dict):
+        return {key: at_home(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(at_home(one) for one in value)
+    if isinstance(value, Path) and value.parts[:1] == ("~",):
+        return value.expanduser()
+    begins = re.match(r"((?:\w+:)?)(~)(?=/|$)", value) if isinstance(value, str) else None
+    return value if begins is None else f"{begins[1]}{Path.home()}{value[begins.end() :]}"
 
 
 def write_text(path: Path, text: str) -> None:

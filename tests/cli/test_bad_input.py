@@ -186,7 +186,9 @@ def test_bad_commands(capfd: pytest.CaptureFixture[str], arguments: list[str], t
         (b"", "recipe.yaml holds nothing, expected a mapping"),
         (b"- data\n- train\n", "recipe.yaml holds a list, expected a mapping"),
         (b"just words", "recipe.yaml holds a str, expected a mapping"),
-        (b"seed: 1\nseed: 2\n", "the key 'seed' stands twice"),
+        (b"seed: 1\nseed: 2\n", "recipe.yaml: the key 'seed' stands twice in line 2, column 1"),
+        (b"data:\n\tdataset: folder\n", "in line 2, column 1; indent with blanks, not with tabs"),
+        (b"seed: 1\n---\nseed: 2\n", "expected a single document in the stream but found another document in line 2"),
     ],
 )
 @pytest.mark.parametrize("form", [["{}"], ["--recipe", "{}"], ["--recipe={}"]])
@@ -198,4 +200,11 @@ def test_bad_recipe_file(
         file.write_bytes(content)
     arguments = ["train", *(part.format(file) for part in form), "--output", tmp_path / "run"]
     fails(capfd, arguments, told, "recipe.yaml")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_a_recipe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fails(
+        capfd, ["train", tmp_path, "--output", tmp_path / "run"], "is a folder without config.yaml, expected a recipe"
+    )
     assert not (tmp_path / "run").exists()

@@ -148,3 +148,18 @@ def test_classes_called_yes_and_no(tmp_path: Path) -> None:
     }
     assert parsed("--data", "{classes: [no, yes]}").data == {"classes": ["no", "yes"]}
     assert parsed("--data.classes", "[no, yes]").data == {"classes": ["no", "yes"]}
+
+
+def test_a_tilde_that_no_shell_has_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    data = "{dataset: folder, root: ~/data, classes: [a~/b]}"
+    made = parsed("--teacher_cache", "transformers:~/net", "--output=~/runs/a", "--data", data)
+    assert (made.teacher_cache, made.output) == ("transformers:/home/me/net", "/home/me/runs/a")
+    assert made.data == {"dataset": "folder", "root": "/home/me/data", "classes": ["a~/b"]}
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "recipe.yaml"])
+def test_a_folder_stands_for_the_recipe_in_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{data: {dataset: synthetic-aerial}, network: 'smp:FPN:resnet18', seed: 3}")
+    made = parsed(str(tmp_path), kind=TrainRecipe)
+    assert (made.network, made.seed) == ("smp:FPN:resnet18", 3)

@@ -9,7 +9,7 @@ from typing import Any
 
 from segdistill.cli.parsing import call
 from segdistill.errors import UserError, unknown_name
-from segdistill.files import read_yaml
+from segdistill.files import read_yaml, recipe_file
 from segdistill.inspection.options import CheckOptions, PreviewOptions, StatisticsOptions
 
 COMMANDS = {
@@ -91,7 +91,7 @@ def _call(place: str, argv: list[str], kind: type[Any], *, name: str, summary: s
 
 def _data_of(recipe: str) -> dict[str, Any]:
     """The data of a recipe's file."""
-    data = read_yaml(Path(recipe)).get("data")
+    data = read_yaml(recipe_file(Path(recipe))).get("data")
     if not isinstance(data, dict):
         raise UserError(f"{recipe} has no mapping under the key 'data', expected the data of a recipe")
     return data

@@ -17,7 +17,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter 
 
 from segdistill.arguments import PARSER_MODE, explain
 from segdistill.errors import UserError, unknown_name
-from segdistill.files import read_yaml
+from segdistill.files import at_home, read_yaml, recipe_file
 from segdistill.lazy import load
 from segdistill.recipe.keywords import field_help, from_values, leading_fields, output_of, stored_recipe
 from segdistill.recipe.recipes import Recipe
@@ -172,6 +172,7 @@ def _with_leading(kinds: Sequence[type[Any]], argv: list[str], read: Callable[[s
         if not left:
             break
         taken, left = (left, []) if name != "recipe" and _is_list(kinds[0], name) else (left[:1], left[1:])
+        taken = [str(recipe_file(Path(one))) for one in taken] if name == "recipe" else taken
         value = [read(one) for one in taken] if name != "recipe" and _is_list(kinds[0], name) else read(taken[0])
         options += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
     return [*options, *left, *argv[len(given) :]]
@@ -237,7 +238,7 @@ def _as_list(text: str) -> str:
 def _resumed(kinds: Sequence[type[Any]], argv: list[str]) -> list[str]:
     """``--resume RUN`` stands for the run's own recipe and output folder."""
     options = dict(pairwise([*argv, ""])) | dict(argument.split("=", 1) for argument in argv if "=" in argument)
-    run = options.get("--resume")
+    run = at_home(options.get("--resume"))
     if run is None or run in ("true", "false"):
         return argv
     stored_recipe(kinds[0], run)
