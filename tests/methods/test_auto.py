@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from segdistill import UserError
 from segdistill.methods import KD, Auto, Feature
+from segdistill.methods.pairing import check_shown
 from segdistill.networks.features import NetworkInfo
 from tests.methods.scene import built, networks
 
@@ -43,6 +45,15 @@ def test_a_part_for_all_that_both_networks_show(
     method = Auto(**options)
     assert parts_of(method, **of_teacher) == parts
     assert (method.needs_logits, method.needs_embedding) == (KD in parts, Feature in parts)
+
+
+def test_a_teacher_of_class_scores_alone_is_taken_unless_they_are_left_out() -> None:
+    _, teacher = networks()
+    assert isinstance(teacher, NetworkInfo)
+    scores = dataclasses.replace(teacher, stages=(), **embedding(0))
+    check_shown(Auto(), scores)
+    with pytest.raises(UserError, match="method auto compares features of student and teacher"):
+        check_shown(Auto(logits=0.0), scores)
 
 
 def test_features_come_first_and_alone(case: dict[str, Any]) -> None:

@@ -50,11 +50,11 @@ def test_a_position_weighs_the_mean_of_its_pixels_unless_it_is_ignored() -> None
 
 def test_a_pixel_weighs_as_the_teachers_most_probable_class() -> None:
     _, valid = scene()
-    classes = torch.tensor([[[3, 1]]])
+    classes = torch.tensor([[[3, 1, 1, 1]]])
     logits = torch.nn.functional.one_hot(classes, 4).permute(0, 3, 1, 2).float()
-    found = pixel_weights("teacher")(valid=valid, labels=None, teacher={"logits": logits}).at((1, 2))
-    expected = weights_of([0, 1, 0, 1])
-    torch.testing.assert_close(found, torch.tensor([[[expected[3], expected[1]]]]))
+    found = pixel_weights("teacher")(valid=valid, labels=None, teacher={"logits": logits}).at((1, 4))
+    _, often, _, once = weights_of([0, 3, 0, 1])
+    torch.testing.assert_close(found, torch.tensor([[[once, often, often, often]]]))
 
 
 def test_shares_are_those_of_all_training_batches() -> None:

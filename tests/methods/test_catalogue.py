@@ -161,6 +161,7 @@ def test_a_page_says_what_a_method_needs_costs_and_how_it_is_written() -> None:
     written = "{at: {preset: paper}}"
     assert shown[-2:] == [f"in a recipe: method: {written}", f"on the command line: --method '{written}'"]
     bare = lines(page_of_method(BARE), 120)
+    assert "Nothing but this." in bare
     assert f"Needs labels. Family: feature. {cost.replace('1.017', '1.250')}" in bare
     assert not any("presets" in line or "recipe" in line for line in bare)
 

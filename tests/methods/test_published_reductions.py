@@ -170,9 +170,9 @@ def test_dsd_takes_the_second_stage_or_the_only_one(whole: Case, count: int, tak
 
 
 def test_dsd_averages_much_finer_maps_over_whole_windows() -> None:
-    maps = torch.randn(1, 1, 8, 16, generator=torch.Generator().manual_seed(0))
-    means = [[maps[0, 0, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean() for j in range(4)] for i in range(2)]
-    torch.testing.assert_close(_shrunk(maps, (2, 4))[0, 0], torch.tensor(means))
+    maps = torch.randn(1, 1, 6, 18, generator=torch.Generator().manual_seed(0))
+    means = [[maps[0, 0, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3].mean() for j in range(6)] for i in range(2)]
+    torch.testing.assert_close(_shrunk(maps, (2, 6))[0, 0], torch.tensor(means))
 
 
 def test_reviewkd_has_the_layers_of_its_fusion() -> None:
