@@ -1,4 +1,7 @@
-"""The site's navigation: a section for each folder, its pages sorted by name, and an index page that lists them."""
+"""The site's navigation: a section for each folder, and an index page that lists its pages.
+
+The pages of the how-to stand in the groups of the table on the first page, all others in the order of their names.
+"""
 
 from __future__ import annotations
 
@@ -35,25 +38,47 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, place, content=make()))
     for notebook in NOTEBOOKS:
         files.append(File.generated(config, f"tutorials/{notebook.stem}.md", content=notebook_page(notebook)))
-    nav: list[Any] = ["index.md"]
+    nav: list[Any] = [{"Start": "index.md"}]
+    first = next(file for file in files.documentation_pages() if file.src_uri == "index.md")
     for folder, name, line in SECTIONS:
         pages = sorted(
             (file for file in files.documentation_pages() if PurePosixPath(file.src_uri).parent.as_posix() == folder),
-            key=lambda file: file.src_uri,
+            key=lambda file: PurePosixPath(file.src_uri).stem,
         )
         if not pages:
             continue
         index = f"{folder}/index.md"
+        groups = grouped(first.content_string, [page for page in pages if page.src_uri != index])
         if index not in files.src_uris:
-            entries = "\n".join(f"* [{title(page)}]({PurePosixPath(page.src_uri).name})" for page in pages)
-            files.append(File.generated(config, index, content=f"# {name}\n\n{line}\n\n{entries}\n"))
-        nav.append({name: [index, *(page.src_uri for page in pages if page.src_uri != index)]})
+            text = f"# {name}\n\n{line}\n"
+            for group, members in groups.items():
+                text += f"\n## {group}\n\n" if group else "\n"
+                text += "".join(f"* [{title(page)}]({PurePosixPath(page.src_uri).name})\n" for page in members)
+            files.append(File.generated(config, index, content=text))
+        entries: list[Any] = [index]
+        for group, members in groups.items():
+            uris = [page.src_uri for page in members]
+            entries += [{group: uris}] if group else uris
+        nav.append({name: entries})
     config.nav = nav
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def grouped(table: str, pages: list[File]) -> dict[str, list[File]]:
+    """Return pages by the row of a table that links to them, in its order; under an empty name those without a row."""
+    left = {page.src_uri: page for page in pages}
+    groups: dict[str, list[File]] = {}
+    for label, links in re.findall(r"^\| ([^|]+) \| (.+) \|$", table, re.MULTILINE):
+        found = [left.pop(uri) for uri in re.findall(r"\]\(([^)#]+)", links) if uri in left]
+        if found:
+            groups[label[0].upper() + label[1:]] = found
+    return {**({"": list(left.values())} if left else {}), **groups}
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put in the table of methods, and let links to notebooks, which a repository shows as they are, lead to pages."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # beside the tabs it would hold this page alone
     if TABLE_OF_METHODS in markdown:
         markdown = markdown.replace(TABLE_OF_METHODS, methods())
     return re.sub(r"(\]\([^)\s]+)\.ipynb\)", r"\1.md)", markdown)

@@ -19,6 +19,7 @@ from typing import Any
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
 
 _LONGEST_CELL = 1200  # seconds
+_LINES_OF_TABLES = re.compile("[┃│]")
 _COLOUR_OF_TERMINALS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -95,7 +96,9 @@ def _shown(output: dict[str, Any]) -> str:
         shown = data["text/html"]
     else:
         text = data.get("text/plain", "".join(output.get("text", "")))
-        shown = f'<pre style="overflow-x: auto; line-height: 1.3; font-size: .64rem">{html.escape(text.rstrip())}</pre>'
+        text = re.sub("─{20,}", "─" * 20, text)  # rules as wide as a terminal
+        kind = "table" if _LINES_OF_TABLES.search(text) else "log"  # only a log may be broken into shorter lines
+        shown = f'<pre class="{kind}">{html.escape(text.rstrip())}</pre>'
     return f'<div class="output" style="overflow-x: auto">\n{shown}\n</div>'
 
 

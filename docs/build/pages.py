@@ -8,9 +8,10 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from functools import partial
 from typing import Any
 
-from api import api, escaped
+from api import MODULES, api, escaped, module, place
 from licences import licences
 
 from segdistill.cli.data import COMMANDS as DATA_COMMANDS
@@ -82,8 +83,8 @@ def _arguments(kind: type[Any]) -> list[Row]:
 def _table(rows: list[Row]) -> str:
     if not rows:
         return "None.\n"
-    lines = [f"| `{name}` | {kind} | {_cell(default)} | {_cell(meaning)} |\n" for name, kind, default, meaning in rows]
-    return "| key | type | default | meaning |\n|---|---|---|---|\n" + "".join(lines)
+    lines = [f"| `{name}`<br>{kind} | {_cell(default)} | {_cell(meaning)} |\n" for name, kind, default, meaning in rows]
+    return "| key and type | default | meaning |\n|---|---|---|\n" + "".join(lines)
 
 
 def _cell(text: str) -> str:
@@ -94,6 +95,7 @@ def _cell(text: str) -> str:
 #: How the types of the code are called in a table.
 _WORDS = (
     (r"\bDataSpec\b", "mapping"),
+    (r"\bTeacherSpec\b", "text, list or mapping"),
     (r"\bMethodSpec\b", "name, list or mapping"),
     (r"\bLossWeights\b", "fixed, auto or mapping"),
     (r"\bLossSpec\b", "name or mapping"),
@@ -105,8 +107,10 @@ _WORDS = (
     (r"(Sequence|list)\[(str \| )?Sequence\[int\]\]|Sequence\[str \| Sequence\[int\]\]", "list of colours"),
     (r"(Sequence|list)\[(int|float)\]", "list of numbers"),
     (r"(Sequence|list)\[str\]", "list of names"),
+    (r"(Sequence|list)\[Any\]", "list"),
     (r"(dict|Mapping)\[\w+, \w+\]", "mapping"),
     (r"\bstr \| Path\b", "path"),
+    (r"Sequence\[path\]", "list of paths"),
     (r"\bstr\b", "text"),
     (r"\bint\b", "whole number"),
     (r"\bfloat\b", "number"),
@@ -120,7 +124,8 @@ def _type(annotation: Any) -> str:
     text = re.sub(r"Literal\[([^\]]*)\]", lambda found: found[1].replace("'", "").replace('"', ""), text)
     for pattern, word in _WORDS:
         text = re.sub(pattern, word, text)
-    return text.replace(" | ", " or ")
+    *others, last = re.split(r", | or | \| ", text)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _plain(value: Any) -> str:
@@ -158,6 +163,7 @@ def methods() -> str:
 #: Path below docs/, and what makes the page.
 GENERATED: dict[str, Callable[[], str]] = {
     "reference/api.md": api,
+    **{f"reference/{place(name)}": partial(module, name) for name in MODULES},
     "reference/recipe-keys.md": recipe_keys,
     "reference/commands.md": commands,
     "reference/licences.md": licences,

@@ -88,9 +88,26 @@ def test_pages_from_disk_can_be_searched(site: Path, tmp_path: Path) -> None:
         assert browser.messages() == []
 
 
+def test_how_tos_are_grouped_as_on_the_first_page(site: Path) -> None:
+    page = (site / "how-to/index.html").read_text()
+    groups = re.findall(r"<h2[^>]*>([^<]+)", page)
+    assert groups[:2] == ["Train on my own images", "Use a teacher that I have"]
+    content = page[page.index("<h1") :]
+    assert content.index(groups[0]) < content.index('.html"')  # no page stands before the first group
+
+
 def test_what_is_made_from_the_code(site: Path) -> None:
     api = (site / "reference/api.html").read_text()
     assert [name for name in segdistill.__all__ if name != "__version__" and f">segdistill.{name}<" not in api] == []
+    for name in ("datasets", "losses", "methods"):
+        page = (site / f"reference/api-{name}.html").read_text()
+        module = getattr(segdistill, name)
+        names = [one for one in module.__all__ if callable(getattr(module, one))]
+        assert [one for one in names if f'id="{one.lower()}"' not in page] == []
+        api += page
+    assert "<mfrac>" in api
+    # Neither an object's address nor markup of a docstring that nothing reads.
+    assert [text for text in ("at 0x", "&lt;factory&gt;", ":: ", ":math:", "\\frac", "\\|") if text in api] == []
     keys = (site / "reference/recipe-keys.html").read_text()
     names = [field.name for kind in (TrainRecipe, DistillRecipe, TrainConfig) for field in fields(kind)]
     assert [name for name in names if f"<code>{name}</code>" not in keys] == []
