@@ -25,7 +25,7 @@ from segdistill.comparison.report import write_report
 from segdistill.files import write_json
 from segdistill.recipe.data import build_split
 from segdistill.reporting.error_map import mistakes
-from segdistill.reporting.gallery import image_scores, most_different
+from segdistill.reporting.gallery import image_scores, most_different, most_usual
 from tests.comparison.planted import plant
 from tests.datasets.trees import folder_tree
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, train_tiny
@@ -133,6 +133,11 @@ def test_what_to_do_comes_first_and_nothing_from_elsewhere(page: Page, compariso
     ]
     assert comparison.verdict in page.text
     assert page.text.index("Knowledge distillation lets") < page.text.index("Drag the line")
+    choice = advised(comparison)
+    assert (
+        page.text.index(choice.text) < page.text.index("Compared with its teacher") < page.text.index("In short") + 900
+    )
+    assert page.text.index("The student is a small, fast network.") < page.text.index(comparison.verdict)
     assert all(warning[1:] in page.text for warning in comparison.warnings)
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert {address[1:] for address in page.addresses if address[0] == "#"} <= set(page.ids)
@@ -194,6 +199,7 @@ def test_numbers_of_the_table(page: Page, comparison_folder: Path) -> None:
     assert shown[-1] == kd.verdict
     costs = next(row for row in page.rows if row[0] == "kd" and row is not shown)
     assert kd.parameters is not None
+    assert page.row("student alone")[0] == "student alonein commands: none"
     assert costs[5] == f"{kd.parameters / 1e6:.2f} M"
     assert float(costs[7]) > 0
 
@@ -215,6 +221,11 @@ def test_the_gallery_holds_predictions_and_their_mistakes(page: Page, comparison
     assert [one["name"] for one in values["classes"]] == list(comparison.classes)
     confusion = {row.method: [cell.confusion for cell in row.cells] for row in comparison.rows}
     chosen = most_different(confusion, 8)
+    best = (advised(comparison).row or comparison.baseline).method
+    every = confusion | {"teacher": [comparison.teacher.cells[0].confusion]}
+    usual = most_usual(every, "teacher" if best == "none" else best, "none")
+    assert usual is not None
+    chosen = list(dict.fromkeys([usual, *chosen]))[:8]
     assert [scene["name"] for scene in values["scenes"]] == [dataset.ids[index] for index in chosen]
     cell = next(row for row in comparison.rows if row.method == "kd").cells[0]
     network = segdistill.load_run(cell.run)
@@ -228,6 +239,36 @@ def test_the_gallery_holds_predictions_and_their_mistakes(page: Page, comparison
         shown = pixels(scene["predictions"]["kd"])
         assert (shown[..., 0] == prediction.numpy()).all()
         assert (shown[..., 1] == mistakes(prediction, labels, 6, 255)).all()
+
+
+def test_the_first_picture_is_the_usual_image(page: Page, comparison_folder: Path) -> None:
+    """Beside each other as in the gallery's first image: image, truth, teacher, and the student in both ways."""
+    comparison = load_comparison(comparison_folder)
+    best = (advised(comparison).row or comparison.baseline).method
+    names = dict.fromkeys(("teacher", "none", best))
+    first, *others = [address for address in page.addresses if address.startswith("data:image")][: 2 + len(names)]
+    values = page.gallery()
+    scene = values["scenes"][0]
+    assert (pixels(first) == pixels(scene["photo"])).all()
+    palette = np.array([[int(one["colour"][at : at + 2], 16) for at in (1, 3, 5)] for one in values["classes"]])
+    coded = [scene["labels"], *(scene["predictions"][name] for name in names)]
+    for shown, code in zip(others, coded, strict=True):
+        assert (pixels(shown) == palette[pixels(code)[..., 0]]).all()
+    assert page.text.index("as people labelled it") < page.text.index("Drag the line")
+
+
+def test_an_image_on_which_networks_differ_as_usual() -> None:
+    right, half, wrong = (
+        torch.tensor([[10, 0], [0, 10]]),
+        torch.tensor([[5, 5], [5, 5]]),
+        torch.tensor([[0, 10], [10, 0]]),
+    )
+    empty = torch.zeros(2, 2, dtype=torch.int64)
+    better = torch.stack([right, right, half, empty, wrong])
+    other = torch.stack([wrong, half, half, empty, wrong])  # the gains are 100, 67, 0 and 0 points, one cannot be told
+    assert most_usual({"a": [better[:3]], "b": [other[:3]]}, "a", "b") == 1
+    assert most_usual({"a": [better[1:4]], "b": [other[1:4]]}, "a", "b") == 0
+    assert most_usual({"a": [empty[None]], "b": [empty[None]]}, "a", "b") is None
 
 
 def test_images_on_which_networks_differ_most() -> None:
@@ -279,6 +320,7 @@ def test_a_failed_cell(comparison_folder: Path, tmp_path: Path) -> None:
     page = changed(comparison_folder, tmp_path / "x", fail)
     assert page.row("kd")[1] == "1 of 2"
     assert any("failed" in row and "it <b>broke</b>" in row[-1] for row in page.rows)
+    assert "kd, seed 1 failed: it <b>broke</b>" in page.text  # the table of runs is folded away
     assert "kd" in page.gallery()["scenes"][0]["predictions"]
 
 
@@ -294,7 +336,7 @@ def test_nothing_finished_yet(comparison_folder: Path, tmp_path: Path) -> None:
         shutil.rmtree(folder / "teacher")
 
     page = changed(comparison_folder, tmp_path / "x", clear)
-    assert page.row("none")[1:3] == ["0 of 2", "–"]
+    assert page.row("student alone")[1:3] == ["0 of 2", "–"]
     assert {"In short", "Methods", "How it was made"} <= set(page.headings)
     assert "Nothing can be recommended before the student alone is trained" in page.text
     assert "gallery-data" not in page.ids
@@ -311,6 +353,11 @@ def test_one_seed(comparison_folder: Path, tmp_path: Path) -> None:
     assert "1 seed," in page.text
     assert "95% intervals over images, not over seeds" in page.text
     assert "another seed may say otherwise" in page.text
+    wanted = f"--methods none,kd,cwd{{}} --seeds 3 --output {comparison_folder}"
+    best = advised(load_comparison(tmp_path / "x")).row
+    assert best is not None
+    longer = "" if best.method == "none" else ",none@time"
+    assert wanted.format(longer) in page.text
 
 
 def test_no_teacher_score(comparison_folder: Path, tmp_path: Path) -> None:

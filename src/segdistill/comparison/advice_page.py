@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from segdistill.comparison.advice import Advice, Rung
-from segdistill.comparison.in_short import EXPLANATION
-from segdistill.comparison.options import BASELINE
+from segdistill.comparison.in_short import EXPLANATION, INTRODUCTION
+from segdistill.comparison.options import BASELINE, CALLED, called
 from segdistill.comparison.verdict import as_cell
 from segdistill.files import write_text
 from segdistill.progress import counted
@@ -39,6 +39,7 @@ def write_advice(found: Advice, path: Path) -> None:
     """
     said: list[Block] = [
         Paragraph(found.text, "lead"),
+        Paragraph(INTRODUCTION, "note"),
         Bullets([f"{note[:1].upper()}{note[1:].removesuffix('.')}." for note in found.notes], "warnings"),
         Fold("What do these words mean?", [Paragraph(EXPLANATION)]),
     ]
@@ -52,7 +53,7 @@ def write_advice(found: Advice, path: Path) -> None:
         Section("again", "How it was made", again),
     ]
     first = found.rungs[0]
-    methods = ", ".join(one.method for one in first.standings)
+    methods = ", ".join(called(one.method) for one in first.standings)
     images = counted(len(first.comparison.ids), "validation image")
     summary = f"Tried: {methods}; {images}. Folder: {found.folder.name}"
     student = network_name(str(first.comparison.recipe.get("student", "the student")))
@@ -62,7 +63,7 @@ def write_advice(found: Advice, path: Path) -> None:
 def _rung(rung: Rung) -> list[Block]:
     rows = [
         [
-            one.method,
+            called(one.method),
             "–" if one.miou is None else f"{one.miou:.2f}",
             as_cell(one.difference),
             as_cell(one.to_best),
@@ -76,17 +77,17 @@ def _rung(rung: Rung) -> list[Block]:
         for one in rung.standings
         if one.difference is not None
     ]
-    looks = charts.styles([one.method for one in rung.standings], plain=(BASELINE,))
-    title = f"gain over {BASELINE} after {rung.told}"
-    chart = charts.intervals(title, points, looks, f"mIoU minus that of {BASELINE}, in points")
+    looks = charts.styles([one.method for one in rung.standings], plain=(BASELINE,), called=CALLED)
+    title = f"gain in mIoU after {rung.told}"
+    chart = charts.intervals(title, points, looks, f"mIoU gained over the {CALLED[BASELINE]}, in points")
     return [
         Table(
             "mIoU in percent; gains in points, with 95% intervals below",
             [
                 "method",
                 "mIoU",
-                f"gain over {BASELINE}",
-                f"gain over {rung.best.method}, the best",
+                f"gain over {called(BASELINE)}",
+                f"gain over {called(rung.best.method)}, the best",
                 "training s",
                 "then",
             ],

@@ -14,11 +14,20 @@ from segdistill.comparison.verdict import HOW_LONG, ON_PSEUDO_LABELS
 EXPLANATION = (
     "Knowledge distillation lets a large network, the teacher, guide the training of a small and fast one, the "
     "student. All students here are the same small network, trained on the same images; only the way of training "
-    f"differs. '{BASELINE}' is the student trained without its teacher: a method is worth its effort only if it is "
-    "better than that. mIoU, mean intersection over union, is the score: for each class the area that prediction and "
-    "truth share, divided by the area that either covers, averaged over the classes; 100 % is perfect. A seed is one "
-    "repetition of the training with other random numbers. A 95 % interval, in brackets behind a difference, says how "
-    "far chance may move it; where it holds 0, there may be no difference."
+    "differs. The student alone is the student trained on the labels without its teacher (in commands: "
+    f"{BASELINE}): a method is worth its effort only if it is better than that. mIoU, mean intersection over union, is "
+    "the score: for each class the area that prediction and truth share, divided by the area that either covers, "
+    "averaged over the classes; 100 % is perfect. A point is one percent of it. The gap is the distance from the "
+    "student alone to the teacher. A seed is one repetition of the training with other random numbers. The 95 % "
+    "interval, in brackets behind a difference, is where the difference probably lies; if 0 lies in it, there may be "
+    "no difference."
+)
+
+#: What the page is about, in three sentences, for the same readers.
+INTRODUCTION = (
+    "The student is a small, fast network. It can learn from labelled images alone, or also from the teacher, a larger "
+    "network that was trained before; this is called distillation. mIoU says how well a network's areas match the "
+    "labels: 100 % is perfect."
 )
 
 
@@ -54,8 +63,9 @@ def advised(comparison: Comparison) -> Advised:
             return Advised(None, "Nothing can be recommended before a method is trained: run the command again.")
         return Advised(
             baseline,
-            "Train the student without the teacher: no method was seen to be better. A gain too small to be seen here "
-            "may still be there; more seeds and more validation images show smaller ones.",
+            "Train the small network (the student) without the large one (the teacher): no method was seen to be "
+            "better. A gain too small to be seen here is possible; more seeds and more validation images show smaller "
+            "gains.",
         )
     best = max(better, key=lambda row: row.difference.difference if row.difference is not None else 0.0)
     as_good = [name for name, one in best.against.items() if one.verdict != "better"]
@@ -69,13 +79,14 @@ def advised(comparison: Comparison) -> Advised:
             )
         return Advised(
             row,
-            f"Train the student without the teacher, but for longer: {best.method} is better after as many epochs, "
-            f"but the student alone, trained {HOW_LONG[as_good[-1]]}, does as well.",
+            "Train the small network (the student) without the large one (the teacher), but for longer: "
+            f"{best.method} is better after as many epochs, but the student alone, trained {HOW_LONG[as_good[-1]]}, "
+            "does as well.",
         )
     return Advised(
         best,
-        f"Train the student with the teacher, by the method {best.method}: it is better than the same student "
-        "without the teacher.",
+        "Train the small network (the student) with the help of the large one (the teacher), by the method "
+        f"{best.method}: this makes it better than training without the teacher.",
     )
 
 
@@ -93,7 +104,7 @@ def lead(row: Row, teacher: Row, milliseconds: Mapping[str, float]) -> str:
     if row.method in milliseconds and "teacher" in milliseconds:
         told.append(times(milliseconds["teacher"] / milliseconds[row.method], "faster", "slower", "about as fast"))
     elif row.macs and teacher.macs:
-        told.append(times(teacher.macs / row.macs, "cheaper to run", "dearer to run", "about as cheap to run"))
+        told.append(times(teacher.macs / row.macs, "cheaper to run", "more expensive to run", "about as cheap to run"))
     if row.miou is not None and teacher.miou is not None and teacher.miou.mean > 0:
         share = 100 * row.miou.mean / teacher.miou.mean
         kept = f"keeps {share:.0f} % of its teacher's mIoU ({row.miou.mean:.1f} of {teacher.miou.mean:.1f} %)"

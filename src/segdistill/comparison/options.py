@@ -30,11 +30,24 @@ ALONE = {
     PSEUDO: "the student on labels, and on its teacher's hard labels of the unlabelled images",
 }
 
+#: What charts and tables call them.
+CALLED = {
+    BASELINE: "student alone",
+    EQUAL_TIME: "student alone, as long",
+    PLATEAU: "student alone, to plateau",
+    PSEUDO: "student on hard labels",
+}
+
 #: All longer trainings of the student alone, in the order in which they are made: after all methods.
 LONGER = (EQUAL_TIME, PLATEAU)
 
 #: What a method is held against beside the baseline; of those that do as well, the last is the plainest.
 REFERENCES = (PSEUDO, *LONGER)
+
+
+def called(method: str) -> str:
+    """What charts and tables call a way of training."""
+    return CALLED.get(method, method)
 
 
 def check_comparison(recipe: DistillRecipe, options: CompareOptions | AdviseOptions) -> None:

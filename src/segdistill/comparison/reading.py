@@ -292,7 +292,7 @@ def _warnings(rows: Sequence[Row], images: int, plan: Mapping[str, Any]) -> tupl
     if equal_time is None and baseline.seconds and slowest > SLOWER * baseline.seconds:
         told.append(
             f"the slowest method trained for {slowest / baseline.seconds:.1f} times as long as the student alone; add "
-            f"{EQUAL_TIME} to see what the student alone makes of that time"
+            f"{EQUAL_TIME} to train the student alone for as long"
         )
     if equal_time is not None and equal_time.seconds and slowest > SLOWER * equal_time.seconds:
         told.append(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from segdistill.comparison import report_scores as scores
-from segdistill.comparison.in_short import EXPLANATION, Advised, advised, lead
-from segdistill.comparison.options import ALONE, BASELINE, REFERENCES
+from segdistill.comparison.in_short import EXPLANATION, INTRODUCTION, Advised, advised, lead
+from segdistill.comparison.methods import is_alone
+from segdistill.comparison.options import ALONE, BASELINE, CALLED, EQUAL_TIME, REFERENCES, called
 from segdistill.comparison.report_networks import Seen, look
 from segdistill.comparison.report_scores import DASH, mean_and_range
 from segdistill.comparison.results import Comparison, Row
@@ -36,7 +38,11 @@ from segdistill.reporting.page import (
     Table,
 )
 
-_MEANINGS = {"teacher": "the large network", **ALONE}
+#: As many as show how much results differ between seeds.
+SEEDS = 3
+
+#: Below the name of a way of training in a table.
+_SMALL_PRINT = {"teacher": "the large network", **{name: f"in commands: {name}" for name in ALONE}}
 
 
 def write_report(
@@ -61,14 +67,15 @@ def write_report(
         UserError: if there is no such device, or the page cannot be written.
     """
     rows = [comparison.teacher, *comparison.rows]
-    looks = charts.styles([row.method for row in rows], plain=("teacher", *ALONE))
-    seen = look(comparison, device, quiet, recipe)
+    looks = charts.styles([row.method for row in rows], plain=("teacher", *ALONE), called=CALLED)
     measured = [row for row in rows if row.finished]
     choice = advised(comparison)
+    chosen = BASELINE if choice.row is None else choice.row.method
+    seen = look(comparison, device, quiet, recipe, chosen)
     sections = [
         Section("short", "In short", _in_short(comparison, choice, seen)),
         Section("images", "Images", _images(measured, choice, seen)),
-        Section("next", "Next steps", _next_steps(choice)),
+        Section("next", "Next steps", _next_steps(comparison, choice)),
         Section("methods", "Methods", _methods(comparison, looks, seen)),
         Section("cost", "Size and speed", scores.cost(measured, looks, seen)),
         Section("classes", "Classes", scores.classes(measured, comparison.classes, looks)),
@@ -89,11 +96,12 @@ def write_report(
 
 
 def _in_short(comparison: Comparison, choice: Advised, seen: Seen) -> list[Block]:
-    """What to know and to do, before anything else."""
+    """What to do and to know, before anything else: in words, in a picture, in numbers."""
     row = choice.row or comparison.baseline
-    first = lead(row, comparison.teacher, seen.milliseconds)
-    blocks: list[Block] = [Paragraph(first, "lead")] if first else []
-    blocks += [Paragraph(choice.text, "verdict"), Paragraph(comparison.verdict)]
+    blocks: list[Block] = [Paragraph(choice.text, "lead")]
+    second = lead(row, comparison.teacher, seen.milliseconds)
+    blocks += [Paragraph(second, "verdict")] if second else []
+    blocks += [Paragraph(INTRODUCTION, "note"), *_usual(comparison, row, seen), Paragraph(comparison.verdict)]
     facts = _facts(row, comparison, seen)
     if facts:
         blocks.append(Facts(facts))
@@ -101,16 +109,44 @@ def _in_short(comparison: Comparison, choice: Advised, seen: Seen) -> list[Block
     return [*blocks, Fold("What do these words mean?", [Paragraph(EXPLANATION)])]
 
 
-def _next_steps(choice: Advised) -> list[Block]:
-    """Commands to use the best run with."""
+def _usual(comparison: Comparison, row: Row, seen: Seen) -> list[Block]:
+    """An image as the networks see it: the teacher, the student alone, and the row that is recommended."""
+    if seen.usual is None or seen.dataset is None:
+        return []
+    rows = dict.fromkeys((comparison.teacher.method, BASELINE, row.method))
+    scores = {one.method: one.miou for one in (comparison.teacher, *comparison.rows) if one.miou is not None}
+    notes = {}
+    for name in rows:
+        if name in seen.usual.predictions and name in scores:
+            distilled = not is_alone(name) and name != "teacher"
+            way = f"method {name}, " if distilled else ""
+            small = f"{way}mIoU of all images {scores[name].mean:.1f} %"
+            notes[name] = ("student with teacher" if distilled else called(name), small)
+    compared = f"{called(row.method)} gains over the student alone" if row.method != BASELINE else "networks differ"
+    caption = f"A validation image on which {compared} as much as usual; the section Images has others."
+    return [gallery.strip(seen.usual, seen.dataset, notes, caption)]
+
+
+def _next_steps(comparison: Comparison, choice: Advised) -> list[Block]:
+    """Commands to be surer with, and to use the best run with."""
     if choice.cell is None or choice.row is None:
         return [Paragraph("Finish the comparison first: the last section has the command.")]
+    surer: list[Block] = []
+    if len(comparison.baseline.cells) == 1:
+        told = "To be surer, train everything with three seeds"
+        words = shlex.split(comparison.command)
+        words[words.index("--seeds") + 1] = str(SEEDS)
+        if not is_alone(choice.row.method) and all(row.method != EQUAL_TIME for row in comparison.rows):
+            told += ", and the student alone for as long as the slowest method"
+            words[words.index("--methods") + 1] += f",{EQUAL_TIME}"
+        surer = [Paragraph(f"{told}; what is finished is kept:"), Listing(shlex.join(words), "command to be surer")]
     commands = [
         f"segdistill predict {choice.cell.run} photos --output labels",
         f"segdistill export {choice.cell.run}",
     ]
-    told = f"The best run of {choice.row.method}: label your images with it, or export it to a file to deploy:"
-    return [Paragraph(told), Listing("\n".join(commands), "commands")]
+    best = called(choice.row.method)
+    use = f"To use the best run ({best}), label your images with it, or export it to a file to deploy:"
+    return [*surer, Paragraph(use), Listing("\n".join(commands), "commands")]
 
 
 def _facts(row: Row, comparison: Comparison, seen: Seen) -> list[tuple[str, str, str]]:
@@ -118,8 +154,10 @@ def _facts(row: Row, comparison: Comparison, seen: Seen) -> list[tuple[str, str,
     teacher, baseline = comparison.teacher, comparison.baseline
     found = []
     if row.miou is not None:
-        of_teacher = "teacher not measured" if teacher.miou is None else f"teacher {teacher.miou.mean:.1f} %"
-        found.append((f"mIoU, {row.method}", f"{row.miou.mean:.1f} %", of_teacher))
+        told = "teacher not measured" if teacher.miou is None else f"teacher {teacher.miou.mean:.1f} %"
+        if row is not baseline and baseline.miou is not None:
+            told = f"student alone {baseline.miou.mean:.1f} %, {told}"
+        found.append((f"mIoU, {called(row.method)}", f"{row.miou.mean:.1f} %", told))
     if row.parameters and teacher.parameters:
         found.append(("parameters", f"{row.parameters / 1e6:.2f} M", f"teacher {teacher.parameters / 1e6:.2f} M"))
     if {row.method, "teacher"} <= seen.milliseconds.keys():
@@ -135,7 +173,7 @@ def _methods(comparison: Comparison, looks: Mapping[str, Style], seen: Seen) -> 
     others = [row.method for row in comparison.rows if row.method in REFERENCES]
     gains, costs = [], []
     for row in (*comparison.rows, comparison.teacher):
-        name = f"{row.method}\n{_MEANINGS.get(row.method, '')}"
+        name = f"{called(row.method)}\n{_SMALL_PRINT.get(row.method, '')}"
         seeds = DASH if row.method == "teacher" else f"{len(row.finished)} of {len(row.cells)}"
         closed = DASH if row.gap is None or row.gap.closed is None else closure(row.gap).replace(" (", "\n(")
         against = [as_cell(row.against.get(other)) for other in others]
@@ -152,7 +190,7 @@ def _methods(comparison: Comparison, looks: Mapping[str, Style], seen: Seen) -> 
                 f"{seen.milliseconds[row.method]:.1f}" if row.method in seen.milliseconds else DASH,
             ]
         )
-    minus = [f"gain over {BASELINE}", *(f"gain over {other}" for other in others)]
+    minus = [f"gain over {called(other)}" for other in (BASELINE, *others)]
     explained = (
         "Scores are means over seeds, with the least and the most below. Gains are differences in mIoU, in points; "
         f"below them, and below the share of the gap to the teacher that was closed, are {_intervals(comparison)}. "
@@ -195,7 +233,8 @@ def _gains_chart(comparison: Comparison, looks: Mapping[str, Style]) -> list[Blo
     ]
     if not points:
         return []
-    chart = charts.intervals(f"gain over {BASELINE}", points, looks, f"mIoU minus that of {BASELINE}, in points")
+    unit = f"mIoU gained over the {CALLED[BASELINE]}, in points"
+    chart = charts.intervals("gain in mIoU", points, looks, unit)
     caption = (
         f"Gain in mIoU over the student without its teacher, with {_intervals(comparison)}. A line right of 0 is a "
         "gain; a line that crosses 0 shows no difference."
@@ -210,34 +249,39 @@ def _images(measured: Sequence[Row], choice: Advised, seen: Seen) -> list[Block]
     shown = [row.method for row in measured if row.method in seen.milliseconds]
     layers = {"image": "image", "truth": "truth (the labels)"}
     for method in shown:
-        layers[method] = f"{method} ({_MEANINGS[method]})" if method in _MEANINGS else method
+        layers[method] = called(method)
     chosen = choice.row.method if choice.row is not None else BASELINE
     right = chosen if chosen in layers else next(iter(shown), "image")
     intro = (
-        "Drag the line in the picture, or the slider below it: left of it is one network's prediction, right of it "
-        "another's. 'What is wrong' shows the mistakes instead."
+        "Drag the line in the picture, or the slider below it. Choose what is left and what is right of the line, and "
+        "below the picture another image. 'What is wrong' colours the mistakes of a prediction instead of its classes."
+    )
+    first = (
+        "These are the images"
+        if seen.usual is None
+        else "On the first image the gain over the student alone is as usual (the median). The others are those"
     )
     more = (
-        f"These are the {counted(len(seen.scenes), 'validation image')} on which the ways of training differ most, so "
-        "they show extremes, not what is usual; below each is its mIoU. Predictions are those of each method's first "
-        "finished seed. Of images that are too large, a part is shown. 'Near a boundary' is as near as Boundary IoU "
-        "looks; objects are connected areas of one class, and wrong pixels between two pieces of one break it, between "
-        "two objects join them. With a class chosen, only mistakes in which it is the true or the predicted class are "
-        "shown."
+        f"{first} on which the ways of training differ most, so they show extremes, not what is usual. Predictions are "
+        "those of each method's first finished seed. Of images that are too large, a part is shown. 'Near a boundary' "
+        "is as near as Boundary IoU looks. An object is a connected area of one class: wrong pixels between two pieces "
+        "of one break it, wrong pixels between two objects join them. With a class chosen, only mistakes in which it "
+        "is the true or the predicted class are shown."
     )
     values = {
         "classes": gallery.class_values(seen.dataset),
         "mistakes": gallery.mistake_values(),
         "scenes": seen.scenes,
     }
-    viewer = Gallery(values, layers, "image", right)
+    left = BASELINE if BASELINE in layers and right != BASELINE else "image"
+    viewer = Gallery(values, layers, left, right, "Images, with mIoU in %")
     return [*notes, Paragraph(intro), viewer, Fold("How these images were chosen", [Paragraph(more)])]
 
 
 def _recipe(comparison: Comparison) -> list[Block]:
     cells = [
         [
-            cell.method,
+            called(cell.method),
             DASH if cell.method == "teacher" else str(cell.seed),
             cell.status,
             percent(cell.evaluation["miou"]) if cell.evaluation is not None else DASH,
@@ -249,15 +293,23 @@ def _recipe(comparison: Comparison) -> list[Block]:
         for cell in row.cells
     ]
     columns = ["training", "seed", "status", "mIoU", "epochs", "seconds", "folder"]
+    recipe = yaml.safe_dump(comparison.recipe, sort_keys=False, allow_unicode=True)
+    failed = [cell for row in comparison.rows for cell in row.cells if cell.error]
+    failures = [Paragraph(f"{called(one.method)}, seed {one.seed} failed: {one.error}", "warning") for one in failed]
     machine, versions = comparison.machine.items(), comparison.versions.items()
     return [
         Paragraph("This command makes it again, or continues it where it was stopped:"),
         Listing(comparison.command, "command"),
-        Paragraph("The recipe that all runs share:"),
-        Listing(yaml.safe_dump(comparison.recipe, sort_keys=False, allow_unicode=True), "recipe"),
-        Table("Runs", columns, cells, words=["status", "folder"]),
-        Table("Machine", ["property", "value"], [[*pair] for pair in machine], words=["value"]),
-        Table("Versions", ["library", "version"], [[*pair] for pair in versions], words=["version"]),
+        *failures,
+        Fold("The recipe that all runs share", [Listing(recipe, "recipe")]),
+        Fold("All runs and their folders", [Table("Runs", columns, cells, words=["status", "folder"])]),
+        Fold(
+            "Machine and versions",
+            [
+                Table("Machine", ["property", "value"], [[*pair] for pair in machine], words=["value"]),
+                Table("Versions", ["library", "version"], [[*pair] for pair in versions], words=["version"]),
+            ],
+        ),
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from segdistill.comparison.options import BASELINE, called
 from segdistill.comparison.results import Comparison, Row
 from segdistill.datasets import SegmentationDataset
 from segdistill.device import choose_device
@@ -36,6 +37,7 @@ class Seen:
         milliseconds: for one image, by method.
         scenes: for the gallery, see `gallery.scene_values`.
         dataset: the validation split; None where it cannot be read.
+        usual: an image on which the recommended method gains as usual, with its predictions; None where there is none.
         notes: what could not be done, and why.
     """
 
@@ -43,10 +45,13 @@ class Seen:
     milliseconds: dict[str, float] = field(default_factory=dict)
     scenes: list[dict[str, Any]] = field(default_factory=list)
     dataset: SegmentationDataset | None = None
+    usual: gallery.Scene | None = None
     notes: list[str] = field(default_factory=list)
 
 
-def look(comparison: Comparison, device: str, quiet: bool, recipe: DistillRecipe | None = None) -> Seen:
+def look(
+    comparison: Comparison, device: str, quiet: bool, recipe: DistillRecipe | None = None, method: str = BASELINE
+) -> Seen:
     """Loads a network of each row, one after the other, times it and lets it predict the images of the gallery.
 
     Args:
@@ -54,6 +59,7 @@ def look(comparison: Comparison, device: str, quiet: bool, recipe: DistillRecipe
         device: auto, cpu, cuda, cuda:N or mps.
         quiet: show no progress.
         recipe: its cells' shared recipe, with the objects that it was given; None: what is written of it is enough.
+        method: that the page recommends: the first image is one on which it gains as usual.
 
     Raises:
         UserError: if there is no such device.
@@ -62,12 +68,13 @@ def look(comparison: Comparison, device: str, quiet: bool, recipe: DistillRecipe
     seen = Seen(str(chosen))
     measured = [row for row in (comparison.teacher, *comparison.rows) if row.finished]
     pictures: list[gallery.Scene] = []
+    usual = _usual_image(measured, method)
     try:
         given = None if recipe is None or isinstance(recipe.data, Mapping) else recipe.data
         dataset = build_split(comparison.recipe["data"], "val") if given is None else given.val
         if dataset.ids != comparison.ids:
             raise UserError("the validation images have changed since the comparison was made")
-        pictures = [gallery.read_scene(dataset, index) for index in _chosen_images(measured)]
+        pictures = [gallery.read_scene(dataset, index) for index in _chosen_images(measured, usual)]
         seen.dataset = dataset
     except UserError as error:
         seen.notes.append(f"No images: {error}.")
@@ -91,7 +98,9 @@ def look(comparison: Comparison, device: str, quiet: bool, recipe: DistillRecipe
         values = (gallery.scene_values(picture, seen.dataset) for picture in pictures)
         seen.scenes = gallery.within(values)
         for picture, scene in zip(pictures, seen.scenes, strict=False):
-            scene["note"] = ", ".join(f"{name} {each[picture.index]:.1f}" for name, each in scores.items())
+            each = {called(name): one[picture.index] for name, one in scores.items()}
+            scene["note"] = ", ".join(f"{name} {score:.1f}" for name, score in each.items())
+        seen.usual = next((picture for picture in pictures if picture.index == usual), None)
     return seen
 
 
@@ -109,8 +118,16 @@ def _confusion(rows: Sequence[Row]) -> dict[str, list[Any]]:
     return {row.method: [cell.confusion for cell in row.finished if cell.confusion is not None] for row in rows}
 
 
-def _chosen_images(measured: Sequence[Row]) -> list[int]:
-    """Those on which students differ most; where there is but one student, on which it differs from the teacher."""
+def _usual_image(measured: Sequence[Row], method: str) -> int | None:
+    """One on which the method, or else the teacher, is better than the student alone by as much as usual."""
+    confusion = _confusion(measured)
+    shown = "teacher" if method == BASELINE else method
+    return gallery.most_usual(confusion, shown, BASELINE) if {shown, BASELINE} <= confusion.keys() else None
+
+
+def _chosen_images(measured: Sequence[Row], usual: int | None) -> list[int]:
+    """The usual one, then those on which students differ most; a single student is compared with the teacher."""
     students = [row for row in measured if row.method != "teacher"]
     confusion = _confusion(students if len(students) > 1 else measured)
-    return gallery.most_different(confusion, IMAGES) if confusion else []
+    others = gallery.most_different(confusion, IMAGES) if confusion else []
+    return list(dict.fromkeys([*([] if usual is None else [usual]), *others]))[:IMAGES]

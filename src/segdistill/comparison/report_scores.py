@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from segdistill.comparison.options import BASELINE
+from segdistill.comparison.options import BASELINE, CALLED, called
 from segdistill.comparison.report_networks import Seen
 from segdistill.comparison.results import Comparison, Row, Summary
 from segdistill.reporting import charts
@@ -195,10 +195,10 @@ def _class_differences(scores: ClassScores, looks: Mapping[str, Style]) -> list[
                 gained = one.mean - baseline.mean
                 points[name].append(Point(method, gained, gained, gained))
     caption = (
-        f"What each method gained in each class: its IoU minus that of {BASELINE}, means over seeds. There are no "
-        "intervals here, so read it with care: single classes vary more than the mean of all."
+        "What each method gained in each class: its IoU minus that of the student alone, means over seeds. There are "
+        "no intervals here, so read it with care: single classes vary more than the mean of all."
     )
-    return _charted("gain by class", f"IoU minus that of {BASELINE}, in points", points, looks, caption)
+    return _charted("gain by class", f"IoU gained over the {CALLED[BASELINE]}, in points", points, looks, caption)
 
 
 def _charted(
@@ -222,7 +222,7 @@ def _charted(
 
 def _class_table(caption: str, scores: ClassScores, measured: Sequence[Row]) -> Table:
     rows = [[name, *(mean_and_range(each[row.method]) for row in measured)] for name, each in scores.items()]
-    return Table(caption, ["class", *(row.method for row in measured)], rows)
+    return Table(caption, ["class", *(called(row.method) for row in measured)], rows)
 
 
 def _evaluations(row: Row) -> list[dict[str, Any]]:

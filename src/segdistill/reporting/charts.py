@@ -63,11 +63,13 @@ class Style:
         colour: ``#rrggbb``.
         marker: of its points, matplotlib's name.
         dash: of its lines, matplotlib's name.
+        label: what the chart calls it.
     """
 
     colour: str
     marker: str
     dash: str
+    label: str
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,15 @@ class Curve:
     y: Sequence[float]
 
 
-def styles(names: Sequence[str], plain: Sequence[str] = ()) -> dict[str, Style]:
+def styles(
+    names: Sequence[str], plain: Sequence[str] = (), called: Mapping[str, str] | None = None
+) -> dict[str, Style]:
     """A style for each series.
 
     Args:
         names: of the series.
         plain: those of them that are there to be compared with, drawn in grey.
+        called: what the chart calls them, where that is not their name.
     """
     chosen = {}
     for colours, markers, members in (
@@ -104,7 +109,8 @@ def styles(names: Sequence[str], plain: Sequence[str] = ()) -> dict[str, Style]:
     ):
         for number, name in enumerate(members):
             dash = _DASHES[number // len(colours) % len(_DASHES)]
-            chosen[name] = Style(colours[number % len(colours)], markers[number % len(markers)], dash)
+            label = shorten((called or {}).get(name, name))
+            chosen[name] = Style(colours[number % len(colours)], markers[number % len(markers)], dash, label)
     return {name: chosen[name] for name in names}
 
 
@@ -116,7 +122,7 @@ def intervals(title: str, points: Sequence[Point], looks: Mapping[str, Style], u
             look = looks[point.name]
             axes.plot([point.low, point.high], [row, row], color=look.colour, linewidth=2.4)
             axes.plot([point.value], [row], look.marker, color=look.colour, markersize=7)
-        axes.set_yticks(range(len(points)), [shorten(point.name) for point in points])
+        axes.set_yticks(range(len(points)), [looks[point.name].label for point in points])
         axes.set_ylim(len(points) - 0.4, -0.6)
         axes.set_xlabel(unit)
         axes.grid(axis="x")
@@ -138,7 +144,7 @@ def scatter(title: str, points: Sequence[Point], looks: Mapping[str, Style], x: 
                 fmt=look.marker,
                 color=look.colour,
                 capsize=3,
-                label=shorten(point.name),
+                label=look.label,
             )
         least, most = min(point.at for point in points), max(point.at for point in points)
         axes.set_xlim(least / 1.6, most * 1.6)
@@ -177,7 +183,8 @@ def bars(
                         below.append(point.value - point.low)
                         above.append(point.high - point.value)
             whiskers = [below, above] if any(below) or any(above) else None
-            axes.barh(where, values, thick, xerr=whiskers, color=looks[name].colour, ecolor=INK, label=shorten(name))
+            look = looks[name]
+            axes.barh(where, values, thick, xerr=whiskers, color=look.colour, ecolor=INK, label=look.label)
         axes.set_yticks(range(len(groups)), [shorten(group) for group in groups])
         axes.set_ylim(len(groups) - 0.45, -0.55)
         axes.set_xlabel(unit)
@@ -193,7 +200,7 @@ def lines(title: str, curves: Sequence[Curve], looks: Mapping[str, Style], x: st
         named: set[str] = set()
         for curve in curves:
             look = looks[curve.name]
-            label = None if curve.name in named else shorten(curve.name)
+            label = None if curve.name in named else look.label
             named.add(curve.name)
             if len(curve.x) == 1:
                 axes.axhline(curve.y[0], color=look.colour, linestyle=look.dash, linewidth=1.4, label=label)

@@ -18,22 +18,26 @@ from segdistill.colors import hex_color
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Window
 from segdistill.reporting.error_map import Mistake, mistakes
-from segdistill.reporting.picture import photograph, sample_in_sight
+from segdistill.reporting.page import Strip, Tile
+from segdistill.reporting.picture import colourise, photograph, sample_in_sight
 
 #: Longest side of what is shown of an image, in pixels; of larger ones, the part where the networks differ most.
 LONGEST_SIDE = 1024
+
+#: Longest side of an image in a row of pictures, in pixels.
+LONGEST_IN_ROW = 480
 
 #: Bytes of all pictures together; those that go beyond it are left out.
 LARGEST = 12_000_000
 
 #: Name and colour of each kind of mistake, as the page shows them.
 MISTAKES: dict[Mistake, tuple[str, str]] = {
-    Mistake.INNER: ("elsewhere", "#8f8f8f"),
     Mistake.BOUNDARY: ("near a boundary", "#ffb000"),
     Mistake.BROKEN: ("breaks an object", "#dc267f"),
     Mistake.MERGED: ("joins objects", "#9f6bff"),
     Mistake.MISSED: ("object missed", "#fe4a1a"),
     Mistake.ISLAND: ("object invented", "#3f8cff"),
+    Mistake.INNER: ("other mistakes", "#8f8f8f"),
 }
 
 
@@ -51,6 +55,24 @@ def most_different(confusion: Mapping[str, Sequence[Tensor]], count: int) -> lis
     spread = scores.max(0) - scores.min(0)
     order = np.argsort(-np.nan_to_num(spread, nan=-1.0), kind="stable")
     return [int(index) for index in order[:count] if not np.isnan(spread[index])]
+
+
+def most_usual(confusion: Mapping[str, Sequence[Tensor]], network: str, other: str) -> int | None:
+    """The image on which one network differs from another as usual: by the median over all images.
+
+    Args:
+        confusion: as in `most_different`.
+        network: one of them.
+        other: what it is compared with.
+
+    Returns:
+        Its index; None if no image has a valid pixel.
+    """
+    scores = image_scores(confusion)
+    gains = scores[network] - scores[other]
+    if np.isnan(gains).all():
+        return None
+    return int(np.nanargmin(np.abs(gains - np.nanmedian(gains))))
 
 
 def image_scores(confusion: Mapping[str, Sequence[Tensor]]) -> dict[str, NDArray[np.float64]]:
@@ -126,6 +148,31 @@ def scene_values(scene: Scene, dataset: SegmentationDataset) -> dict[str, Any]:
             for name, prediction in scene.predictions.items()
         },
     }
+
+
+def strip(scene: Scene, dataset: SegmentationDataset, notes: Mapping[str, tuple[str, str]], caption: str) -> Strip:
+    """An image beside its labels and predictions.
+
+    Args:
+        scene: with its predictions.
+        dataset: that it is of.
+        notes: name and small print of each prediction that is shown, by network, in order.
+        caption: what stands below the pictures.
+    """
+    maps = [scene.labels, *(scene.predictions[name] for name in notes)]
+    height, width = scene.labels.shape
+    share = min(1.0, LONGEST_IN_ROW / max(height, width))
+    size = (max(1, round(width * share)), max(1, round(height * share)))
+    photo = photograph(scene.image).resize(size, Image.Resampling.BILINEAR)
+    coloured = [colourise(one, dataset.palette).resize(size, Image.Resampling.NEAREST) for one in maps]
+    names = [("image", ""), ("truth", "as people labelled it"), *notes.values()]
+    addresses = [_address(photo, "JPEG"), *(_address(one, "PNG") for one in coloured)]
+    tiles = [Tile(address, *name) for address, name in zip(addresses, names, strict=True)]
+    seen = {int(number) for one in maps for number in np.unique(one.numpy())}
+    colours = [(one["name"], one["colour"]) for number, one in enumerate(class_values(dataset)) if number in seen]
+    if any(number >= len(dataset.classes) for number in seen):
+        colours.append(("no label", "#000000"))
+    return Strip(tiles, colours, caption)
 
 
 def within(values: Iterable[dict[str, Any]], largest: int = LARGEST) -> list[dict[str, Any]]:

@@ -109,6 +109,31 @@ class Picture(Block):
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A picture in a row of pictures: its address, its name, and its small print."""
+
+    address: str
+    name: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Strip(Block):
+    """Pictures beside each other, in as many rows as the page asks for.
+
+    Attributes:
+        tiles: the pictures, of equal size.
+        colours: name and colour of what the colours in them mean.
+        caption: the words below them.
+    """
+
+    macro: ClassVar[str] = "strip"
+    tiles: Sequence[Tile]
+    colours: Sequence[tuple[str, str]]
+    caption: str
+
+
+@dataclass(frozen=True)
 class Listing(Block):
     """Text as it stands, in a box that scrolls."""
 
@@ -135,6 +160,7 @@ class Gallery(Block):
         layers: names of what can be shown, by key.
         left: the key shown left of the slider at first.
         right: the key shown right of it.
+        heading: of the small pictures to choose from.
     """
 
     macro: ClassVar[str] = "gallery"
@@ -142,6 +168,7 @@ class Gallery(Block):
     layers: Mapping[str, str]
     left: str
     right: str
+    heading: str = "Image"
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ class Gallery {
       element(id).height = found[0].height;
     }
     element("viewer").style.setProperty("--aspect", found[0].width / found[0].height);
+    element("viewer").style.setProperty("--width", found[0].width);
     this.draw();
   }
 
@@ -115,7 +116,7 @@ class Gallery {
       counts.push(this.drawLayer(element(`${side}-picture`), select.value, asMistakes, chosen));
       element(`${side}-picture`).setAttribute("aria-label", `${name} of ${this.name}`);
       element(`${side}-name`).textContent = name;
-      element(`${side}-head`).textContent = select.value;
+      element(`${side}-head`).textContent = name;
     }
     element("legend").replaceChildren();
     const classes = this.hasUnlabelled ? [...this.data.classes, { name: "no label", colour: "#000000" }] : this.data.classes;
