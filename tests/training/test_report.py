@@ -34,7 +34,7 @@ def test_of_a_distilled_run(tmp_path: Path, teacher: Path) -> None:
     miou, of_teacher = metrics["miou"], metrics["teacher_miou"]
     assert page.headings == ["In short", "Images", "Next steps", "Classes", "Training", "Recipe"]
     assert "build_student: a<b>" in page.text
-    assert f"reaches a mIoU of {miou:.2f} %, {100 * miou / of_teacher:.0f} % of its teacher's {of_teacher:.2f} %." in (
+    assert f"reaches an mIoU of {miou:.2f} %, {100 * miou / of_teacher:.0f} % of its teacher's {of_teacher:.2f} %." in (
         page.text
     )
     assert re.search(r"time for an image\s*[\d.]+ msteacher [\d.]+ ms; 32 x 32 pixels, on cpu", page.text)

@@ -9,7 +9,7 @@ import yaml
 from segdistill.progress import duration
 from segdistill.reporting.curves import curve_figures
 from segdistill.reporting.names import network_name
-from segdistill.reporting.page import Block, Facts, Figures, Listing, Page, Paragraph, Section, Table
+from segdistill.reporting.page import Block, Facts, Figures, Fold, Listing, Page, Paragraph, Section, Table
 from segdistill.run_folder import RunFolder
 from segdistill.training.held_out import HeldOutLoss
 
@@ -42,11 +42,14 @@ def _in_short(
     seconds = sum(row.get("seconds", 0.0) for row in history)
     trained = ", ".join(parts)
     return [
-        Paragraph(f"The held-out loss is {found.loss:.4f}; trained: {trained}.", "lead"),
+        Paragraph(
+            f"The student's {trained} learnt the teacher's features: the loss on held-out images is {found.loss:.4f}.",
+            "lead",
+        ),
         Facts([("held-out loss", f"{found.loss:.4f}", "lower is better"), ("training", duration(seconds), "")]),
         Paragraph(
-            "The loss says how unlike the teacher's the student's features still are. It is no accuracy: what the "
-            "pre-training is worth shows only in a training that starts from it, beside one that does not.",
+            "This loss measures how different the student's features still are from the teacher's; it is not an "
+            "accuracy. To see whether the pre-training helps, train once from it, with this command, and once without:",
             "note",
         ),
         Listing(f"segdistill train RECIPE --init_weights {folder.path} --output runs/started", "command"),
@@ -66,7 +69,7 @@ def _training(history: Sequence[Mapping[str, float]]) -> list[Block]:
 def _recipe(folder: RunFolder, config: Mapping[str, object]) -> list[Block]:
     recipe = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
     return [
-        Paragraph("The recipe as it was run, which is also in config.yaml. This makes it again:"),
+        Paragraph("This command makes the run again:"),
         Listing(f"segdistill pretrain {folder.path}/config.yaml --output again", "command"),
-        Listing(recipe, "recipe"),
+        Fold("The recipe as it was run, which is also in config.yaml", [Listing(recipe, "recipe")]),
     ]

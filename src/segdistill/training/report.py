@@ -22,7 +22,19 @@ from segdistill.reporting import charts
 from segdistill.reporting.charts import Point
 from segdistill.reporting.curves import curve_figures
 from segdistill.reporting.names import network_name
-from segdistill.reporting.page import Block, Facts, Figure, Figures, Listing, Page, Paragraph, Picture, Section, Table
+from segdistill.reporting.page import (
+    Block,
+    Facts,
+    Figure,
+    Figures,
+    Fold,
+    Listing,
+    Page,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+)
 from segdistill.reporting.picture import side_by_side
 from segdistill.run_folder import RunFolder
 
@@ -116,7 +128,7 @@ def _in_short(
 ) -> list[Block]:
     name, network = list(networks.items())[-1]
     teacher = networks.get("teacher")
-    lead = f"The {name} reaches a mIoU of {scores.miou:.2f} %"
+    lead = f"The {name} reaches an mIoU of {scores.miou:.2f} %"
     if agreement:
         lead += " of agreement with its teacher, which is not accuracy: the validation images have no labels"
     if teacher_miou:
@@ -133,16 +145,19 @@ def _in_short(
     facts.append(("time for an image", f"{own:.1f} ms", where))
     seconds = sum(row.get("seconds", 0.0) for row in history)
     facts.append(("training", duration(seconds), "without validation"))
+    who = ""
+    if teacher_miou is not None:
+        who = "The student is a small, fast network; its teacher is a larger one, which helped in the training. "
     meaning = (
-        "mIoU, mean intersection over union, is for each class the area that prediction and truth share, divided by "
-        "the area that either covers, averaged over the classes; 100 % is perfect. Whether a teacher helped can only "
-        "be told beside the same network trained without it: segdistill compare does that."
+        f"{who}mIoU, mean intersection over union, is for each class the area that prediction and truth share, divided "
+        "by the area that either covers, averaged over the classes; 100 % is perfect. How much a teacher helped is "
+        "seen only beside the same network trained without it: segdistill compare trains both."
     )
-    return [Paragraph(f"{lead}.", "lead"), Facts(facts), Paragraph(meaning, "note")]
+    return [Paragraph(f"{lead}.", "lead"), Paragraph(meaning, "note"), Facts(facts)]
 
 
 def _next_steps(folder: RunFolder, config: Mapping[str, Any]) -> list[Block]:
-    """Commands to use the network with, and to find out what its teacher bought or to make it a teacher."""
+    """Commands to use the network with, and to find out how much its teacher helped or to make it a teacher."""
     use = [f"segdistill predict {folder.path} photos --output labels", f"segdistill export {folder.path}"]
     blocks: list[Block] = [
         Paragraph("Label your images with the network, or export it to a file to deploy:"),
@@ -151,7 +166,7 @@ def _next_steps(folder: RunFolder, config: Mapping[str, Any]) -> list[Block]:
     if next(objects_in(config), None) is not None:  # no command line can name them
         return blocks
     if "teacher" in config:
-        told = "See what the teacher bought: train the same network with it and without it, with three seeds each:"
+        told = "See how much the teacher helped: train the same network with it and without it, with three seeds each:"
         methods = ",".join(["none", *(name for one in config["method"] for name in one)])
         command = f"segdistill compare {folder.path}/config.yaml --methods {methods} --seeds 3 --output comparison"
     else:
@@ -190,7 +205,7 @@ def _recipe(folder: RunFolder, config: Mapping[str, object]) -> list[Block]:
     recipe = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
     command = "distill" if "teacher" in config else "train"
     return [
-        Paragraph("The recipe as it was run, which is also in config.yaml. This makes it again:"),
+        Paragraph("This command makes the run again:"),
         Listing(f"segdistill {command} {folder.path}/config.yaml --output again", "command"),
-        Listing(recipe, "recipe"),
+        Fold("The recipe as it was run, which is also in config.yaml", [Listing(recipe, "recipe")]),
     ]
