@@ -43,7 +43,12 @@ def test_it_ends_with_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture
         == (RunFolder(tmp_path / "demo" / "teacher").read_metrics() or {})["training_seconds"]
     )
     assert found.verdict.split(":")[0] in " ".join(printed.split())
-    assert " ".join(printed.split()).endswith(f"report: {tmp_path / 'demo' / 'compare' / 'report.html'}")
+    # It ends in words, for someone who has never heard of distillation.
+    told = printed[printed.index("What was done:") :]
+    assert len(told.splitlines()) == 5
+    alone, kd = (f"{row['miou']:.1f}" for row in rows[1:])
+    assert f"on {len(scenes)} other scenes the student has an mIoU of {alone} alone, and {kd} as student + kd" in told
+    assert f"{tmp_path / 'demo' / 'compare' / 'report.html'} in a browser" in told
     assert (tmp_path / "demo" / "compare" / "report.html").read_text() == "page"
     left = {"compare", "comparison.png", "demo.json", "teacher"}
     assert {path.name for path in (tmp_path / "demo").iterdir()} == left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,26 @@ def demo(options: DemoOptions) -> list[dict[str, Any]]:
     for line in rows:
         table.add_row(*_cells(line))
     console.print(table)
-    shown = f"pictures: {folder / 'comparison.png'}   report: {folder / 'compare' / 'report.html'}"
-    console.out(shown, highlight=False)
+    for text in _in_words(rows, len(scenes), folder):
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
     return rows
+
+
+def _in_words(rows: Sequence[Mapping[str, Any]], scenes: int, folder: Path) -> list[str]:
+    """What the demo did, what came out, and what to do next, for someone who sees it for the first time."""
+    teacher, alone, *distilled = rows
+    ways = ", ".join(f"{row['miou']:.1f} as {row['network']}" for row in distilled)
+    return [
+        "",
+        "What was done: a large network, the teacher, was trained on labelled scenes. Then a small one, the student, "
+        "was trained on them twice: on the labels alone, and on the labels with the help of the teacher.",
+        f"What came out: on {scenes} other scenes the student has an mIoU of {alone['miou']:.1f} alone, and {ways}; "
+        f"the teacher has {teacher['miou']:.1f}. (mIoU in %: how well areas match the labels; 100 is perfect.)",
+        "Is it certain? Not from one seed: the report has the command for three.",
+        f"Look at it: {folder / 'compare' / 'report.html'} in a browser, and {folder / 'comparison.png'}",
+        "Try your own images: segdistill data check --dataset folder --root my/data --classes '[road, roof, tree]'; "
+        "README.md says how to go on.",
+    ]
 
 
 def _compared(options: DemoOptions, folder: Path, console: Console) -> Comparison:
