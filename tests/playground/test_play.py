@@ -84,7 +84,7 @@ def test_an_exported_file_goes_without_parameters(tmp_path: Path, monkeypatch: p
 
 def test_runs_with_one_name_are_told_apart(tmp_path: Path) -> None:
     runs = [str(saved(tmp_path / name / "net", PADDED)) for name in ("a", "b")]
-    assert [one.name for one in open_contenders(runs, "cpu")] == runs
+    assert [one.name for one in open_contenders(runs, "cpu")] == ["a/net", "b/net"]
 
 
 def describe(folder: Path, **known: Any) -> None:

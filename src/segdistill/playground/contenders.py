@@ -40,7 +40,7 @@ class Contender:
     """A network on the page.
 
     Attributes:
-        name: the last part of its path, or all of it where two are alike.
+        name: the last part of its path; more of it where two are alike.
         path: of its run folder or file.
         predictor: its scores.
         parameters: how many; None for an exported file, which does not say.
@@ -79,9 +79,9 @@ def open_contenders(runs: Sequence[str], device: str = "auto") -> list[Contender
     for path, count in Counter(path.resolve() for path in paths).items():
         if count > 1:
             raise UserError(f"{path} is given {count} times; expected different runs")
-    alike = Counter(path.name for path in paths)
+    names = _names(paths)
     contenders: list[Contender] = []
-    for path in paths:
+    for path, name in zip(paths, names, strict=True):
         predictor = open_predictor(path, device)
         if predictor.in_channels != 3 or predictor.bands not in (None, RGB):
             bands = "" if predictor.bands is None else f", bands {list(predictor.bands)}"
@@ -98,7 +98,6 @@ def open_contenders(runs: Sequence[str], device: str = "auto") -> list[Contender
             )
         network = predictor.model.scorer
         parameters = count_parameters(network) if isinstance(network, nn.Module) else None
-        name = path.name if alike[path.name] == 1 and path.name else str(path)
         contenders.append(Contender(name, path, predictor, parameters))
     return contenders
 
@@ -178,6 +177,25 @@ def example_images(contenders: Sequence[Contender], folder: Path) -> tuple[list[
             return files, ""
         trouble = trouble or f"{contender.path}: {why}"
     return [], trouble or "exported files name no data"
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The end of each path, as short as tells it from the others.
+
+    Example:
+        >>> _names([Path("runs/teacher"), Path("cells/kd/seed-0"), Path("cells/none/seed-0")])
+        ['teacher', 'kd/seed-0', 'none/seed-0']
+    """
+
+    def end(path: Path, length: int) -> str:
+        return "/".join(path.parts[-length:]) or str(path)
+
+    longest = max(len(path.parts) for path in paths)
+    ends = {length: Counter(end(path, length) for path in paths) for length in range(1, longest + 1)}
+    return [
+        next((end(path, length) for length in ends if ends[length][end(path, length)] == 1), str(path))
+        for path in paths
+    ]
 
 
 def _listed(names: Sequence[str], most: int = 6) -> str:

@@ -37,13 +37,17 @@ _STYLE = """
   border: 1px solid var(--error-border-color); }
 #examples .grid-wrap { height: auto; min-height: 0; max-height: none; overflow: visible; padding-top: 2.2rem; }
 #examples .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)); height: auto; }
-.figures { overflow-x: auto; }
+.figures, .figures .html-container, .figures .prose { overflow-x: auto; max-width: 100%; }
 .figures h2 { font-size: 1.05rem; font-weight: 650; margin: 0.2rem 0 0.4rem; }
 .figures table, .figures table tr { border: 0; }
 .figures table { border-collapse: collapse; width: 100%; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 .figures table th, .figures table td { padding: 0.3rem 0 0.3rem 1rem; text-align: right; border: 0;
   border-bottom: 1px solid var(--border-color-primary); overflow-wrap: normal; }
-.figures table th:first-child, .figures table td:first-child { text-align: left; padding-left: 0; white-space: nowrap; }
+.figures table th:first-child, .figures table td:first-child { text-align: left; padding-left: 0; min-width: 6rem;
+  overflow-wrap: anywhere; }
+@media (max-width: 480px) {
+  .figures table th, .figures table td { padding-left: 0.5rem; overflow-wrap: anywhere; }
+}
 .figures table th { font-weight: 600; color: var(--body-text-color-subdued); }
 .figures p { margin: 0.4rem 0 0; font-size: 0.85rem; color: var(--body-text-color-subdued); }
 .swatch { display: inline-block; width: 0.9em; height: 0.9em; margin-right: 0.5em; vertical-align: -0.08em;
@@ -106,7 +110,7 @@ class Page:
                     dropped = gr.File(label="Your image", file_types=[*PICTURES, *TIFF], height=150, elem_id="drop")
                     offered = gr.Gallery(
                         [str(file) for file in self._examples],
-                        label="Or one of the validation split",
+                        label="Or a validation image",
                         columns=3,
                         object_fit="cover",
                         allow_preview=False,
@@ -173,7 +177,7 @@ class Page:
         device, threads = self._contenders[0].predictor.model.device, torch.get_num_threads()
         how = f"on {device}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else f"on {device}"
         note = f"Time for the whole image, {how}; 'faster' is compared with {self._contenders[0].name}."
-        columns = ("network", "parameters", "ms", "faster")
+        columns = ("network", "parameters", "time in ms", "faster")
         return render("play.html", part="table", title="Networks", columns=columns, rows=rows, note=note)
 
     def _classes(self, found: Sequence[TimedLabels] | None = None) -> str:
