@@ -1,7 +1,9 @@
-"""Data sets: images with a class per pixel. One file each; names become strings only in recipes.
+"""Data sets: images with the class of each pixel, each a class derived from `SegmentationDataset`.
 
-The classes are imported when they are first used, so that the names are known without torch.
+Recipes call them by name, such as ``camvid``.
 """
+
+# The classes are imported when they are first used, so that the names are known without torch.
 
 from typing import TYPE_CHECKING
 

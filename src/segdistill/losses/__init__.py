@@ -1,9 +1,10 @@
-"""Pure losses on tensors: a student's map and a teacher's in, a scalar out.
+"""Losses as functions of tensors: between the maps of student and teacher, and on labels.
 
-They know no network and no configuration. All pairwise ones share one form: keyword-only, (B, C, H, W)
-tensors of the same batch and size, ``valid`` a bool (B, H, W) or ``None``, the mean over what is valid,
-temperature squared inside, 0 (never NaN) where nothing is valid, no gradient to the teacher, arithmetic in
-float32 at least, also under autocast. Means over pixels also take weights, floating-point, as ``valid``.
+They know no network and no configuration. Those between student and teacher take keyword arguments alone: tensors
+(B, C, H, W) of the same batch and size, and ``valid``, a bool (B, H, W) that says which positions count, or ``None``.
+They return the mean over the valid positions, with the squared temperature inside, or 0 (never NaN) where no position
+is valid. The teacher gets no gradient. The arithmetic is in float32 at least, also under autocast. Means over pixels
+also take floating-point weights as ``valid``.
 """
 
 from segdistill.losses.affinity import affinity_mse

@@ -1,8 +1,9 @@
-"""Distillation methods, one file per paper.
+"""Distillation methods, one file per paper, each a class derived from `Method`.
 
-A new method is one new file with a class derived from `Method`, and its name in the tuple below. The classes
-are imported when they are first used, so that the names are known without torch.
+`Distiller` and `segdistill.distill` take their objects, or their names in lower case.
 """
+
+# The classes are imported when they are first used, so that the names are known without torch.
 
 from typing import TYPE_CHECKING
 
