@@ -233,7 +233,8 @@ def advice(folder: Path, rungs: Sequence[Rung], *, full: int, ended: str | None,
                 )
     if sum(not is_alone(one.method) for one in rungs[0].standings) > 1:
         notes.append(
-            "the method was chosen on the same validation images that its interval is about, which flatters it a little"
+            "the method was chosen on the same validation images that its interval is about, so it looks a little "
+            "better than it is"
         )
     notes += [warning for warning in last.comparison.warnings if warning not in notes]
     return Advice(folder, recommended, text, tuple(notes), tuple(rungs), command)

@@ -132,9 +132,9 @@ def _next_steps(comparison: Comparison, choice: Advised) -> list[Block]:
     if choice.cell is None or choice.row is None:
         return [Paragraph("Finish the comparison first: the last section has the command.")]
     surer: list[Block] = []
-    if len(comparison.baseline.cells) == 1:
+    words = shlex.split(comparison.command)
+    if len(comparison.baseline.cells) == 1 and {"--seeds", "--methods"} <= set(words):
         told = "To be surer, train everything with three seeds"
-        words = shlex.split(comparison.command)
         words[words.index("--seeds") + 1] = str(SEEDS)
         if not is_alone(choice.row.method) and all(row.method != EQUAL_TIME for row in comparison.rows):
             told += ", and the student alone for as long as the slowest method"
