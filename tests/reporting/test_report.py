@@ -199,7 +199,7 @@ def test_numbers_of_the_table(page: Page, comparison_folder: Path) -> None:
     assert shown[-1] == kd.verdict
     costs = next(row for row in page.rows if row[0] == "kd" and row is not shown)
     assert kd.parameters is not None
-    assert page.row("student alone")[0] == "student alonein commands: none"
+    assert page.row("student alone")[0] == "student alonethe student without its teacher; in commands none"
     assert costs[5] == f"{kd.parameters / 1e6:.2f} M"
     assert float(costs[7]) > 0
 

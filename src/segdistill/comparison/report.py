@@ -42,7 +42,10 @@ from segdistill.reporting.page import (
 SEEDS = 3
 
 #: Below the name of a way of training in a table.
-_SMALL_PRINT = {"teacher": "the large network", **{name: f"in commands: {name}" for name in ALONE}}
+_SMALL_PRINT = {
+    "teacher": "the large network",
+    **{name: f"{meaning}; in commands {name}" for name, meaning in ALONE.items()},
+}
 
 
 def write_report(
