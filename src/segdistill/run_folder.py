@@ -121,6 +121,8 @@ class RunFolder:
         mine = (
             "metrics.json",
             "evaluation-*.json",
+            "confusion-*.safetensors",
+            "exports",  # files of the old network, which nothing would tell from those of the new one
             "checkpoints",
             "tensorboard",
             "history.csv",

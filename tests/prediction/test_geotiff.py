@@ -10,10 +10,14 @@ import pytest
 import torch
 
 from segdistill.data import scoring
+from segdistill.datasets import Images
 from segdistill.datasets.reading import strips
+from segdistill.datasets.reading.image_folders import images_below
+from segdistill.errors import UserError
 from segdistill.prediction.geotiff import PROBABILITY_STEPS, Raster
 from segdistill.prediction.job import Options, Wanted
 from segdistill.prediction.predict import predict_files
+from tests.prediction.pictures import photo
 from tests.prediction.pointwise import CLASSES, PALETTE, Counted, labels_of, predictor, scores
 from tests.prediction.rasters import ALL, PLACE, ROTATED, blobs, labels_in, noise, predicted, write_tif
 
@@ -230,3 +234,19 @@ def test_a_resized_raster_is_read_in_strips(tmp_path: Path, missing: bool, monke
     assert max(heights) < 80
     assert (labels_in(tmp_path / "strips.tif") == labels_in(tmp_path / "whole.tif")).all()
     assert (labels_in(tmp_path / "strips.tif") == 255).sum() == (pixels[0] == 0).sum() * missing
+
+
+def test_label_maps_among_the_images_are_no_images(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    write_tif(tmp_path / "a.tif", blobs(700, 800), **PLACE)
+    names = ["b-overlay.png", "c.png"]  # the first is a photograph, whatever its name
+    for name in names:
+        photo(folder / name)
+    (tmp_path / "a.tif").rename(folder / "a.tif")
+    images = [folder / name for name in ("a.tif", *names)]
+    predict_files(predictor(), folder, folder / "labels", wanted=Wanted(overlay=True, probabilities=True))
+    assert len([file for file in (folder / "labels").iterdir() if file.suffix != ".xml"]) == 6
+    assert images_below(folder) == images == [folder / name for name in Images(folder).ids]
+    assert len(predict_files(predictor(), folder, tmp_path / "again")) == 3
+    with pytest.raises(UserError, match="labels holds label maps of segdistill alone; expected files ending in"):
+        images_below(folder / "labels")

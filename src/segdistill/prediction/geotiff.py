@@ -21,6 +21,7 @@ from torch import Tensor
 from segdistill.colors import Color
 from segdistill.data.tiling import Grid, Span
 from segdistill.datasets.base import IGNORE_INDEX, Window
+from segdistill.datasets.reading.image_folders import LABEL_MAP_KEY
 from segdistill.datasets.reading.images import ImageFile, open_image
 from segdistill.datasets.reading.rasters import BLOCK, RasterFile, opened, require_rasterio
 from segdistill.errors import UserError
@@ -29,7 +30,7 @@ from segdistill.networks.description import Description
 from segdistill.prediction.polygons import write_polygons
 from segdistill.progress import counted
 
-KEY_TAG = "SEGDISTILL_KEY"
+KEY_TAG = LABEL_MAP_KEY.upper()
 """The tag in a finished file that says what it was made from."""
 
 COUNTS_TAG = "SEGDISTILL_PIXELS"

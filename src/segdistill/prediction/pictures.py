@@ -16,19 +16,20 @@ from rich.progress import Progress
 
 from segdistill.data.ahead import ahead
 from segdistill.datasets.base import Window
+from segdistill.datasets.reading.image_folders import COMPANIONS, LABEL_MAP_KEY
 from segdistill.errors import UserError
 from segdistill.files import write_atomically
 from segdistill.prediction.images_in import Item, Picture, read_picture
 from segdistill.prediction.job import Job, LabelMap, Wanted
 from segdistill.reporting.picture import overlaid
 
-KEY_TEXT = "segdistill_key"
+KEY_TEXT = LABEL_MAP_KEY
 """The text in a finished PNG that says what it was made from."""
 
 COUNTS_TEXT = "segdistill_pixels"
 """The text in a PNG that holds the counts of its labels, see `Labels`."""
 
-OVERLAY = "-overlay.png"
+OVERLAY = COMPANIONS[0]
 
 _DECODERS = 2
 """Threads that decode pictures ahead of the network."""

@@ -13,9 +13,18 @@ from segdistill.files import files_below
 IN_FOLDERS = (*PICTURES, *(suffix for suffix in RASTERS if suffix != ".vrt"), *VIDEOS)
 """What is taken of a folder: all but files that are made of others there."""
 
+LABEL_MAP_KEY = "segdistill_key"
+"""Name of the text, in small or capital letters, that says what a label map of segdistill was made from."""
+
+COMPANIONS = ("-overlay.png", "-probabilities.tif")
+"""How the names of the pictures and rasters end that go with a label map."""
+
+_BEGINNING = 2**14
+"""Bytes of a PNG or GeoTIFF that hold its texts; pixels follow."""
+
 
 def images_below(folder: Path, without: Path | None = None) -> list[Path]:
-    """Every picture, raster and video in and below ``folder``, sorted.
+    """Every picture, raster and video in and below ``folder``, sorted; no label map that segdistill wrote there.
 
     Args:
         folder: linked folders in it are followed.
@@ -33,6 +42,23 @@ def images_below(folder: Path, without: Path | None = None) -> list[Path]:
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
         and (left_out is None or left_out not in file.resolve().parents)
     ]
-    if not found:
-        raise UserError(f"{folder} holds no image; expected files ending in {' '.join(IN_FOLDERS)}")
-    return found
+    images = _without_label_maps(found)
+    if not images:
+        told = "label maps of segdistill alone" if found else "no image"
+        raise UserError(f"{folder} holds {told}; expected files ending in {' '.join(IN_FOLDERS)}")
+    return images
+
+
+def _without_label_maps(files: list[Path]) -> list[Path]:
+    """The files that are no label map of segdistill, and no picture that goes with one."""
+    maps = {file for file in files if file.suffix.lower() in (".png", ".tif", ".tiff") and _is_label_map(file)}
+    made = {map_.with_name(f"{map_.stem}{ending}") for map_ in maps for ending in COMPANIONS}
+    return [file for file in files if file not in maps and file not in made]
+
+
+def _is_label_map(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return LABEL_MAP_KEY.encode() in stream.read(_BEGINNING).lower()
+    except OSError:  # told where the image is read
+        return False
