@@ -147,6 +147,10 @@ def test_a_number_of_the_share_itself_keeps_its_position() -> None:
 
 
 def test_cirkd_relates_pixels_to_what_it_remembers(whole: Case) -> None:
+    """Valid pixels alone, and nothing to a class that was never seen."""
+    whole["valid"][0, :24] = False
+    whole["labels"].masked_fill_(whole["labels"] == 4, 3)
+    inside = whole["valid"][:, ::8, ::8].flatten()
     method = built(CIRKD(preset="paper", minibatch=0, kd=0, pixel=2.0, region=3.0, temperature=0.5))
     method.train()(**whole)
     terms = method.eval()(**whole)
@@ -158,8 +162,9 @@ def test_cirkd_relates_pixels_to_what_it_remembers(whole: Case) -> None:
     ):
         vectors, remembered = memory.recall(count, method.draws, stream)
         assert len(vectors) == 5 * -(-count // 5)
+        assert remembered.view(5, -1).any(1).tolist() == [True, True, True, True, False]
         keys = vectors[remembered].double()
-        log_x, log_t = ((rows(maps) @ keys.T / 0.5).log_softmax(1) for maps in (x, t))
+        log_x, log_t = ((rows(maps)[inside] @ keys.T / 0.5).log_softmax(1) for maps in (x, t))
         expected = weight * 0.25 * (log_t.exp() * (log_t - log_x)).sum(1).mean()
         assert terms[name].item() == pytest.approx(expected.item(), rel=1e-5)
 
