@@ -120,12 +120,14 @@ def test_auto_is_kd_and_feature_at_every_stage(case: dict[str, object]) -> None:
     assert terms["features"].item() == pytest.approx(3 * feature(**case)["features"].item(), rel=1e-6)
 
 
-def test_cwd(case: dict[str, object]) -> None:
-    term = built(CWD(weight=3.0, temperature=4.0))(**case)["logits"]
+@pytest.mark.parametrize("temperature", [4.0, 2.0])
+def test_cwd(case: dict[str, object], temperature: float) -> None:
+    term = built(CWD(weight=3.0, temperature=temperature))(**case)["logits"]
     per_image = []
     for image in range(2):
         x, t = (positions(case[role].logits, image).T for role in ("student", "teacher"))
-        per_image.append(16 / 5 * kl((t / 4).softmax(1), (x / 4).softmax(1)).sum())
+        divergence = kl((t / temperature).softmax(1), (x / temperature).softmax(1)).sum()
+        per_image.append(temperature**2 / 5 * divergence)
     assert term.item() == pytest.approx(3 * torch.stack(per_image).mean().item(), rel=1e-6)
 
 

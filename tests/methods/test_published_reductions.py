@@ -134,8 +134,8 @@ def test_ifvds_authors_count_unlabelled_pixels_and_divide_by_classes(whole: Case
     assert IFVD(preset="authors").kd == 10 / 19
 
 
-@pytest.mark.parametrize("stride", [8, 4])
-def test_dsds_port_has_the_mean_over_positions(whole: Case, stride: int) -> None:
+@pytest.mark.parametrize(("stride", "temperature"), [(8, 4.0), (4, 3.0)])
+def test_dsds_port_has_the_mean_over_positions(whole: Case, stride: int, temperature: float) -> None:
     """An embedding of stride 4 is compared at stride 8; class scores are of stride 8 anyway."""
     infos = []
     for role, info in zip(("student", "teacher"), networks(), strict=True):
@@ -148,7 +148,7 @@ def test_dsds_port_has_the_mean_over_positions(whole: Case, stride: int) -> None
         maps = [F.normalize(F.adaptive_avg_pool2d(energy, 9).flatten(1)) for energy in energies]
         residuals.append([F.normalize(maps[m] - maps[n]) for n, m in combinations(range(3), 2)])
     published = 1000 * torch.stack([(s - t).pow(2).mean() for s, t in zip(*residuals, strict=True)]).mean()
-    method = DSD(pixel=1000 / 81)
+    method = DSD(pixel=1000 / 81, temperature=temperature)
     method.build(*infos)
     terms = method.double().eval()(**whole)
     assert terms["pixel"].item() == pytest.approx(published.item(), rel=1e-5)
@@ -156,7 +156,7 @@ def test_dsds_port_has_the_mean_over_positions(whole: Case, stride: int) -> None
     grams = []
     for role in ("student", "teacher"):
         pooled = F.avg_pool2d(whole[role].logits, 2, ceil_mode=True, count_include_pad=False).flatten(2)
-        distribution = F.normalize((pooled / 4).softmax(2), dim=2)
+        distribution = F.normalize((pooled / temperature).softmax(2), dim=2)
         grams.append(distribution @ distribution.mT)
     assert terms["category"].item() == pytest.approx(10 * (grams[0] - grams[1]).square().mean().item(), rel=1e-5)
 

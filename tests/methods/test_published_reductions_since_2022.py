@@ -64,15 +64,16 @@ def test_the_two_parts_of_dkd_make_kd(whole: Case) -> None:
     assert total.item() == pytest.approx(pixel_kl(**both).item(), rel=1e-9)
 
 
-def test_lskd_is_a_mean_over_samples(whole: Case) -> None:
+@pytest.mark.parametrize("temperature", [2.0, 3.0])
+def test_lskd_is_a_mean_over_samples(whole: Case, temperature: float) -> None:
     standard = [
         (rows(whole[role].logits) - rows(whole[role].logits).mean(1, keepdim=True))
         / rows(whole[role].logits).std(1, correction=0, keepdim=True)
         for role in ("student", "teacher")
     ]
-    log_x, log_t = ((scores / 2).log_softmax(1) for scores in standard)
-    published = 9 * 4 * (log_t.exp() * (log_t - log_x)).sum(1).mean()
-    assert built(LSKD())(**whole)["logits"].item() == pytest.approx(published.item(), rel=1e-6)
+    log_x, log_t = ((scores / temperature).log_softmax(1) for scores in standard)
+    published = 9 * temperature**2 * (log_t.exp() * (log_t - log_x)).sum(1).mean()
+    assert built(LSKD(temperature=temperature))(**whole)["logits"].item() == pytest.approx(published.item(), rel=1e-6)
 
 
 def pearson(a: Tensor, b: Tensor) -> Tensor:
