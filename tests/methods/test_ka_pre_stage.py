@@ -112,4 +112,6 @@ def test_the_code_is_half_as_wide_as_the_teachers_embedding(width: int, latent: 
     assert method.encoder(torch.rand(2, 2 * width, 8, 8)).shape[1] == latent
     narrow = KA(latent_channels=3)
     narrow.build(tiny_network(4).info, tiny_network(width).info)
-    assert narrow.encoder(torch.rand(2, 2 * width, 8, 8)).shape[1] == 3
+    code = narrow.encoder(torch.rand(2, 2 * width, 8, 8))
+    assert code.shape[1] == 3
+    assert narrow.decoder(code).shape == (2, 2 * width, 8, 8)

@@ -116,6 +116,9 @@ def test_the_position_head_is_a_least_squares_fit_with_a_little_weight_decay() -
     padded = torch.cat([features, decay.sqrt() * torch.eye(17, dtype=torch.float64)])
     expected = torch.linalg.lstsq(padded, F.pad(where, (0, 0, 0, 17))).solution.T
     torch.testing.assert_close(method.reading, expected, rtol=1e-6, atol=1e-9)
+    resumed = built(IDD(distance=0.0, kd=0.0))
+    resumed.load_state_dict(method.state_dict())
+    assert torch.equal(resumed.reading, method.reading)
 
 
 @pytest.mark.parametrize("kind", [KA, IDD, MasKD])

@@ -81,6 +81,23 @@ def test_skd_pairs_every_two_regions(whole: Case, preset: str, window: int) -> N
     assert value == pytest.approx(weight * published.item(), rel=1e-5)
 
 
+def test_skd_leaves_out_regions_without_a_valid_position(case: Case) -> None:
+    """Of the first image's 9 rows three are ignored: one region of two rows wholly, the next one in half."""
+    differences = []
+    for image, first in ((0, 3), (1, 0)):
+        grams = []
+        for role in ("student", "teacher"):
+            maps = case[role].embedding[image].clone()
+            maps[:, :first] = -torch.inf
+            regions = F.max_pool2d(maps[None], 2, ceil_mode=True)[0].flatten(1)
+            regions = F.normalize(regions[:, regions[0] > -torch.inf], dim=0)
+            grams.append(regions.T @ regions)
+        differences.append((grams[0] - grams[1]).square().flatten())
+    assert [len(one) for one in differences] == [20**2, 25**2]
+    value = built(SKD(kd=0.0))(**case)["pairwise"].item()
+    assert value == pytest.approx(10 * torch.cat(differences).mean().item(), rel=1e-5)
+
+
 def test_skds_window_is_as_high_and_as_wide_as_a_part_of_the_map(whole: Case) -> None:
     """9 x 5 positions; half of the sides is 4 and 2."""
     cut = {role: crop(whole[role], slice(9), slice(5)) for role in ("student", "teacher")}
