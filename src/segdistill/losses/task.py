@@ -175,7 +175,7 @@ class BalancedCrossEntropy:
         UserError: ``power`` or ``adjust`` is out of its range.
     """
 
-    def __init__(self, pixels_per_class: Tensor, power: float = 1.0, adjust: float = 0.25) -> None:
+    def __init__(self, pixels_per_class: Tensor, power: float = 1.0, adjust: float = 0.5) -> None:
         for name, value in (("power", power), ("adjust", adjust)):
             if not 0 <= value <= 1:
                 raise UserError(f"balanced: {name} is {value}, expected 0 to 1")
