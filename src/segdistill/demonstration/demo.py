@@ -105,7 +105,7 @@ def _in_words(rows: Sequence[Mapping[str, Any]], scenes: int, folder: Path) -> l
 
 def _compared(options: DemoOptions, folder: Path, console: Console) -> Comparison:
     """A teacher, and the students that are alike but for the method."""
-    # In fp32 the figures are alike on all processors, and a small student is faster (docs/benchmarks/training.md).
+    # Not bf16 where a processor has it: a small student is faster in fp32 (docs/benchmarks/training.md).
     recipe = TrainConfig(epochs=options.epochs, batch_size=8, lr=3e-3, warmup=0.1, loss="balanced", precision="fp32")
     scenes = [build_split(DATA, split) for split in ("train", "val")]  # while they are held, no run draws them again
     common: dict[str, Any] = {"data": DATA, "seed": options.seed, "device": options.device, "quiet": options.quiet}
