@@ -16,7 +16,8 @@ def test_every_public_function_is_exported() -> None:
         for file in pkgutil.iter_modules(losses.__path__)
         if not file.name.startswith("_")
         for name, function in inspect.getmembers(
-            importlib.import_module(f"segdistill.losses.{file.name}"), inspect.isfunction
+            importlib.import_module(f"segdistill.losses.{file.name}"),
+            lambda one: inspect.isfunction(one) or inspect.isclass(one),
         )
         if not name.startswith("_") and function.__module__ == f"segdistill.losses.{file.name}"
     }

@@ -90,7 +90,7 @@ def test_the_loss_is_that_on_held_out_images_and_falls(stages: RunFolder) -> Non
     assert (stages.path / "best" / PRETRAINED_FILE).exists()
     page = stages.report_file.read_text()
     assert "held-out loss" in page
-    assert "no accuracy" in page
+    assert "it is not an accuracy" in page
 
 
 def test_labels_change_nothing(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
