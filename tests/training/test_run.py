@@ -19,6 +19,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 import yaml
+from PIL import Image
 
 import segdistill
 from segdistill import UserError
@@ -188,6 +189,24 @@ def test_ignored_pixels_can_be_distilled(tmp_path: Path, teacher: Path) -> None:
         assert yaml.safe_load(run.config_file.read_text())["ignored"] == ignored
         prints.add(fingerprint(run))
     assert len(prints) == 2
+
+
+def test_masks_without_a_label_leave_all_to_the_teacher(tmp_path: Path, teacher: Path) -> None:
+    """The balanced loss, the default, has no pixels to count there."""
+    for split in ("train", "val"):
+        scenes = SyntheticAerial(split, count=4, size=(32, 32))
+        for kind in ("images", "masks"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for index in range(len(scenes)):
+            image, labels = scenes[index]
+            mask = labels if split == "val" else torch.full_like(labels, 255)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "images" / split / f"{index}.png")
+            Image.fromarray(mask.numpy().astype(np.uint8)).save(tmp_path / "masks" / split / f"{index}.png")
+    data = {"dataset": "folder", "root": str(tmp_path), "classes": list(SyntheticAerial.CLASSES), "crop": [32, 32]}
+    run = distill_tiny(tmp_path / "run", teacher, data=data, method="kd", ignored="distil", batch_size=2)
+    rows = run.read_history()
+    assert {float(row["loss/task"]) for row in rows} == {0.0}
+    assert all(float(row["loss/kd"]) > 0 for row in rows)
 
 
 def test_teacher_from_a_weights_file(tmp_path: Path, teacher: Path) -> None:
