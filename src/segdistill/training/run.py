@@ -62,6 +62,7 @@ from segdistill.training.preparation import (
     parts_of_batch,
     run_pre_stage,
     synchronise_batch_norm,
+    tell_precision,
     warn_of_small_data,
 )
 from segdistill.training.report import image_counts, last_line, run_report
@@ -166,9 +167,6 @@ class Run:
         )
         if not self.fabric.is_global_zero:
             self.console = Console(quiet=True)
-        if train.precision not in ("auto", self.precision):
-            line = f"this machine has no fast {train.precision}; training in {self.precision}"
-            self.console.out(line, highlight=False)
         return True
 
     def build(self) -> None:
@@ -180,6 +178,7 @@ class Run:
         folder = None if cache is None or self.options.dry_run else Path(cache)
         self.source = None if job.load_teacher is None else TeacherSource(job.load_teacher, folder)
         self.learner = job.make_learner(self.source)
+        tell_precision(self.train_config.precision, self.precision, self.learner.student, self.device, self.console)
         networks = {"network" if self.source is None else "student": self.learner.student}
         if self.source is not None and self.source.network is not None:
             networks["teacher"] = self.source.network
