@@ -207,6 +207,19 @@ def test_how_many_steps(method: Method | list[Method], steps: int, batches: int,
     assert steps_of_features_alone(learner, FAST, steps, batches, Console(quiet=True)) == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 500), ({"unlabelled_index": 254}, 0), ({"ignored": "distil"}, 0)],
+)
+def test_more_steps_where_the_teacher_teaches_pixels_without_labels(options: dict[str, Any], expected: int) -> None:
+    teacher, student = pair(classes=5)
+    student.start = "random"
+    learner, quiet = Distiller(teacher, student, method=Auto(), **options), Console(quiet=True)
+    assert steps_of_features_alone(learner, FAST, 1000, 10, quiet) == expected
+    assert steps_of_features_alone(learner, FAST, 1990, 10, quiet) == (990 if expected else 0)
+    assert steps_of_features_alone(learner, FAST, 2000, 10, quiet) == 1000
+
+
 def test_a_frozen_backbone_a_pre_training_and_labels_alone_have_no_first_part() -> None:
     teacher, student = pair(classes=5)
     student.start = "random"

@@ -31,7 +31,7 @@ class Auto(Method):
         balance: of `KD`: ``"teacher"``: rare classes count more, as with the class-balanced task loss, also on images
             without labels; mIoU counts them alike. ``None``: all pixels count alike. See `PixelWeights`.
         features_first: the first part's share of a run's epochs; 0 for one part. The first part of a run has at least
-            500 steps, or there is none.
+            500 steps, or 1000 where there are pixels without labels to learn from, or there is none.
     """
 
     family = "feature"
