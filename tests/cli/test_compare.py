@@ -30,7 +30,7 @@ def test_from_a_recipe(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     arguments += ["--output", str(tmp_path / "out")]
     assert main([*arguments, "--dry-run"]) == 0
     assert not (tmp_path / "out").exists()
-    assert "cells to train" in capsys.readouterr().out
+    assert "runs to train" in capsys.readouterr().out
     assert main(arguments) == 0
     printed = capsys.readouterr()
     assert printed.err == ""

@@ -89,7 +89,11 @@ def test_dry_run_writes_nothing(tmp_path: Path, teacher: Path, capsys: pytest.Ca
     assert advise(**options, methods=methods, output=tmp_path / "out", dry_run=True) is None
     assert list(tmp_path.iterdir()) == []
     printed = capsys.readouterr().out
-    for text in ("none; kd, ka, brd, drd, cwd", "none; the best 2 of 5", "none; the best 1 of 5"):
+    for text in (
+        "student alone; kd, ka, brd, drd, cwd",
+        "student alone; the best 2 of 5",
+        "student alone; the best 1 of 5",
+    ):
         assert text in printed
 
 

@@ -96,10 +96,10 @@ def test_no_gain_is_recommended_where_none_was_planted(
     assert best.low < 0 < best.high
     assert found.recommended == "none"
     assert found.text.startswith("Train the student alone: no difference to ")
-    assert "plain training does as well" in found.text
+    assert "the labels alone do as well" in found.text
     assert "With one seed the intervals say nothing about other seeds" in found.text
     # The one that was left out might as well have gone on, and that is told.
-    assert any("was left out, though its difference to" in note for note in found.notes)
+    assert any("was left out, though its difference from" in note for note in found.notes)
 
 
 def test_a_loss_is_not_recommended(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_equal_time_has_the_last_word(tmp_path: Path, teacher: Path, monkeypatch
     assert "Train the student alone, for longer: kd is better at equal epochs, +" in found.text
     found, _ = planted(monkeypatch, tmp_path / "other", teacher, rights | {"none@time": 0.71})
     assert found.recommended == "kd"
-    assert "Against the student alone trained for as long in seconds, kd is better too: +" in found.text
+    assert "Against the student alone trained for as many seconds, kd is better too: +" in found.text
 
 
 def test_steps_that_are_no_whole_epochs_are_kept(

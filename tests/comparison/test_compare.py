@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,10 @@ def seconds(run: Path) -> float:
 def test_table(finished: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = compare_tiny(finished, teacher, seeds=2, quiet=False)
     printed = capsys.readouterr().out
-    for heading in ("mIoU", "minus none", "gap closed", "BIoU", "connect.", "train s", "verdict"):
+    for heading in ("mIoU", "gain over", "gap closed", "boundary IoU", "connect. error", "training s", "verdict"):
         assert heading in printed
+    assert "in commands: none = student alone" in printed
+    assert re.search(r"^ student alone +\d", printed, re.MULTILINE)
     assert "no difference seen" in printed
     assert " ".join(found.verdict.split()) in " ".join(printed.split())
     for warning in found.warnings:
@@ -171,7 +174,7 @@ def test_dry_run_of_what_is_half_done(finished: Path, teacher: Path, capsys: pyt
     options: dict[str, Any] = {"data": SCENES, "teacher": teacher, "student": STUDENT, "train": FAST, "device": "cpu"}
     compare(**options, output=finished, methods="none,kd,cwd", seeds=3, dry_run=True)
     printed = capsys.readouterr().out
-    assert printed.count("finished cells") == 2
+    assert printed.count("finished runs") == 2
     assert printed.count("a few steps") == 1
     assert contents(finished) == before
 

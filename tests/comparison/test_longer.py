@@ -56,7 +56,7 @@ def test_epochs_are_doubled_until_that_helps_no_more(tmp_path: Path) -> None:
     kd = next(row for row in comparison.rows if row.method == "kd")
     assert set(kd.against) == {"none@plateau"}
     assert kd.against["none@plateau"].verdict == "worse"
-    assert "trained for as many epochs as make it better, kd is worse" in comparison.verdict
+    assert "trained until more epochs no longer helped, kd is worse" in comparison.verdict
 
 
 def test_a_longer_training_that_is_worse_is_not_taken(tmp_path: Path) -> None:

@@ -56,10 +56,15 @@ def test_pseudo_labels_that_do_as_well_are_recommended() -> None:
     common: dict[str, Any] = {"length": 1, "full": 1, "unit": "epochs", "teacher": None}
     chosen, text = recommendation("kd", better, against={"none@pseudo": same}, **common)
     assert chosen == "none@pseudo"
-    assert text.startswith("Train the student on labels and its teacher's hard labels of the unlabelled images: kd is")
+    assert text.startswith(
+        "Train the student on labels and on its teacher's pseudo-labels of the unlabelled images: kd is"
+    )
     chosen, text = recommendation("kd", better, against={"none@pseudo": better}, **common)
     assert chosen == "kd"
-    assert "Against the student trained on labels and its teacher's hard labels of the unlabelled images, kd is" in text
+    assert (
+        "Against the student trained on labels and on its teacher's pseudo-labels of the unlabelled images, kd is"
+        in text
+    )
 
 
 def test_a_comparison_with_unlabelled_images_and_their_pseudo_labels(
@@ -88,7 +93,7 @@ def test_a_comparison_with_unlabelled_images_and_their_pseudo_labels(
     assert counts == {"none": [5, 0], "none@pseudo": [5, 4], "kd": [5, 4]}
     assert runs["none"].read_config()["train"]["batch_size"] == 2
     assert "loss/pseudolabels" in runs["none@pseudo"].read_numbers()[0]
-    assert "hard labels of the unlabelled images" in (tmp_path / "compare" / "report.html").read_text()
+    assert "pseudo-labels of the unlabelled images" in (tmp_path / "compare" / "report.html").read_text()
     advised: dict[str, Any] = {name: getattr(recipe, name) for name in ("teacher", "student", "train")} | {
         "methods": "none@pseudo,kd", "rungs": 1, "seeds": 1, "output": tmp_path / "advice", "device": "cpu",
     }  # fmt: skip

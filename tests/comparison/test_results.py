@@ -47,7 +47,7 @@ def test_planted_difference_is_found(tmp_path: Path) -> None:
     assert found.baseline.difference is None
     assert found.verdict.startswith("kd is better than the same student trained alone: +")
     assert "over 3 seeds and 60 images" in found.verdict
-    assert "% (" in found.verdict
+    assert " % (" in found.verdict
     assert "ka" not in found.verdict
     assert found.finished
     assert found.teacher.difference is not None
@@ -58,7 +58,7 @@ def test_no_difference_is_claimed_where_none_was_planted(tmp_path: Path) -> None
     found = load_comparison(plant(tmp_path, {"none": (0.70, 0.71), "kd": (0.71, 0.70)}))
     assert row(found, "kd").verdict == "no difference seen"
     assert found.verdict.startswith("No method is seen to be better than the same student trained alone")
-    assert any("two seeds tell little" in text for text in found.warnings)
+    assert any("two seeds say little" in text for text in found.warnings)
 
 
 def test_a_worse_method_is_called_worse(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_equal_time(tmp_path: Path) -> None:
     assert kd.verdict == "better than the student alone"
     assert set(kd.against) == {"none@time"}
     assert kd.against["none@time"].verdict == "no difference seen"
-    assert "Against the student alone trained for as long in seconds, kd is not seen to be better: " in found.verdict
+    assert "Against the student alone trained for as many seconds, kd is not seen to be better: " in found.verdict
     assert longer.verdict == "better than the student alone"
     assert longer.against == {}
     assert found.verdict.startswith("kd is better")  # none@time is no method to be praised
@@ -122,8 +122,8 @@ def test_warnings(tmp_path: Path) -> None:
     planted = plant(tmp_path, {"none": ALONE, "kd": GAIN, "ka": GAIN}, seconds={"kd": 25.0}, images=12)
     told = " ".join(load_comparison(planted).warnings)
     assert "12 validation images are few" in told
-    assert "2 methods are held against one baseline" in told
-    assert "2.5 times as long as the student alone; add none@time" in told
+    assert "2 methods are compared with the student alone" in told
+    assert "2.5 times as long as the student alone; add none@time to --methods" in told
 
 
 def test_scores_besides_miou(tmp_path: Path) -> None:

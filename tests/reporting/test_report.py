@@ -351,7 +351,7 @@ def test_one_seed(comparison_folder: Path, tmp_path: Path) -> None:
     assert page.row("kd")[1] == "1 of 1"
     assert re.fullmatch(r"\d+\.\d\d", page.row("kd")[2])
     assert "1 seed," in page.text
-    assert "95% intervals over images, not over seeds" in page.text
+    assert "95 % intervals over images, not over seeds" in page.text
     assert "another seed may say otherwise" in page.text
     wanted = f"--methods none,kd,cwd{{}} --seeds 3 --output {comparison_folder}"
     best = advised(load_comparison(tmp_path / "x")).row

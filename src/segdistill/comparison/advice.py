@@ -40,19 +40,19 @@ class Standing:
 
     @property
     def close(self) -> bool:
-        """Whether it was left out although it was not told apart from the best."""
+        """Whether it was left out although it was not seen to be worse than the best."""
         return not self.kept and self.to_best is not None and self.to_best.verdict != "worse"
 
     @property
     def said(self) -> str:
         """What became of it, in words."""
         if is_alone(self.method):
-            return "the reference"
+            return "the baseline"
         if self.failed is not None:
             return f"failed: {self.failed}"
         if self.kept:
             return "kept"
-        return "left out, not told apart from the best" if self.close else "left out"
+        return "left out; perhaps as good as the best" if self.close else "left out"
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,7 +228,7 @@ def advice(folder: Path, rungs: Sequence[Rung], *, full: int, ended: str | None,
                 notes.append(f"{one.method} failed in the runs of {rung.told} and was left out: {one.failed}")
             elif one.close and one.to_best is not None:
                 notes.append(
-                    f"after {rung.told} {one.method} was left out, though its difference to "
+                    f"after {rung.told} {one.method} was left out, though its difference from "
                     f"{rung.best.method} may be chance: {verdict.points(one.to_best)}"
                 )
     if sum(not is_alone(one.method) for one in rungs[0].standings) > 1:

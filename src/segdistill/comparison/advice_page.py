@@ -82,17 +82,17 @@ def _rung(rung: Rung) -> list[Block]:
     chart = charts.intervals(title, points, looks, f"mIoU gained over the {CALLED[BASELINE]}, in points")
     return [
         Table(
-            "mIoU in percent; gains in points, with 95% intervals below",
+            "mIoU in percent; gains in points, with 95 % intervals below",
             [
                 "method",
                 "mIoU",
                 f"gain over {called(BASELINE)}",
                 f"gain over {called(rung.best.method)}, the best",
                 "training s",
-                "then",
+                "decision",
             ],
             rows,
-            words=["then"],
+            words=["decision"],
         ),
         Figures([Figure(chart, "A line right of 0 is a gain; a line that crosses 0 shows no difference.")]),
         Paragraph(f"The whole comparison is in {rung.comparison.folder / 'report.html'}.", "note"),

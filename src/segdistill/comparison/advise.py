@@ -17,10 +17,20 @@ from segdistill.comparison.compare import WIDTH, check_executor, compare
 from segdistill.comparison.cost import CellCost, cell_cost
 from segdistill.comparison.longer import estimated_seconds
 from segdistill.comparison.methods import Specs, cell_recipe, is_alone, parse_methods, shared_recipe
-from segdistill.comparison.options import BASELINE, LONGER, PSEUDO, AdviseOptions, CellOptions, CompareOptions
+from segdistill.comparison.options import (
+    BASELINE,
+    LONGER,
+    PSEUDO,
+    AdviseOptions,
+    CellOptions,
+    CompareOptions,
+    called,
+    in_commands,
+)
 from segdistill.comparison.plan import checked_plan, choose_seeds, misfits
 from segdistill.comparison.reading import load_comparison, read_cell, read_plan
 from segdistill.comparison.statistics import Difference
+from segdistill.comparison.table import narrow_table
 from segdistill.comparison.verdict import length_told
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
@@ -268,7 +278,7 @@ class _Ladder:
 def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
     """Rungs and about how long they will take, without validations."""
     names, options = ladder.candidates, ladder.options
-    table = Table(title="rungs", title_justify="left")
+    table = Table(title="rungs: rounds of training runs, each longer than the one before", title_justify="left")
     for heading in ("rung", ladder.unit, "methods", "runs", "time left"):
         table.add_column(heading, justify="left" if heading == "methods" else "right")
     total, known = 0.0, True
@@ -292,7 +302,9 @@ def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
         if not known and count > places:
             which += f", and up to {count - places} of the best one's family"
         runs = len(ladder.seeds) * (count + len(alone))
-        table.add_row(str(number), str(length), f"{', '.join(alone)}; {which}", str(runs), duration(cost.left))
+        table.add_row(
+            str(number), str(length), f"{', '.join(map(called, alone))}; {which}", str(runs), duration(cost.left)
+        )
         places = 1 if last else survivors(places, options.eta)
         known = known and not cost.left
         if known:
@@ -304,7 +316,8 @@ def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
     table.add_section()
     table.add_row("all", "", "", "", duration(total))
     table.caption = (
-        "training alone, without validations and the teacher cache; later rungs as if the slowest methods were kept"
+        "training only, without validations and the teacher cache; later rungs as if the slowest methods were kept; "
+        + in_commands((BASELINE, *ladder.longer))
     )
     table.caption_justify = "left"
     return table
@@ -312,17 +325,19 @@ def _cost_table(ladder: _Ladder, data: Data, lengths: Sequence[int]) -> Table:
 
 def advice_table(found: Advice) -> Table:
     """All rungs as a table for the terminal."""
-    table = Table(title="rungs, the longest runs last", title_justify="left")
+    names = in_commands(one.method for one in found.rungs[-1].standings)
+    caption = f"mIoU in %; gains in points, with 95 % intervals in brackets; {names}"
+    table = narrow_table("rungs, the longest runs last", caption)
     table.add_column(found.rungs[0].unit, justify="right")
-    table.add_column("method", no_wrap=True)
-    for heading in ("mIoU", "minus none", "minus the best", "train s"):
+    table.add_column("method", overflow="fold")
+    for heading in ("mIoU", "gain over student alone", "gain over the best", "training s"):
         table.add_column(heading, justify="right")
-    table.add_column("then")
+    table.add_column("decision")
     for rung in found.rungs:
         for index, one in enumerate(rung.standings):
             table.add_row(
                 str(rung.length) if index == 0 else "",
-                one.method,
+                called(one.method),
                 "" if one.miou is None else f"{one.miou:.2f}",
                 _interval(one.difference),
                 _interval(one.to_best),
@@ -330,12 +345,10 @@ def advice_table(found: Advice) -> Table:
                 one.said,
             )
         table.add_section()
-    table.caption = "mIoU in %; in brackets 95% intervals"
-    table.caption_justify = "left"
     return table
 
 
 def _interval(difference: Difference | None) -> str:
     if difference is None:
         return ""
-    return f"{difference.difference:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})"
+    return f"{difference.difference:+.2f}\n({difference.low:+.2f} to {difference.high:+.2f})"

@@ -16,7 +16,16 @@ from segdistill.comparison.cost import cell_cost
 from segdistill.comparison.longer import estimated_seconds, finished_cells, finished_seconds, run_longer
 from segdistill.comparison.methods import parse_methods, shared_recipe
 from segdistill.comparison.on_ray import run_on_ray
-from segdistill.comparison.options import BASELINE, EQUAL_TIME, LONGER, PLATEAU, CellOptions, CompareOptions
+from segdistill.comparison.options import (
+    BASELINE,
+    EQUAL_TIME,
+    LONGER,
+    PLATEAU,
+    CellOptions,
+    CompareOptions,
+    called,
+    in_commands,
+)
 from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_teacher
 from segdistill.comparison.reading import load_comparison, read_cell
 from segdistill.comparison.results import Comparison
@@ -71,7 +80,7 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
     comparison = load_comparison(folder)
     write_json(folder / "comparison.json", comparison.as_dict())
     if not wide.is_jupyter:  # a notebook shows what is returned
-        wide.print(comparison_table(comparison))
+        wide.print(comparison_table(comparison, wide.width))
         for text in (comparison.verdict, *(f"note: {warning}" for warning in comparison.warnings)):
             wide.print(text, highlight=False, markup=False)
     from segdistill.comparison.report import write_report
@@ -90,7 +99,7 @@ def check_executor(recipe: DistillRecipe, options: CellOptions) -> None:
     if options.executor == "ray" and find_spec("ray") is None:
         raise missing_package("executor ray", "ray", "ray")
     if options.executor == "ray" and recipe.teacher_cache is not None:
-        raise UserError("teacher_cache does not go with executor ray: cells of one seed would fill its cache at once")
+        raise UserError("teacher_cache does not go with executor ray: runs of one seed would fill its cache at once")
     given = [*(("teacher", one.source) for one in recipe.teachers()), ("student", recipe.student)]
     for role, source in given:
         if options.executor == "ray" and not isinstance(source, str | Path):
@@ -110,7 +119,7 @@ def _run_all(
         if not read_cell(folder, "teacher", -1, plan).finished:
             measure_teacher(recipe, folder, device=options.device, quiet=options.quiet)
         scores = read_cell(folder, "teacher", -1, plan).evaluation or {}
-        console.out(f"teacher {network_label(recipe.teacher)}  val mIoU {scores['miou']:.2f}", highlight=False)
+        console.out(f"teacher {network_label(recipe.teacher)}  val mIoU {scores['miou']:.2f} %", highlight=False)
     # Seed by seed, so that a comparison that is stopped has all methods with the first seeds.
     cells = [(name, number) for number in seeds for name in names if name not in LONGER]
     _run_cells(recipe, folder, cells, plan, options, console)
@@ -137,9 +146,9 @@ def _run_cells(
     def tell(name: str, seed: int) -> None:
         cell = read_cell(folder, name, seed, plan)
         if cell.error is not None:
-            console.out(f"{name}, seed {seed} failed: {cell.error}", highlight=False)
+            console.out(f"{called(name)}, seed {seed} failed: {cell.error}", highlight=False)
         elif options.executor == "ray" and cell.evaluation is not None:
-            console.out(f"{name}, seed {seed}  val mIoU {cell.evaluation['miou']:.2f}", highlight=False)
+            console.out(f"{called(name)}, seed {seed}  val mIoU {cell.evaluation['miou']:.2f} %", highlight=False)
 
     if options.executor == "ray":
         gpus, cpus = options.gpus_per_cell, options.cpus_per_cell
@@ -147,7 +156,7 @@ def _run_cells(
         run_on_ray(recipe, folder, left, device=options.device, cpus=cpus, gpus=gpus, done=tell)
         return
     for index, (name, seed) in enumerate(left):
-        console.rule(f"{name}, seed {seed} ({index + 1} of {len(left)})")
+        console.rule(f"{called(name)}, seed {seed} ({index + 1} of {len(left)})")
         run_cell(recipe, folder, name, seed, device=options.device, quiet=console.quiet)
         tell(name, seed)
 
@@ -162,19 +171,23 @@ def _cost_table(folder: Path, recipe: DistillRecipe, plan: dict[str, Any], devic
     }
     longer = [name for name in plan["methods"] if name in LONGER]
     cost |= {name: known.get(name, estimated_seconds(name, cost)) for name in longer}
-    table = Table(title="cells to train", title_justify="left")
-    for heading in ("method", "seeds", "finished", "time each", "from", "time left"):
-        table.add_column(heading, justify="left" if heading in ("method", "from") else "right")
+    table = Table(title="runs to train", title_justify="left")
+    for heading in ("method", "seeds", "finished", "time each", "estimated from", "time left"):
+        table.add_column(heading, justify="left" if heading in ("method", "estimated from") else "right")
     left = 0.0
     for name in plan["methods"]:
         finished = len(finished_cells(folder, name, plan))
         rest = cost[name] * (len(plan["seeds"]) - finished)
         left += rest
-        guessed = {EQUAL_TIME: "the slowest method", PLATEAU: f"twice {BASELINE}, at least"}.get(name, "a few steps")
-        source = "finished cells" if name in known else guessed
-        table.add_row(name, str(len(plan["seeds"])), str(finished), duration(cost[name]), source, duration(rest))
+        guessed = {EQUAL_TIME: "the slowest method", PLATEAU: f"at least twice {called(BASELINE)}"}.get(
+            name, "a few steps"
+        )
+        source = "finished runs" if name in known else guessed
+        table.add_row(
+            called(name), str(len(plan["seeds"])), str(finished), duration(cost[name]), source, duration(rest)
+        )
     table.add_section()
     table.add_row("all", "", "", "", "", duration(left))
-    table.caption = "training alone, without validations and the teacher cache"
+    table.caption = f"training only, without validations and the teacher cache; {in_commands(plan['methods'])}"
     table.caption_justify = "left"
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,17 +26,17 @@ BASELINE, EQUAL_TIME, PLATEAU, PSEUDO = "none", "none@time", "none@plateau", "no
 #: All ways of training the student without a distillation method, in words: what methods are held against.
 ALONE = {
     BASELINE: "the student without its teacher",
-    EQUAL_TIME: "the student without its teacher, for as long in seconds",
-    PLATEAU: "the student without its teacher, for as many epochs as make it better",
-    PSEUDO: "the student on labels, and on its teacher's hard labels of the unlabelled images",
+    EQUAL_TIME: "the student without its teacher, for as many seconds",
+    PLATEAU: "the student without its teacher, until more epochs no longer helped",
+    PSEUDO: "the student on labels, and on its teacher's pseudo-labels of the unlabelled images",
 }
 
-#: What charts and tables call them.
+#: What all charts and tables call them; commands have the short names.
 CALLED = {
     BASELINE: "student alone",
     EQUAL_TIME: "student alone, as long",
     PLATEAU: "student alone, to plateau",
-    PSEUDO: "student on hard labels",
+    PSEUDO: "student on pseudo-labels",
 }
 
 #: All longer trainings of the student alone, in the order in which they are made: after all methods.
@@ -48,6 +49,17 @@ REFERENCES = (PSEUDO, *LONGER)
 def called(method: str) -> str:
     """What charts and tables call a way of training."""
     return CALLED.get(method, method)
+
+
+def in_commands(methods: Iterable[str]) -> str:
+    """Return the line under a table that says how a command names the ways of training that are no methods.
+
+    Example:
+        >>> in_commands(["kd", "none", "none@time"])
+        'in commands: none = student alone, none@time = student alone, as long'
+    """
+    present = set(methods)
+    return "in commands: " + ", ".join(f"{name} = {told}" for name, told in CALLED.items() if name in present)
 
 
 def check_comparison(recipe: DistillRecipe, options: CompareOptions | AdviseOptions) -> None:
@@ -112,10 +124,11 @@ class CompareOptions(CellOptions):
 
     Args:
         methods: methods, separated by commas; + joins several into one: none,kd,kd+brd. none is the student trained
-            alone, and must be in the list. none@time is the student alone, trained for as many seconds as the slowest
-            method. none@plateau is the student alone, with its epochs doubled until that no longer helps. none@pseudo
-            is the student trained on labels, and on its teacher's hard labels of data.unlabelled. Hyper-parameters are
-            set under method in the recipe: {brd: {boundary: 2.0}}.
+            alone, without its teacher, and must be in the list. none@time is the student alone, trained for as many
+            seconds as the slowest method. none@plateau is the student alone, with its epochs doubled until that no
+            longer helps. none@pseudo is the student trained on labels, and on pseudo-labels: for the images of
+            data.unlabelled, its teacher's most probable classes. Hyper-parameters are set under method in the recipe:
+            {brd: {boundary: 2.0}}.
         seeds: number of seeds, counted from seed, or a list of them; take three or more to see how much the results
             differ between seeds.
     """
@@ -133,7 +146,7 @@ class AdviseOptions(CellOptions):
             drd, skd, brd and those of the recipe; the second of three or more rungs adds all other methods of the best
             one's family (logit, feature, relation or boundary). With none@time the last rung also trains the student
             alone for as many seconds as the slowest method took; with none@plateau, until more epochs no longer help;
-            with none@pseudo, on its teacher's hard labels of data.unlabelled as well.
+            with none@pseudo, on its teacher's pseudo-labels of data.unlabelled as well.
         seeds: number of seeds, counted from seed, or a list of them; the same in every rung.
         rungs: largest number of rungs: rounds of runs, each longer than the one before. The last has the recipe's full
             length.

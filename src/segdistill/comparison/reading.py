@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segdistill.comparison import verdict
 from segdistill.comparison.methods import is_alone
-from segdistill.comparison.options import BASELINE, EQUAL_TIME, REFERENCES
+from segdistill.comparison.options import BASELINE, EQUAL_TIME, REFERENCES, called
 from segdistill.comparison.results import Cell, Comparison, Row, summary_of
 from segdistill.comparison.statistics import Difference, Overlaps, compare_miou, gap_closure
 from segdistill.errors import UserError
@@ -213,6 +213,8 @@ def _row(method: str, cells: tuple[Cell, ...], all_cells: Mapping[str, tuple[Cel
             gap = gap_closure(*_matched(own, baseline), big)
     if method == BASELINE:
         said = "the baseline"
+    elif method == "teacher" and big is None:
+        said = "not measured"
     else:
         # The teacher is one given network; only its opponent varies with the seed.
         said = verdict.row_verdict(difference, len(baseline) if method == "teacher" else _seeds(difference))
@@ -273,30 +275,32 @@ def _warnings(rows: Sequence[Row], images: int, plan: Mapping[str, Any]) -> tupl
     for row in rows:
         for cell in row.cells:
             if cell.status == "failed":
-                told.append(f"{row.method} failed with seed {cell.seed}: {cell.error}")
+                told.append(f"{called(row.method)} failed with seed {cell.seed}: {cell.error}")
     if any(_seeds(row.difference) == 1 for row in compared):
         told.append("with one seed it is unknown how much results differ between seeds; take three or more")
     elif any(_seeds(row.difference) == 2 for row in compared):
         told.append(
-            "two seeds tell little of how much seeds matter, so that the intervals are wide; take three or more"
+            "two seeds say little about how much results differ between seeds, so that the intervals are wide; take "
+            "three or more"
         )
     if images < FEW_IMAGES:
         few = f"{counted(images, 'validation image')} {'is' if images == 1 else 'are'} few"
-        told.append(f"{few}: a bootstrap interval needs some {FEW_IMAGES} to be right")
+        told.append(f"{few}: a bootstrap interval needs about {FEW_IMAGES} to be right")
     if len(compared) > 1:
         told.append(
-            f"{len(compared)} methods are held against one baseline: the more there are, the likelier it is that one "
-            "of the intervals errs"
+            f"{len(compared)} methods are compared with the student alone: the more there are, the likelier it is that "
+            "one of the intervals is wrong"
         )
     slowest = max((row.seconds for row in compared if row.seconds is not None), default=0.0)
     if equal_time is None and baseline.seconds and slowest > SLOWER * baseline.seconds:
         told.append(
             f"the slowest method trained for {slowest / baseline.seconds:.1f} times as long as the student alone; add "
-            f"{EQUAL_TIME} to train the student alone for as long"
+            f"{EQUAL_TIME} to --methods, to train the student alone for as many seconds"
         )
     if equal_time is not None and equal_time.seconds and slowest > SLOWER * equal_time.seconds:
         told.append(
-            f"the slowest method trained for {slowest:.0f} s and {EQUAL_TIME} for {equal_time.seconds:.0f} s only"
+            f"the slowest method trained for {slowest:.0f} s, but {called(EQUAL_TIME)}, only for "
+            f"{equal_time.seconds:.0f} s"
         )
     if not plan.get("teacher_scored", True):
         told.append(

@@ -140,7 +140,7 @@ def _next_steps(comparison: Comparison, choice: Advised) -> list[Block]:
         told = "To be surer, train everything with three seeds"
         words[words.index("--seeds") + 1] = str(SEEDS)
         if not is_alone(choice.row.method) and all(row.method != EQUAL_TIME for row in comparison.rows):
-            told += ", and the student alone for as long as the slowest method"
+            told += ", and the student alone for as many seconds as the slowest method"
             words[words.index("--methods") + 1] += f",{EQUAL_TIME}"
         surer = [Paragraph(f"{told}; what is finished is kept:"), Listing(shlex.join(words), "command to be surer")]
     commands = [
@@ -319,6 +319,6 @@ def _recipe(comparison: Comparison) -> list[Block]:
 def _intervals(comparison: Comparison) -> str:
     """What intervals there are, in words."""
     found = [row.difference for row in comparison.rows if row.difference is not None]
-    level = f"{100 * found[0].level:g}% " if found else ""
+    level = f"{100 * found[0].level:g} % " if found else ""
     alone = any(min(len(one.candidate.runs), len(one.baseline.runs)) == 1 for one in found)
     return f"{level}intervals over images{', not over seeds' if alone else ' and seeds'}"

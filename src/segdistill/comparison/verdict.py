@@ -15,10 +15,10 @@ _WORDS = {
 }
 
 #: How long each longer training of the student alone is, in words.
-HOW_LONG = {EQUAL_TIME: "for as long in seconds", PLATEAU: "for as many epochs as make it better"}
+HOW_LONG = {EQUAL_TIME: "for as many seconds", PLATEAU: "until more epochs no longer helped"}
 
 #: What a student is trained on with `PSEUDO`, in words.
-ON_PSEUDO_LABELS = "on labels and its teacher's hard labels of the unlabelled images"
+ON_PSEUDO_LABELS = "on labels and on its teacher's pseudo-labels of the unlabelled images"
 
 _ONE_SEED = "With one seed the intervals say nothing about other seeds: another seed may say otherwise."
 
@@ -30,10 +30,10 @@ def points(difference: Difference) -> str:
         >>> from segdistill.comparison.statistics import Spread
         >>> one = Spread((70.0,), 70.0, None)
         >>> points(Difference(1.2, -0.25, 2.5, 0.95, one, one, images=101))
-        '+1.20 (95% interval -0.25 to +2.50)'
+        '+1.20 (95 % interval -0.25 to +2.50)'
     """
     return (
-        f"{difference.difference:+.2f} ({100 * difference.level:g}% interval {difference.low:+.2f} to "
+        f"{difference.difference:+.2f} ({100 * difference.level:g} % interval {difference.low:+.2f} to "
         f"{difference.high:+.2f})"
     )
 
@@ -69,7 +69,7 @@ def closure(gap: GapClosure | None) -> str:
     """
     if gap is None or gap.closed is None:
         return "-"
-    return f"{gap.closed:.0f}% ({gap.low:.0f} to {gap.high:.0f})"
+    return f"{gap.closed:.0f} % ({gap.low:.0f} to {gap.high:.0f})"
 
 
 def row_verdict(difference: Difference | None, seeds: int) -> str:
@@ -175,8 +175,8 @@ def recommendation(
             f"Train the student {ON_PSEUDO_LABELS}: {method} is better than the student alone, {told}, but not seen "
             "to be better than that."
             if chosen == PSEUDO
-            else f"Train the student alone, for longer: {method} is better at equal {unit}, {told}, but "
-            f"{HOW_LONG[chosen]} plain training does as well."
+            else f"Train the student alone, for longer: {method} is better at equal {unit}, {told}, but the student "
+            f"alone, trained {HOW_LONG[chosen]}, does as well."
         )
     elif difference.verdict == "better":
         chosen = method
@@ -186,7 +186,7 @@ def recommendation(
     else:
         sentences.append(
             f"Train the student alone: no difference to {method}, the best of the methods, was seen, {told}; as far as "
-            "this can tell, plain training does as well."
+            "these runs show, the labels alone do as well."
         )
     if difference.verdict == "better":
         sentences += [_held_against(method, name, one) for name, one in against.items()]

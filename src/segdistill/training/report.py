@@ -104,10 +104,10 @@ def image_counts(data: Data, *, agreement: bool) -> dict[str, int | str]:
 def last_line(folder: RunFolder, scores: Scores, *, agreement: bool) -> str:
     """What a run says at its end."""
     if agreement:
-        told = f"val agreement with the teacher (not accuracy): mIoU {scores.miou:.2f}  pixels"
+        told = f"val agreement with the teacher (not accuracy): mIoU {scores.miou:.2f} %  equal pixels"
     else:
-        told = f"val mIoU {scores.miou:.2f}  pixel accuracy"
-    return f"{folder.path}  {told} {scores.pixel_accuracy:.2f}"
+        told = f"val mIoU {scores.miou:.2f} %  pixel accuracy"
+    return f"{folder.path}  {told} {scores.pixel_accuracy:.2f} %"
 
 
 def _training_images(data: Data) -> str:
