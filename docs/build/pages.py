@@ -115,7 +115,7 @@ _WORDS = (
     (r"\bint\b", "whole number"),
     (r"\bfloat\b", "number"),
     (r"\bbool\b", "true or false"),
-    (r"\bNone\b", "none"),
+    (r"\bNone\b", "null"),
 )
 
 
@@ -131,7 +131,7 @@ def _type(annotation: Any) -> str:
 def _plain(value: Any) -> str:
     """Return a default as YAML writes it."""
     if value is None or isinstance(value, bool):
-        return {None: "none", True: "true", False: "false"}[value]
+        return {None: "null", True: "true", False: "false"}[value]
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
@@ -147,15 +147,15 @@ def commands() -> str:
         shown = io.StringIO()
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
             main([*line, "--help"])
-        text += f"\n## segdistill {' '.join(line)}\n\n```text\n{shown.getvalue().rstrip()}\n```\n"
+        text += f"\n## segdistill {' '.join(line)}\n\n``` {{.text .columns}}\n{shown.getvalue().rstrip()}\n```\n"
     return text
 
 
 def methods() -> str:
     """Return the table of the methods, each with a link to its page beside the table's."""
-    lines = ["| method | family | what it transfers | paper | year | needs |", "|---|---|---|---|---|---|"]
+    lines = ["| method | what it transfers | needs | family | paper | year |", "|---|---|---|---|---|---|"]
     for name, kind in METHODS.items():
-        cells = (f"[`{name}`]({name}.md)", kind.family, summary(kind), kind.paper, kind.year, ", ".join(needs(kind())))
+        cells = (f"[`{name}`]({name}.md)", summary(kind), ", ".join(needs(kind())), kind.family, kind.paper, kind.year)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 

@@ -41,6 +41,9 @@ def test_every_method_has_a_page(name: str) -> None:
     assert METHODS[name]().name == name
     page = (ROOT / "docs" / "methods" / f"{name}.md").read_text()
     assert page.startswith(f"# {name}\n")
+    first = " ".join(page.partition("\n## ")[0].split())
+    assert f" It transfers {summary(METHODS[name])}." in first  # what it is for is said before anything else
+    assert "segdistill distill recipe.yaml " in first
     headings = ["Idea", "Formula", "Defaults", "When to use it, and when not", "Decisions where the paper is open"]
     assert [line[3:] for line in page.splitlines() if line[:3] == "## " and line != "## Presets"][:5] == headings
     parameters = inspect.signature(METHODS[name]).parameters

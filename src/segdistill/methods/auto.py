@@ -1,4 +1,4 @@
-"""Auto: features first; then labels, and the teacher where there are none, as far as the two networks allow."""
+"""Auto: the teacher's features first, then its class probabilities and features where there are no labels."""
 
 from __future__ import annotations
 

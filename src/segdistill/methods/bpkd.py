@@ -1,4 +1,4 @@
-"""BPKD: class by class along the borders of things, and by shape inside them."""
+"""BPKD: class probabilities at the borders of objects, and the shapes of classes elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CIRKD: how pixels relate to pixels of other images, and to pixels and regions remembered of many."""
+"""CIRKD: how pixels relate to pixels of other images, and to pixels and regions in a memory of many images."""
 
 from __future__ import annotations
 

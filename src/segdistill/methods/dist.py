@@ -1,4 +1,4 @@
-"""DIST: how the classes of a pixel, and the pixels of a class, go together."""
+"""DIST: how the class probabilities of a pixel, and those of a class over all pixels, correlate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DKD: the probability of the labelled class, and the distribution over the others, apart."""
+"""DKD: the probability of the labelled class and, separately, the distribution over the other classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DSD: how attention changes through the network, and how alike the places of classes are."""
+"""DSD: how the attention map changes from layer to layer, and how similar the positions of every two classes are."""
 
 from __future__ import annotations
 

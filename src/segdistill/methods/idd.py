@@ -1,4 +1,4 @@
-"""IDD: how far apart the classes are in feature space, and where in the image a feature is."""
+"""IDD: how far apart the classes are in feature space, and which position in the image a feature has."""
 
 from __future__ import annotations
 

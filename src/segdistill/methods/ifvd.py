@@ -1,4 +1,4 @@
-"""IFVD: how alike each pixel is to the mean of its class."""
+"""IFVD: how similar each pixel is to the mean of its class."""
 
 from __future__ import annotations
 

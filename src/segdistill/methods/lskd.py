@@ -1,4 +1,4 @@
-"""LSKD: the teacher's class probabilities after both sides' scores were standardised, pixel by pixel."""
+"""LSKD: the teacher's class probabilities, pixel by pixel, after the scores of both networks were standardised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MasKD: the teacher's scores or features inside receptive fields that it was asked for beforehand."""
+"""MasKD: the teacher's scores or features, inside receptive fields that were learned from the teacher beforehand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RDD: pixels weighed by how hard they are, for another method."""
+"""RDD: what another method transfers, with its pixels weighted by their difficulty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SKD: how alike every two regions are, beside the class probabilities."""
+"""SKD: how similar every two regions are, and the class probabilities."""
 
 from __future__ import annotations
 
