@@ -31,6 +31,12 @@ SECTIONS = (
 #: Where a page wants the table of methods, which is made from their classes.
 TABLE_OF_METHODS = "<!-- table of methods -->"
 
+#: What a how-to page says of the file that its commands begin with.
+RECIPE = """
+`recipe.yaml` is a file with the data, the networks and the settings of a run: [Recipes](../reference/recipes.md).
+Every run writes its own, such as `runs/student/config.yaml`.
+"""
+
 
 def on_files(files: Files, config: Any) -> Files:
     """Add generated pages, notebooks, and an index page to each section that has none, and set the navigation."""
@@ -81,7 +87,22 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         page.meta["hide"] = ["navigation"]  # beside the tabs it would hold this page alone
     if TABLE_OF_METHODS in markdown:
         markdown = markdown.replace(TABLE_OF_METHODS, methods())
+    if page.file.src_uri.startswith("how-to/"):
+        markdown = explained(markdown)
     return re.sub(r"(\]\([^)\s]+)\.ipynb\)", r"\1.md)", markdown)
+
+
+def explained(markdown: str) -> str:
+    """Return a page with what recipe.yaml is below the first command that has it, unless the page says so itself."""
+    if "reference/recipes.md" in markdown:
+        return markdown
+    return re.sub(
+        r"^```\w+\n(?:(?!```).*\n)*?.*(?<!/)\brecipe\.yaml\b.*\n(?:(?!```).*\n)*```\n",
+        rf"\g<0>{RECIPE}",
+        markdown,
+        count=1,
+        flags=re.M,
+    )
 
 
 def title(page: File) -> str:

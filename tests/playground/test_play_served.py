@@ -195,7 +195,7 @@ def test_an_image_is_dropped_and_its_labels_appear(browser: Browser, page: Serve
 
     for label, (name, *shares) in enumerate(rows(browser, "classes")):
         assert name == teacher.predictor.classes[label]
-        assert shares == [f"{one.shares[label]:.1%}" for one in found.values()]
+        assert shares == [f"{100 * one.shares[label]:.1f} %" for one in found.values()]
     colours = browser.run(
         "return [...document.querySelectorAll('#classes .swatch')].map((it) => getComputedStyle(it).backgroundColor)"
     )
@@ -260,6 +260,12 @@ def test_it_fits_a_phone_and_is_dark_where_wanted(page: Served, browser: Browser
         phone.run("document.querySelector('#examples button').click()")
         until(phone, f"{SHOWN}.length === 2")
         assert phone.run("return document.documentElement.scrollWidth") == 390
+        # No word in the head of the table of networks is broken: each lies in one line.
+        assert phone.run(
+            "return [...document.querySelectorAll('#networks th')].filter(one => !one.innerText.includes(' ')).map("
+            "one => { const text = document.createRange(); text.selectNodeContents(one); "
+            "return text.getClientRects().length; })"
+        ) == [1, 1, 1]
         paper = "return getComputedStyle(document.body).backgroundColor"
         assert browser.run(paper) == "rgb(255, 255, 255)"
         assert phone.run(paper) != "rgb(255, 255, 255)"

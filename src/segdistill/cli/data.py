@@ -22,7 +22,7 @@ CHECK_EXAMPLES = """\
   segdistill data check --dataset folder --root my/data --classes '[road, roof, tree]'
   segdistill data check recipes/idd-lite/teacher.yaml --data.root data/idd_lite -o report.json
 
-The data set's own keywords are options, too. The exit code is 1 if something would spoil a run."""
+The data set's own keywords, such as --root, are options too. The exit code is 1 if something would spoil a run."""
 
 PREVIEW_EXAMPLES = """\
   segdistill data preview --dataset folder --root my/data --classes '[road, roof, tree]' --count 24
@@ -35,7 +35,7 @@ STATS_EXAMPLES = """\
   segdistill data stats --dataset folder --root my/data --classes '[road, roof, tree]' --bands '[1, 2, 3, 4]'
   segdistill data stats recipes/drd/potsdam/teacher.yaml --bands RGBIR --output potsdam-bands.json
 
-The data set's own keywords are options, too. A recipe names the file under data: statistics."""
+The data set's own keywords, such as --root, are options too. A recipe names the file under data: statistics."""
 
 
 def run(argv: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ COMMANDS = {
     "train": "train a network from labels alone: a teacher, or a baseline",
     "distill": "distil a trained teacher into a small student",
     "pretrain": "train a student's backbone to match a teacher's features, without labels",
-    "evaluate": "score a network on a split",
+    "evaluate": "score a network on the labelled images of a split, by class",
     "predict": "predict label maps of images, GeoTIFFs of any size and videos",
     "label": "label images with a model (pseudo-labels), as a data set to train on",
     "play": "try networks on your own images in a browser",

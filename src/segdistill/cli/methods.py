@@ -18,7 +18,8 @@ class MethodsOptions:
     """Which methods to show.
 
     Args:
-        name: the method to show, built-in, of an installed package, or python:module:Name; a table of all without one.
+        name: name of the method to show: a built-in one, one of an installed package, or python:module:Name; without a
+            name, all methods are listed.
     """
 
     name: str | None = None

@@ -74,7 +74,7 @@ class Request:
             if fetching:
                 raise UserError(
                     f"cannot get ImageNet weights for '{self.spec}' ({reason(error)}): they are fetched over the "
-                    "network once; without one, init_weights {encoder: FILE} takes them from a file, and none starts "
+                    "network once; without one, init_weights {encoder: FILE} takes them from a file, and null starts "
                     "from random ones"
                 ) from error
             raise UserError(f"cannot build network '{self.spec}': {reason(error)}") from error

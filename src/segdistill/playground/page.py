@@ -47,6 +47,7 @@ _STYLE = """
   overflow-wrap: anywhere; }
 @media (max-width: 480px) {
   .figures table th, .figures table td { padding-left: 0.5rem; overflow-wrap: anywhere; }
+  #networks table th { overflow-wrap: normal; }
 }
 .figures table th { font-weight: 600; color: var(--body-text-color-subdued); }
 .figures p { margin: 0.4rem 0 0; font-size: 0.85rem; color: var(--body-text-color-subdued); }
@@ -175,7 +176,7 @@ class Page:
                     cells[2] = f"{found[0].milliseconds / found[number].milliseconds:.1f}x"
             rows.append((None, contender.name, cells))
         device, threads = self._contenders[0].predictor.model.device, torch.get_num_threads()
-        how = f"on {device}, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else f"on {device}"
+        how = f"on the CPU, {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else f"on {device}"
         note = f"Time for the whole image, {how}; 'faster' is compared with {self._contenders[0].name}."
         columns = ("network", "parameters", "time in ms", "faster")
         return render("play.html", part="table", title="Networks", columns=columns, rows=rows, note=note)
@@ -185,7 +186,9 @@ class Page:
         predictor = self._contenders[0].predictor
         rows = []
         for label, (name, color) in enumerate(zip(predictor.classes, predictor.palette, strict=True)):
-            shares = [""] * len(self._contenders) if found is None else [f"{one.shares[label]:.1%}" for one in found]
+            shares = (
+                [""] * len(self._contenders) if found is None else [f"{100 * one.shares[label]:.1f} %" for one in found]
+            )
             rows.append((hex_color(color), name, shares))
         columns = ("class", *(contender.name for contender in self._contenders))
         title = "Classes, share of the pixels"

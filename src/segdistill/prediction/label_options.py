@@ -30,8 +30,8 @@ class LabelOptions:
         resize: size that images are resized to before they go through the network; their labels have the image's own
             size all the same. auto: as the model was validated; none: each image's own size; or HEIGHTxWIDTH.
         batch_size: windows per batch; by default 1 on a CPU, else 8.
-        flips: average the scores over mirror images, none, horizontal or both (also top to bottom, for images from
-            above): better labels in 2 or 4 times the time.
+        flips: average the scores over mirror images: horizontal, or both (also top to bottom, for images from above);
+            better labels in 2 or 4 times the time. none: no mirror images.
         bands: numbers of the bands to read, counted from 1; by default those that the model was trained on.
         overwrite: replace masks that were made with another model or other options, or changed by hand.
         device: auto, cpu, cuda, cuda:N or mps.

@@ -32,8 +32,8 @@ class PredictOptions:
             size all the same. auto: as the run was validated (its data.resize); none: each image's own size; or
             HEIGHTxWIDTH.
         batch_size: windows per batch; by default 1 on a CPU, else 8.
-        flips: average the scores over mirror images, none, horizontal or both (also top to bottom, for images from
-            above): better labels in 2 or 4 times the time.
+        flips: average the scores over mirror images: horizontal, or both (also top to bottom, for images from above);
+            better labels in 2 or 4 times the time. none: no mirror images.
         bands: numbers of the bands to read, counted from 1; by default those that the run was trained on.
         overlay: beside each label map of a picture or a video, NAME-overlay.png or .mp4: the image under the colours of
             its labels.

@@ -87,7 +87,7 @@ class TrainRecipe(Recipe):
         data: data set and augmentation, e.g. {dataset: camvid, root: data/camvid, crop: [352, 480]}.
         network: the network to train, e.g. smp:Unet:resnet34, torchvision:fcn_resnet50, transformers:segformer, a run
             folder.
-        init_weights: weights to start from: none (random), "imagenet" (downloads those of the backbone), a
+        init_weights: weights to start from: null (random), "imagenet" (downloads those of the backbone), a
             .safetensors, .pth, .bin or .ckpt file of the whole network, or {encoder: FILE} for a file of the backbone.
         train: how to train.
         views: number of different augmented views of each image, shown in turn; null for a new one every epoch.
@@ -120,7 +120,7 @@ class TaughtRecipe(Recipe):
             whichever band of the file that is. For several teachers also {teacher: [1, 2, 3]}.
         teacher_scale: factor, 1 to 4, by which the teacher's crops are larger than the student's in height and width.
             The additional detail is read from the original pixels; crop and resize in data are the student's sizes.
-        init_weights: weights the student starts from: none (random), "imagenet" (downloads those of the backbone), a
+        init_weights: weights the student starts from: null (random), "imagenet" (downloads those of the backbone), a
             .safetensors, .pth, .bin or .ckpt file of the whole network, or {encoder: FILE} for a file of the backbone.
         train: how to train.
         views: number of different augmented views of each image, shown in turn; null for a new one every epoch; auto

@@ -42,7 +42,7 @@ class Watch:
             self._once(
                 "teacher",
                 f"warning: the teacher's mIoU is {teacher:.2f} here, below the student's {student:.2f} after its first "
-                "epochs; is it trained on these classes?",
+                "epochs; was the teacher trained on these classes?",
             )
 
     def classes(self, scores: Scores, loss: str) -> None:
