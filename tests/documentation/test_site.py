@@ -113,3 +113,26 @@ def test_what_is_made_from_the_code(site: Path) -> None:
     assert [name for name in names if f"<code>{name}</code>" not in keys] == []
     commands = (site / "reference/commands.html").read_text()
     assert [name for name in COMMANDS if f"usage: segdistill {name}" not in commands] == []
+
+
+def test_a_how_to_says_what_its_recipe_is(site: Path) -> None:
+    """Its first command begins with recipe.yaml, which a reader who came by a search has never seen."""
+    for name in ("choose-a-method", "watch-a-run", "use-several-gpus"):
+        shown = (site / "how-to" / f"{name}.html").read_text()
+        assert shown.count("is a file with the data, the networks and the settings of a run") == 1
+    for name in ("pseudo-labels", "predict"):  # one has a recipe of its own, the other needs none
+        assert "settings of a run:" not in (site / "how-to" / f"{name}.html").read_text()
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_pages_fit_a_phone(site: Path, tmp_path: Path) -> None:
+    """Nothing makes a page wider than the screen, and names in the first column of a table leave room for the rest."""
+    with Browser(tmp_path / "profile", width=390, height=844) as phone:
+        for page in ("how-to/pretrain.html", "reference/networks.html", "reference/commands.html", "methods/kd.html"):
+            phone.open(site / page)
+            assert phone.run("return document.documentElement.scrollWidth") == 390, page
+            assert phone.run(
+                "return [...document.querySelectorAll('td:first-child')].every(one => one.clientWidth < 200)"
+            ), page
+        phone.open(site / "reference/commands.html")
+        assert phone.run("return getComputedStyle(document.querySelector('.columns code')).whiteSpace") == "pre"
