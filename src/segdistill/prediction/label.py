@@ -35,7 +35,7 @@ RECIPE = "recipe.yaml"
 _MARK = "# Made by segdistill label"
 
 _TITLE = "pixels of each class"
-_COLUMNS = ("class", "share of the pixels kept", "kept of what is predicted")
+_COLUMNS = ("class", "share of all labels", "pixels kept")
 
 _KINDS: Kinds = {"picture": pictures, "raster": rasters, "video": frames}
 
@@ -229,7 +229,10 @@ def _show(found: Labelled, options: LabelOptions) -> None:
     console.print(table, highlight=False)
     lost = [name for name, count in found.kept.items() if count == 0]
     if lost:
-        console.out(f"warning: no pixel is labelled {', '.join(lost)}; nobody can learn it here", highlight=False)
+        console.out(
+            f"warning: no pixel is labelled {', '.join(lost)}; no network can learn it from these labels",
+            highlight=False,
+        )
     console.out(
         f"{options.output}: {counted(found.images, 'image')}, {total[-1]} of the pixels labelled; to train on it:"
     )

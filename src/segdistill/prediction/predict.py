@@ -227,4 +227,4 @@ def _summary(items: Sequence[Item], done: int, pixels: int, seconds: float) -> s
         return f"{what}: there already"
     there = f", {len(items) - done} were there already" if done < len(items) else ""
     many = f"{pixels} pixels" if pixels < 100_000 else f"{pixels / 1e6:.1f} million pixels"
-    return f"{what}: {many} in {seconds:.1f} s, {pixels / 1e6 / seconds:.2f} million/s{there}"
+    return f"{what}: {many} in {seconds:.1f} s, {pixels / 1e6 / seconds:.2f} million pixels/s{there}"
