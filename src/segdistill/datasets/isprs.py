@@ -228,11 +228,11 @@ class _IsprsMaskReader(MaskReader):
         self.clutter = clutter
         self.identity += f" isprs {clutter}"
 
-    def decode(self, values: np.ndarray, path: Path) -> Tensor:
+    def decode(self, values: np.ndarray, transparent: np.ndarray | None, path: Path) -> Tensor:
         if path.name.startswith(self.OFF_PALETTE):
             # All colours of the palette are corners of the colour cube, so that each channel can be rounded alone.
             values = np.where(values < 128, 0, 255).astype(np.uint8)
-        labels = super().decode(values, path)
+        labels = super().decode(values, transparent, path)
         return labels if self.clutter else labels.masked_fill(labels == _CLUTTER, IGNORE_INDEX)
 
 

@@ -64,13 +64,15 @@ def examine(path: Path, sentence: str, reader: MaskReader) -> RefusedMask:
         UserError: if the file cannot be decoded after all.
     """
     try:
-        values = MaskFile(path).read()
+        values, transparent = MaskFile(path).read()
     except NeitherError:
         return RefusedMask(path, sentence, "neither", Counter(), 0, frozenset(), soft=False)
     if values.ndim == 2:
         numbers = values.astype(np.int64)
         return _refused(path, sentence, "index", numbers, numbers, reader.known)
     pixels = values.transpose(1, 2, 0).astype(np.int32)
+    if transparent is not None and reader.palette is not None:
+        pixels[transparent] = reader.palette[0]  # a colour that is known, since they have no label
     packed = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
     known = frozenset(red << 16 | green << 8 | blue for red, green, blue in reader.palette or ())
     # The packed number does not rise evenly from one colour to another; the sum of the channels mostly does.

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segdistill.datasets.base import Window
+from segdistill.datasets.reading.file_samples import WindowedMask
 from segdistill.datasets.reading.masks import MaskReader
 from segdistill.errors import UserError
+from segdistill.inspection.mask_values import examine
 from tests.datasets.trees import write_mask
 
 VALUES = np.array([[0, 1, 1], [2, 255, 0]], dtype=np.uint8)
@@ -131,3 +134,30 @@ def test_signed_numbers_are_told_as_they_are_and_can_be_mapped(tmp_path: Path) -
     with pytest.raises(UserError, match="holds the label value -1, outside the classes 0 to 1"):
         MaskReader(2).read(path)
     assert MaskReader(2, values={-1: 255}).read(path).tolist() == [[255, 0, 1]]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_transparent_pixels_of_a_colour_mask_have_no_label(tmp_path: Path, suffix: str) -> None:
+    """Black is a class, and what a map of a geographic information system holds where nobody has drawn anything."""
+    black, red, green = [0, 0, 0, 255], [255, 0, 0, 255], [0, 255, 0, 0]
+    path = tmp_path / f"mask{suffix}"
+    write_mask(path, np.array([[black, [0, 0, 0, 0]], [red, green]], dtype=np.uint8))
+    reader = MaskReader(2, palette=((0, 0, 0), (255, 0, 0)))
+    assert reader.read(path).tolist() == [[0, 255], [1, 255]]
+    window = WindowedMask(path, reader).read(Window(0, 1, 2, 1))
+    assert window.tolist() == [[255], [255]]
+
+
+def test_a_fourth_channel_that_is_0_everywhere_hides_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    write_mask(path, np.array([[[0, 0, 0, 0], [255, 0, 0, 0]]], dtype=np.uint8))
+    assert MaskReader(2, palette=((0, 0, 0), (255, 0, 0))).read(path).tolist() == [[0, 1]]
+
+
+def test_the_check_does_not_report_transparent_colours(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    write_mask(path, np.array([[[0, 0, 0, 255], [9, 9, 9, 0], [7, 7, 7, 255]]], dtype=np.uint8))
+    reader = MaskReader(2, palette=((0, 0, 0), (255, 0, 0)))
+    with pytest.raises(UserError, match="holds the colour #070707, not in the palette") as refused:
+        reader.read(path)
+    assert examine(path, str(refused.value), reader).unknown == {0x070707}

@@ -70,7 +70,7 @@ class CodedMaskReader(MaskReader):
     def _values(self, path: Path) -> np.ndarray:
         if path.suffix == MATLAB_SUFFIX:
             return read_matlab(path, self.variable)
-        values = MaskFile(path).read()
+        values, _ = MaskFile(path).read()
         if values.ndim != 2:
             raise UserError(f"{path} is an RGB picture; expected an index mask: {self.meaning}")
         return values

@@ -18,6 +18,7 @@ from segdistill.datasets.base import IGNORE_INDEX, Window
 from segdistill.datasets.reading.images import RGB, image_size
 from segdistill.datasets.reading.pictures import decoded, refuse_deep, stored_numbers
 from segdistill.datasets.reading.rasters import RasterFile, read_by_rasterio
+from segdistill.datasets.reading.validity import is_alpha
 from segdistill.errors import UserError
 
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
@@ -36,7 +37,7 @@ class MaskFile:
     """The numbers or colours of a mask file, of which windows are read.
 
     The numbers are those in the file, whatever colour they are shown in: those of a palette, and those of a TIFF that
-    shows 0 as white.
+    shows 0 as white. Of a colour mask the pixels that are transparent have no label, whatever their colour.
 
     Args:
         path: a picture, decoded whole at the first look, or a raster.
@@ -64,26 +65,36 @@ class MaskFile:
         return image_size(self.path) if self._file is None else self._file.header.size
 
     @cached_property
-    def _whole(self) -> np.ndarray:
+    def _whole(self) -> tuple[np.ndarray, np.ndarray | None]:
         mask = decoded(self.path)
         if mask.mode in _INDEX_MODES:
-            return stored_numbers(mask)
+            return stored_numbers(mask), None
         if mask.mode not in _COLOR_MODES:
             raise NeitherError(f"{self.path} has pixels of the kind {mask.mode}; expected an index mask or an RGB mask")
         refuse_deep(mask, self.path)
-        return np.asarray(mask.convert("RGB")).transpose(2, 0, 1)
+        channels = np.asarray(mask).transpose(2, 0, 1)
+        colors, alpha = channels[:3], channels[3:]
+        return colors, alpha[0] == 0 if mask.mode == "RGBA" and is_alpha(alpha, colors) else None
 
-    def read(self, window: Window | None = None) -> np.ndarray:
-        """Numbers (h, w) or colours, uint8 (3, h, w); all if ``window`` is None."""
+    def read(self, window: Window | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """A part of the mask; all of it if ``window`` is None.
+
+        Returns:
+            values: numbers (h, w) or colours, uint8 (3, h, w).
+            transparent: bool (h, w), where a colour mask is transparent; None: nowhere.
+        """
         if self._file is None:
-            if window is None:
-                return self._whole
-            top, left, height, width = window
-            return self._whole[..., top : top + height, left : left + width]
-        if self._file.header.bands == 1:
-            numbers: np.ndarray = self._file.read((1,), window)[0]
-            return numbers
-        return self._file.read(RGB, window)
+            values, transparent = self._whole
+            top, left, height, width = window or (0, 0, *values.shape[-2:])
+            part = (..., slice(top, top + height), slice(left, left + width))
+            return values[part], None if transparent is None else transparent[part]
+        header = self._file.header
+        if header.bands == 1:
+            return self._file.read((1,), window)[0], None
+        if not header.has_mask and header.alpha is None:
+            return self._file.read(RGB, window), None
+        colors, valid = self._file.read_with_valid(RGB, window or Window(0, 0, *header.size))
+        return colors, None if valid is None else ~valid
 
 
 class MaskReader:
@@ -157,13 +168,14 @@ class MaskReader:
             UserError: missing or broken file, a value or colour that is no class, a colour mask without
                 palette.
         """
-        return resized_labels(self.decode(MaskFile(path).read(), path), size)
+        return resized_labels(self.decode(*MaskFile(path).read(), path), size)
 
-    def decode(self, values: np.ndarray, path: Path) -> Tensor:
+    def decode(self, values: np.ndarray, transparent: np.ndarray | None, path: Path) -> Tensor:
         """The label map, int64 (H, W), of pixels from ``path``.
 
         Args:
             values: numbers (H, W) or colours, uint8 (3, H, W).
+            transparent: bool (H, W), pixels without a label; None: there are none.
             path: where they come from, for messages.
 
         Raises:
@@ -178,6 +190,8 @@ class MaskReader:
             packed <<= 8
             packed |= channel
         labels = self._label_of_color.take(packed)
+        if transparent is not None:
+            labels[transparent] = IGNORE_INDEX
         if labels.min() == _UNKNOWN:
             self._refuse_colors(np.unique(packed[labels == _UNKNOWN]), path)
         return torch.from_numpy(labels.astype(np.int64))
