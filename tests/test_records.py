@@ -181,20 +181,3 @@ def test_a_lock_leaves_nothing_behind(tmp_path: Path) -> None:
     with store_in(tmp_path / "new" / "inner").locked(wait=True):
         (tmp_path / "new" / "record").write_text("kept")
     assert [path.name for path in tmp_path.joinpath("new").iterdir()] == ["record"]
-
-
-def test_a_lock_that_its_owner_removes_while_we_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What we have then has no name any more, and a third process would make a new one."""
-    take, asked = records._lock, []
-
-    def waited_for(handle: int, wait: bool) -> bool:
-        if not asked:
-            (tmp_path / records.LOCK_FILE).unlink()
-        asked.append(handle)
-        return take(handle, wait)
-
-    monkeypatch.setattr(records, "_lock", waited_for)
-    with store_in(tmp_path).locked(wait=True) as mine:
-        assert mine
-        assert len(asked) == 2
-        assert (tmp_path / records.LOCK_FILE).exists()

@@ -6,10 +6,9 @@ import errno
 import json
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, write_json
+from segdistill.locks import LOCK_FILE, locked
 
 #: Bytes that stay free on a disk for everything else that a run writes.
 SPARE_BYTES = 10**9
@@ -225,28 +225,12 @@ class RecordStore:
         Raises:
             UserError: if the folder cannot be made.
         """
-        folder = self.manifest.parent
-        new = [one for one in (folder, *folder.parents) if not one.exists()]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = _opened(folder / LOCK_FILE)
-            held = _lock(file.fileno(), wait)
-            while held and not _is_named(file, folder / LOCK_FILE):  # whoever had it has removed it meanwhile
-                file.close()
-                file = _opened(folder / LOCK_FILE)
-                held = _lock(file.fileno(), wait)
-        except OSError as error:
-            raise UserError(f"cannot make {self.name}: {error.strerror}: {error.filename}") from error
-        with file:
+        with ExitStack() as stack:
             try:
-                yield held
-            finally:
-                if held:
-                    _remove_lock(folder, new)
-
-
-#: The file in a store's folder that is locked.
-LOCK_FILE = ".lock"
+                held = stack.enter_context(locked(self.manifest.with_name(LOCK_FILE), wait=wait))
+            except OSError as error:
+                raise UserError(f"cannot make {self.name}: {error.strerror}: {error.filename}") from error
+            yield held
 
 
 def read_manifest(file: Path, remedy: str) -> dict[str, Any] | None:
@@ -285,38 +269,3 @@ def readable(size: int) -> str:
 
 def _synchronise(handle: int) -> None:
     os.fdatasync(handle) if hasattr(os, "fdatasync") else os.fsync(handle)
-
-
-def _opened(file: Path) -> IO[str]:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return file.open("w")
-
-
-def _is_named(file: IO[str], name: Path) -> bool:
-    """Whether an open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), name.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _remove_lock(folder: Path, new: Iterable[Path]) -> None:
-    """Removes the lock that this process has, and the new folders where nothing has come into them."""
-    with suppress(OSError):  # Windows removes no open file; a folder that holds something stays
-        (folder / LOCK_FILE).unlink()
-        for one in new:
-            one.rmdir()
-
-
-def _lock(handle: int, wait: bool) -> bool:
-    """Whether this process has the open file for itself now, until it is closed."""
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
-    try:
-        # Not flock, which data-loading processes would inherit and hold after their parent is killed.
-        fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN)  # otherwise the file system has no locks
-    return True

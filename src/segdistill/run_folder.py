@@ -14,6 +14,7 @@ from PIL import Image
 
 from segdistill.errors import UserError, reason
 from segdistill.files import UNFINISHED, read_yaml, write_json, write_text, write_yaml
+from segdistill.locks import is_free
 from segdistill.metrics.scores import percent
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
@@ -94,7 +95,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"output {self.path} is a file, expected a folder")
         if not self.config_file.exists():
-            if self.path.exists() and any(path.suffix != UNFINISHED for path in self.path.iterdir()):
+            if not is_free(self.path):
                 raise UserError(f"output folder {self.path} is not empty and holds no run; choose a new folder")
             return
         if resume:

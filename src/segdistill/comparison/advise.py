@@ -34,6 +34,7 @@ from segdistill.comparison.table import narrow_table
 from segdistill.comparison.verdict import length_told
 from segdistill.errors import UserError
 from segdistill.files import write_json, write_yaml
+from segdistill.locks import alone_in, is_free
 from segdistill.methods import METHODS
 from segdistill.methods.building import build_methods
 from segdistill.progress import duration
@@ -89,21 +90,29 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
         wide.print(_cost_table(ladder, data, lengths))
         return None
 
-    found, ended = _climb(ladder, lengths, console)
-    write_yaml(folder / "recipe.yaml", recipe.as_dict())
-    command = ["segdistill", "advise", str(folder / "recipe.yaml")]
-    command += [] if options.methods is None else ["--methods", ",".join(asked)]
-    command += ["--seeds", str(list(seeds)), "--rungs", str(options.rungs), "--eta", str(options.eta)]
-    command += ["--output", str(folder)] + ([] if options.budget is None else ["--budget", f"{options.budget:g}"])
-    result = advice(folder, found, full=recipe.train.length, ended=ended, command=shlex.join(command))
-    write_json(folder / "advice.json", result.as_dict())
+    with alone_in(folder):
+        found, ended = _climb(ladder, lengths, console)
+        result = _recommended(ladder, found, ended, asked)
     wide.print(advice_table(result))
     for text in (result.text, *(f"note: {note}" for note in result.notes)):
         wide.print(text, highlight=False, markup=False)
+    wide.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
+    return result
+
+
+def _recommended(ladder: _Ladder, found: list[Rung], ended: str | None, asked: Sequence[str]) -> Advice:
+    """What follows from the rungs, written into the folder."""
+    folder, recipe, options = ladder.folder, ladder.recipe, ladder.options
+    write_yaml(folder / "recipe.yaml", recipe.as_dict())
+    command = ["segdistill", "advise", str(folder / "recipe.yaml")]
+    command += [] if options.methods is None else ["--methods", ",".join(asked)]
+    command += ["--seeds", str(list(ladder.seeds)), "--rungs", str(options.rungs), "--eta", str(options.eta)]
+    command += ["--output", str(folder)] + ([] if options.budget is None else ["--budget", f"{options.budget:g}"])
+    result = advice(folder, found, full=recipe.train.length, ended=ended, command=shlex.join(command))
+    write_json(folder / "advice.json", result.as_dict())
     from segdistill.comparison.advice_page import write_advice
 
     write_advice(result, folder / "report.html")
-    wide.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
     return result
 
 
@@ -166,7 +175,7 @@ def _check_folder(folder: Path) -> None:
     """Refuses a folder that holds something else."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"output {folder} is a file, expected a folder")
-    if folder.exists() and any(folder.iterdir()) and read_plan(folder / "rung-1") is None:
+    if not is_free(folder) and read_plan(folder / "rung-1") is None:
         raise UserError(f"output folder {folder} is not empty and holds no advice; choose a new folder")
 
 

@@ -33,6 +33,7 @@ from segdistill.comparison.table import comparison_table
 from segdistill.device import choose_device
 from segdistill.errors import UserError, missing_package
 from segdistill.files import write_json, write_yaml
+from segdistill.locks import alone_in
 from segdistill.networks.identity import network_label
 from segdistill.progress import duration
 from segdistill.recipe.data import build_data
@@ -73,19 +74,20 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
         wide.print(_cost_table(folder, recipe, plan, options.device))
         return None
 
-    forget_other_teacher(folder, plan)
-    write_json(folder / "plan.json", plan)
-    write_yaml(folder / "recipe.yaml", recipe.as_dict())
-    _run_all(recipe, folder, plan, options, console)
-    comparison = load_comparison(folder)
-    write_json(folder / "comparison.json", comparison.as_dict())
-    if not wide.is_jupyter:  # a notebook shows what is returned
-        wide.print(comparison_table(comparison, wide.width))
-        for text in (comparison.verdict, *(f"note: {warning}" for warning in comparison.warnings)):
-            wide.print(text, highlight=False, markup=False)
-    from segdistill.comparison.report import write_report
+    with alone_in(folder):
+        forget_other_teacher(folder, plan)
+        write_json(folder / "plan.json", plan)
+        write_yaml(folder / "recipe.yaml", recipe.as_dict())
+        _run_all(recipe, folder, plan, options, console)
+        comparison = load_comparison(folder)
+        write_json(folder / "comparison.json", comparison.as_dict())
+        if not wide.is_jupyter:  # a notebook shows what is returned
+            wide.print(comparison_table(comparison, wide.width))
+            for text in (comparison.verdict, *(f"note: {warning}" for warning in comparison.warnings)):
+                wide.print(text, highlight=False, markup=False)
+        from segdistill.comparison.report import write_report
 
-    write_report(comparison, folder / "report.html", device=options.device, quiet=options.quiet, recipe=recipe)
+        write_report(comparison, folder / "report.html", device=options.device, quiet=options.quiet, recipe=recipe)
     wide.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
     return comparison
 

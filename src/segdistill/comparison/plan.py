@@ -19,6 +19,7 @@ from segdistill.comparison.reading import EVALUATION_FILE, cell_folder, read_pla
 from segdistill.device import choose_device, processor
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
+from segdistill.locks import is_free
 from segdistill.methods.building import build_methods
 from segdistill.networks.identity import network_label
 from segdistill.networks.network import Network
@@ -123,7 +124,7 @@ def _check_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
         raise UserError(f"output {folder} is a file, expected a folder")
     old = read_plan(folder)
     if old is None:
-        if folder.exists() and any(folder.iterdir()):
+        if not is_free(folder):
             raise UserError(f"output folder {folder} is not empty and holds no comparison; choose a new folder")
         return
     if not resume:

@@ -24,6 +24,7 @@ from segdistill.errors import UserError
 from segdistill.evaluation.evaluate import measure
 from segdistill.evaluation.forward_time import forward_ms
 from segdistill.files import write_atomically, write_json
+from segdistill.locks import alone_in
 from segdistill.networks.loading import load_run
 from segdistill.networks.network import Network
 from segdistill.recipe.data import build_split
@@ -69,12 +70,13 @@ def demo(options: DemoOptions) -> list[dict[str, Any]]:
     # Whatever is wrong is told before the teacher is trained, not after.
     parse_methods(f"{BASELINE},{options.method}")
     console = Console(quiet=True) if quiet else rich.get_console()
-    found = _compared(options, folder, console)
-    scenes = build_split(DATA, "test")
-    rows, networks = _measured(found, scenes, options)
-    picture = side_by_side(scenes, networks, range(min(4, len(scenes))))
-    write_atomically(folder / "comparison.png", lambda file: picture.save(file, "PNG"))
-    write_json(folder / "demo.json", rows)
+    with alone_in(folder):
+        found = _compared(options, folder, console)
+        scenes = build_split(DATA, "test")
+        rows, networks = _measured(found, scenes, options)
+        picture = side_by_side(scenes, networks, range(min(4, len(scenes))))
+        write_atomically(folder / "comparison.png", lambda file: picture.save(file, "PNG"))
+        write_json(folder / "demo.json", rows)
     table = Table(title=f"{len(scenes)} test scenes", title_justify="left")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == COLUMNS[0] else "right")

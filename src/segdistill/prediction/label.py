@@ -18,6 +18,7 @@ from segdistill.colors import hex_color
 from segdistill.datasets.base import UNLABELLED
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, write_text
+from segdistill.locks import alone_in, is_free
 from segdistill.prediction import frames, pictures, rasters
 from segdistill.prediction.images_in import Item, find_files, refuse_clashes
 from segdistill.prediction.job import Job, Options, Wanted
@@ -82,6 +83,19 @@ def label(options: LabelOptions) -> Labelled:
     items = _items(options.images, output)
     _check_free(output)
     job = _job(options)
+    with alone_in(output):
+        found = _made(job, items, output, options)
+    if not options.quiet:
+        _show(found, options)
+    if job.failures:
+        raise UserError(
+            f"{len(job.failures)} of {len(items)} images could not be labelled, see above; the others are in {output}"
+        )
+    return found
+
+
+def _made(job: Job, items: Sequence[Item], output: Path, options: LabelOptions) -> Labelled:
+    """Writes the data set."""
     data = _data(options, job)
     recipe = output / RECIPE
     if not recipe.exists():  # what marks the folder comes first
@@ -98,14 +112,7 @@ def label(options: LabelOptions) -> Labelled:
         if item.kind != "video" and item.target.exists():
             _place(item, output / "images", copy=options.copy)
     write_text(output / "train.txt", "".join(f"{mask.stem}\n" for mask in masks))
-    found = _labelled(data, masks, job.predictor)
-    if not options.quiet:
-        _show(found, options)
-    if job.failures:
-        raise UserError(
-            f"{len(job.failures)} of {len(items)} images could not be labelled, see above; the others are in {output}"
-        )
-    return found
+    return _labelled(data, masks, job.predictor)
 
 
 def _items(given: Sequence[str | Path] | str | Path, output: Path) -> list[Item]:
@@ -129,7 +136,7 @@ def _items(given: Sequence[str | Path] | str | Path, output: Path) -> list[Item]
 
 
 def _check_free(output: Path) -> None:
-    if not output.exists() or not any(output.iterdir()):
+    if is_free(output):
         return
     file = output / RECIPE
     if not file.is_file() or not file.read_text(encoding="utf-8", errors="replace").startswith(_MARK):

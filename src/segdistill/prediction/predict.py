@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from segdistill.cluster import spread
 from segdistill.errors import UserError
+from segdistill.locks import alone_in
 from segdistill.prediction import pictures as predict_pictures
 from segdistill.prediction import rasters as predict_rasters
 from segdistill.prediction import videos as predict_videos
@@ -65,11 +66,15 @@ def predict(options: PredictOptions) -> list[Path]:
     wanted = Wanted(options.overlay, options.probabilities, options.vector, options.overwrite)
     job = Job(predictor, scoring, wanted, options.quiet)
     if options.executor == "local":
-        return _run(job, items)
+        return _run(job, items, Path(options.output))
     gpus = options.gpus_per_image
     gpus = float(predictor.model.device.type == "cuda") if gpus is None else gpus
     one = functools.partial(_predict_there, str(options.model), options.device, scoring, wanted)
-    return _run(job, items, lambda todo: spread(one, todo, what="image", cpus=options.cpus_per_image, gpus=gpus))
+
+    def elsewhere(todo: Sequence[Item]) -> Iterator[tuple[Item, int | str | RuntimeError]]:
+        return spread(one, todo, what="image", cpus=options.cpus_per_image, gpus=gpus)
+
+    return _run(job, items, Path(options.output), elsewhere)
 
 
 def predict_files(
@@ -86,14 +91,14 @@ def predict_files(
     Raises:
         UserError: see `predict`.
     """
-    return _run(Job(predictor, options, wanted, quiet), find_items(given, output))
+    return _run(Job(predictor, options, wanted, quiet), find_items(given, output), output)
 
 
 def _predict_there(model: str, device: str, options: Options, wanted: Wanted, item: Item) -> int | str:
     """The pixels predicted, in a process of a cluster; or the user's error in words."""
     try:
         job = Job(_open_once(model, device), options, wanted, quiet=True)
-        _run(job, [item])
+        _run(job, [item], item.target)
     except UserError as error:
         return str(error)
     return job.pixels
@@ -105,10 +110,13 @@ def _open_once(model: str, device: str) -> Predictor:
     return open_predictor(model, device)
 
 
-def _run(job: Job, items: Sequence[Item], elsewhere: Elsewhere | None = None) -> list[Path]:
-    """`carry_out`, and a line that says what was done."""
+def _run(job: Job, items: Sequence[Item], output: Path, elsewhere: Elsewhere | None = None) -> list[Path]:
+    """`carry_out`, while nobody else writes there, and a line that says what was done."""
     started = time.perf_counter()
-    done = carry_out(job, items, elsewhere)
+    target = items[0].target
+    # One image at a time may be predicted into a folder by several processes, or by those of a cluster.
+    with alone_in(target.parent, target.name) if len(items) == 1 else alone_in(output):
+        done = carry_out(job, items, elsewhere)
     if job.failures:
         raise UserError(f"{len(job.failures)} of {len(items)} images could not be predicted, see above")
     if not job.quiet:

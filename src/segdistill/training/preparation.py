@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from segdistill.data.statistics import BandStatistics, band_statistics
 from segdistill.datasets.base import Window
 from segdistill.distiller import Distiller, Supervised
 from segdistill.errors import UserError
+from segdistill.locks import alone_in
 from segdistill.naming import objects_in
 from segdistill.networks.network import Network
 from segdistill.networks.normalisation import check_one_image
@@ -27,6 +29,24 @@ from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.run_folder import RunFolder, recipe_differences
 from segdistill.training.failures import short
+from segdistill.training.options import RunOptions
+from segdistill.training.strategies import raised_by_all
+
+
+@contextmanager
+def alone(folder: RunFolder, config: Mapping[str, Any], options: RunOptions, fabric: Fabric) -> Iterator[None]:
+    """Keep other runs out of a run folder within the ``with`` statement; a dry run writes nothing, and keeps none out.
+
+    Raises:
+        UserError: another run writes there, or has begun one there since the folder was looked at.
+    """
+    with ExitStack() as held:
+        if not options.dry_run:
+            with raised_by_all(fabric):
+                if fabric.is_global_zero:
+                    held.enter_context(alone_in(folder.path))
+                    folder.check_free(config, resume=options.resume, overwrite=options.overwrite)
+        yield
 
 
 def check_sources(config: Mapping[str, Any], output: Path) -> None:

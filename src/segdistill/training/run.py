@@ -53,6 +53,7 @@ from segdistill.training.loggers import check_tracker, make_tracker
 from segdistill.training.loop import STEPS_BETWEEN_LOOKS, Loop
 from segdistill.training.options import RunOptions
 from segdistill.training.preparation import (
+    alone,
     check_checkpoint,
     check_smallest_image,
     check_sources,
@@ -95,10 +96,11 @@ def run(job: Job, options: RunOptions, kind: Callable[[Job, RunOptions], Run] | 
     with without_lightning_notes(), seeded(job.recipe.seed):
         going = (kind or Run)(job, options)
         if going.check():
-            going.build()
-            going.prepare()
-            if going.train():
-                going.finish()
+            with alone(going.folder, going.config, options, going.fabric):
+                going.build()
+                going.prepare()
+                if going.train():
+                    going.finish()
     folder, is_large = going.folder, going.is_large
     del going
     if is_large:

@@ -88,3 +88,16 @@ def without_lightning_notes() -> Iterator[None]:
         finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def raised_by_all(fabric: Fabric) -> Iterator[None]:
+    """Let the other processes wait for what the first one does here, and raise its error where it fails."""
+    told: str | None = None
+    try:
+        yield
+    except UserError as error:
+        told = str(error)
+    told = fabric.broadcast(told)
+    if told is not None:
+        raise UserError(told)

@@ -20,10 +20,12 @@ from torch.utils.data import DataLoader
 from segdistill.data.loading import TrainingSamples
 from segdistill.distiller import Distiller
 from segdistill.errors import UserError
-from segdistill.files import UNFINISHED, write_json
+from segdistill.files import write_json
+from segdistill.locks import is_free
 from segdistill.networks.features import NetworkInfo, Tap
 from segdistill.progress import counted, tracked
-from segdistill.records import LOCK_FILE, RecordFile, RecordStore, free_bytes, read_manifest, readable
+from segdistill.records import RecordFile, RecordStore, free_bytes, read_manifest, readable
+from segdistill.training.strategies import raised_by_all
 from segdistill.training.teacher_outputs import Form, form_of, outputs_in_half
 
 #: Changes when an older cache would mean something else: another layout, or other values under an output's name.
@@ -192,7 +194,7 @@ class TeacherCache:
     def _locked(self, fabric: Fabric) -> Iterator[None]:
         """Keeps other runs from filling this cache meanwhile; a kill ends that too."""
         with contextlib.ExitStack() as held:
-            with _raised_by_all(fabric):
+            with raised_by_all(fabric):
                 if fabric.is_global_zero and not held.enter_context(self._store.locked(wait=False)):
                     raise UserError(
                         f"another run is filling the teacher cache {self.folder}; start this one when it is done"
@@ -204,7 +206,7 @@ class TeacherCache:
     ) -> None:
         """Says how large the cache will be, and takes that space, before the first record is written."""
         fabric.barrier()  # each has seen what is missing, before anything changes
-        with _raised_by_all(fabric):
+        with raised_by_all(fabric):
             if fabric.is_global_zero:
                 self._make_room(records, distiller, missing, console)
         self._forms = self._read_forms()
@@ -281,19 +283,6 @@ class _Keyed(torch.utils.data.Dataset[tuple[Any, ...]]):
         return self.samples[self.keys[number]]
 
 
-@contextmanager
-def _raised_by_all(fabric: Fabric) -> Iterator[None]:
-    """The other processes wait for what the first one does here, and raise its error where it fails."""
-    told: str | None = None
-    try:
-        yield
-    except UserError as error:
-        told = str(error)
-    told = fabric.broadcast(told)
-    if told is not None:
-        raise UserError(told)
-
-
 def _read(folder: Path) -> dict[str, Any] | None:
     """The manifest in a folder; None where there is no cache yet, or a kill prevented its first file.
 
@@ -305,7 +294,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if manifest is None:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"teacher cache {folder} is a file, expected a folder")
-        if folder.exists() and any(path.suffix != UNFINISHED and path.name != LOCK_FILE for path in folder.iterdir()):
+        if not is_free(folder):
             raise UserError(f"{folder} is no teacher cache and not an empty folder; choose another one")
         return None
     try:
