@@ -154,21 +154,40 @@ def recipe_file(path: Path) -> Path:
     return found
 
 
-def at_home(value: Any) -> Any:
-    """Plain values with the home folder in place of a ``~`` that begins a path, which a shell would have put there.
+def as_in_a_shell(value: Any) -> Any:
+    """Plain values with what a shell would have put into paths: the home folder for ``~``, and variables.
+
+    The ``~`` begins a path; environment variables, ``$NAME`` or ``${NAME}``, stand anywhere in it.
+
+    Raises:
+        UserError: a variable that is not set, in a path that does not exist as it is written.
 
     Example:
-        >>> at_home(["a~/b", {"root": "~/data"}])[1]["root"].endswith("~/data")
-        False
+        >>> as_in_a_shell(["a~/b", "US$", {"root": "~"}])[:2]
+        ['a~/b', 'US$']
     """
     if isinstance(value, dict):
-        return {key: at_home(one) for key, one in value.items()}
+        return {key: as_in_a_shell(one) for key, one in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(at_home(one) for one in value)
-    if isinstance(value, Path) and value.parts[:1] == ("~",):
-        return value.expanduser()
-    begins = re.match(r"((?:\w+:)?)(~)(?=/|$)", value) if isinstance(value, str) else None
-    return value if begins is None else f"{begins[1]}{Path.home()}{value[begins.end() :]}"
+        return type(value)(as_in_a_shell(one) for one in value)
+    if isinstance(value, Path):
+        return Path(as_in_a_shell(str(value)))
+    if not isinstance(value, str):
+        return value
+    begins = re.match(r"((?:\w+:)?)(~)(?=/|$)", value)
+    text = value if begins is None else f"{begins[1]}{Path.home()}{value[begins.end() :]}"
+    return _VARIABLE.sub(_value_of, text) if "/" in text or text.startswith("$") else text
+
+
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
+
+
+def _value_of(found: re.Match[str]) -> str:
+    """An environment variable in a path."""
+    name = found[1] or found[2]
+    if not os.environ.get(name) and not os.path.exists(found.string):
+        raise UserError(f"{found.string} names the environment variable {name}, which is not set")
+    return os.environ.get(name) or found[0]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -158,6 +158,22 @@ def test_a_tilde_that_no_shell_has_replaced(monkeypatch: pytest.MonkeyPatch) -> 
     assert made.data == {"dataset": "folder", "root": "/home/me/data", "classes": ["a~/b"]}
 
 
+def test_environment_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe of a cluster says $SCRATCH; without this a run went into a folder of that very name."""
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    data = "{dataset: folder, root: '${SCRATCH}/data', classes: [US$, $SCRATCHED]}"
+    monkeypatch.setenv("SCRATCHED", "scratched")
+    made = parsed("--teacher_cache", "/fast/$SCRATCHED/cache", "--output=$SCRATCH/a", "--data", data)
+    assert (made.teacher_cache, made.output) == ("/fast/scratched/cache", "/scratch/me/a")
+    assert made.data["root"] == "/scratch/me/data"
+    with pytest.raises(UserError, match=r"^\$NOWHERE/a names the environment variable NOWHERE, which is not set$"):
+        parsed("--data", data, "--output", "$NOWHERE/a")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "US$NOWHERE" / "a").mkdir(parents=True)
+    assert parsed("--data", data, "--output", "US$NOWHERE/a").output == "US$NOWHERE/a"
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "recipe.yaml"])
 def test_a_folder_stands_for_the_recipe_in_it(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("{data: {dataset: synthetic-aerial}, network: 'smp:FPN:resnet18', seed: 3}")
