@@ -154,24 +154,27 @@ def recipe_file(path: Path) -> Path:
     return found
 
 
-def as_in_a_shell(value: Any) -> Any:
-    """Plain values with what a shell would have put into paths: the home folder for ``~``, and variables.
+def as_typed(value: Any) -> Any:
+    """Values as if they were typed into a shell: numpy's numbers and arrays plain, ``~`` and variables replaced.
 
-    The ``~`` begins a path; environment variables, ``$NAME`` or ``${NAME}``, stand anywhere in it.
+    A ``~`` that begins a path is the home folder; environment variables, ``$NAME`` or ``${NAME}``, stand anywhere in a
+    path.
 
     Raises:
         UserError: a variable that is not set, in a path that does not exist as it is written.
 
     Example:
-        >>> as_in_a_shell(["a~/b", "US$", {"root": "~"}])[:2]
+        >>> as_typed(["a~/b", "US$", {"root": "~"}])[:2]
         ['a~/b', 'US$']
     """
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):  # which is not imported for this
+        return value.tolist()
     if isinstance(value, dict):
-        return {key: as_in_a_shell(one) for key, one in value.items()}
+        return {key: as_typed(one) for key, one in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(as_in_a_shell(one) for one in value)
+        return type(value)(as_typed(one) for one in value)
     if isinstance(value, Path):
-        return Path(as_in_a_shell(str(value)))
+        return Path(as_typed(str(value)))
     if not isinstance(value, str):
         return value
     begins = re.match(r"((?:\w+:)?)(~)(?=/|$)", value)

@@ -48,22 +48,22 @@ def alone_in(folder: Path, name: str | None = None) -> Iterator[None]:
         UserError: another process writes there, or the folder cannot be written to.
     """
     file = folder / (LOCK_FILE if name is None else f".{name}{LOCK_FILE}")
-    what = f"output folder {folder}" if name is None else f"output {folder / name}"
+    place, what = (folder, "output folder") if name is None else (folder / name, "output")
     key = os.path.realpath(file)
     with _changing:
         if key in _held:  # to open the file once more and close it would end the lock
-            raise _in_use(what, f"this process ({os.getpid()})")
+            raise _in_use(f"{what} {place}", f"this process ({os.getpid()})")
         _held.add(key)
     try:
         with contextlib.ExitStack() as stack:
             try:
                 held = stack.enter_context(locked(file, wait=False))
             except (FileExistsError, NotADirectoryError) as error:  # mkdir's words for it
-                raise UserError(f"cannot write {folder}: one of its folders is a file") from error
+                raise UserError(f"cannot write {place}: one of its folders is a file") from error
             except OSError as error:
-                raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+                raise UserError(f"cannot write {place}: {error.strerror or error}") from error
             if not held:
-                raise _in_use(what, _owner(file))
+                raise _in_use(f"{what} {place}", _owner(file))
             yield
     finally:
         with _changing:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from segdistill.methods import KD
-from tests.cli.failing import TRAIN, argv, broken, fails
+from tests.cli.failing import CLASSES, TRAIN, argv, broken, fails
+from tests.datasets.trees import folder_tree
 from tests.training.runs import SCENES, STUDENT, contents
 
 
@@ -40,6 +41,22 @@ def test_output_that_is_something_else(tmp_path: Path, capfd: pytest.CaptureFixt
         capfd, argv("train", **common, output=tmp_path / "file" / "run"), "cannot write", "one of its folders is a file"
     )
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["images/run", "images/train/run", "masks/run"])
+def test_output_among_the_images(tmp_path: Path, capfd: pytest.CaptureFixture[str], finished: Path, place: str) -> None:
+    """A folder there is a split of the data; the next look at the data would find a run in it."""
+    root = folder_tree(tmp_path / "data", {"train": 2, "val": 1})
+    before = contents(root)
+    data = {"dataset": "folder", "root": str(root), "classes": CLASSES}
+    told = (f"output folder {root}/{place} lies in {root}/{place.split('/')[0]}, whose folders are splits",)
+    common = {"train": TRAIN, "device": "cpu", "output": root / place}
+    fails(capfd, argv("train", data=data, network=STUDENT, **common), *told)
+    splits = {"train": data, "val": data | {"split": "train"}}
+    student = {"teacher": finished, "student": STUDENT}
+    fails(capfd, argv("distill", data=splits, **student, **common), *told)
+    fails(capfd, argv("compare", data=data, **student, methods="none,kd", **common), *told)
+    assert contents(root) == before
 
 
 def test_output_that_the_disk_has_no_room_for(

@@ -14,6 +14,7 @@ from segdistill.datasets.base import UNLABELLED, Window
 from segdistill.datasets.reading.checking import check_dataset
 from segdistill.datasets.reading.decoded_cache import DecodedCache
 from segdistill.datasets.reading.first import FirstSamples
+from segdistill.datasets.reading.image_folders import images_below
 from segdistill.datasets.reading.videos import Video
 from segdistill.errors import UserError
 from tests.datasets.trees import write_image
@@ -36,6 +37,16 @@ def film(path: Path, count: int, codec: str, rate: int = 10, group: int = 6) -> 
             pixels[:, : 2 * number + 2] += 150
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
+
+
+def test_pseudo_labels_among_the_images_are_no_images(tmp_path: Path) -> None:
+    """`segdistill label photos --output photos/labels --copy` puts a copy of each image there."""
+    for name in ("one.png", "labels/images/one.png", "labels/images/clip-000000.png", "labelled/three.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "labels" / "recipe.yaml").write_text("# Made by segdistill label with runs/a.\n")
+    (tmp_path / "labelled" / "recipe.yaml").write_text("# Mine.\n")
+    assert images_below(tmp_path) == [tmp_path / "labelled" / "three.png", tmp_path / "one.png"]
+    assert len(images_below(tmp_path / "labels")) == 2  # asked for by name
 
 
 def test_every_file_of_the_folders_is_taken_once_and_has_no_labels(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segdistill.datasets.reading.image_folders import images_below
 from segdistill.errors import UserError
 from segdistill.prediction.job import Wanted
 from segdistill.prediction.predict import predict_files
@@ -40,6 +41,18 @@ def frames_of(path: Path, form: str) -> tuple[np.ndarray, list[float]]:
     with av.open(str(path)) as container:
         found = list(container.decode(video=0))
     return np.stack([frame.to_ndarray(format=form) for frame in found]), [frame.time for frame in found]
+
+
+def test_label_maps_of_videos_among_the_videos_are_no_videos(tmp_path: Path) -> None:
+    """The same command again found two videos for one label map."""
+    film(tmp_path / "street.mov")
+    wanted = Wanted(overlay=True)
+    [made] = predict_files(predictor(), tmp_path, tmp_path, wanted=wanted)
+    assert {path.name for path in tmp_path.iterdir()} == {"street.mov", "street.mkv", "street-overlay.mp4"}
+    assert images_below(tmp_path) == [tmp_path / "street.mov"]
+    before = made.stat().st_mtime_ns
+    assert predict_files(predictor(), tmp_path, tmp_path, wanted=wanted) == [made]
+    assert made.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("size", [(21, 33), (64, 64), (70, 130)])
@@ -128,7 +141,7 @@ def test_nothing_half_done_is_left(tmp_path: Path) -> None:
     wanted = Wanted(overlay=True)
     with pytest.raises(KeyboardInterrupt):
         predict_files(predictor(Counted(stop_after=2)), tmp_path / "a.mkv", tmp_path / "out", wanted=wanted)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
@@ -172,7 +185,7 @@ def test_a_codec_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
     with pytest.raises(UserError, match=r"cannot write \S+a-overlay\.mp4: .*libx264"):
         predict_files(predictor(), tmp_path / "a.mkv", tmp_path / "out", wanted=Wanted(overlay=True))
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_broken_videos(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -134,6 +135,12 @@ def test_epochs_or_steps() -> None:
     told = "train.epochs is 50 and train.steps is 7, expected only one of them; set the other to null"
     with pytest.raises(UserError, match=f"^{told}$"):  # the default, given outright
         TrainConfig(epochs=50, steps=7)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = TrainConfig(epochs=np.int64(2), lr=np.float32(0.5), warmup=np.float64(0), backbone_lr=np.int32(1))
+    assert made == TrainConfig(epochs=2, lr=0.5, warmup=0.0, backbone_lr=1)
+    assert {type(made.epochs), type(made.lr), type(made.warmup), type(made.backbone_lr)} == {int, float}
 
 
 def test_whole_numbers_will_do() -> None:

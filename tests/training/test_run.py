@@ -26,6 +26,7 @@ from segdistill import UserError
 from segdistill.cli.main import main
 from segdistill.datasets import SyntheticAerial
 from segdistill.evaluation.evaluate import measure
+from segdistill.prediction.options import PredictOptions
 from segdistill.recipe.data import build_split
 from segdistill.training import run
 from tests.datasets.trees import folder_tree
@@ -52,6 +53,20 @@ def counted_by_hand(model: torch.nn.Module, dataset: SyntheticAerial) -> tuple[f
         if np.any((t == k) | (p == k))
     ]
     return float(np.mean(ious)), 100 * float(np.mean(t == p))
+
+
+def test_numbers_and_arrays_of_numpy_make_the_same_run(tmp_path: Path) -> None:
+    plain = train_tiny(tmp_path / "plain", epochs=1, seed=3)
+    data = SCENES | {"crop": np.array([32, 32]), "count": np.int64(5)}
+    train = {**vars(FAST), "epochs": np.int64(1), "lr": np.float64(3e-3)}
+    options: dict[str, Any] = {"network": STUDENT, "device": "cpu", "quiet": True, "seed": np.uint32(3)}
+    run = segdistill.train(data=data, train=train, output=tmp_path / "numpy", **options)
+    assert fingerprint(run) == fingerprint(plain)
+    assert run.config_file.read_text() == plain.config_file.read_text()
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    wanted = PredictOptions(run.path, tmp_path / "a.png", output=tmp_path / "b.png", window=np.int64(64), quiet=True)
+    assert segdistill.predict(wanted) == [tmp_path / "b.png"]
+    assert segdistill.load_network(STUDENT, num_classes=np.int64(3)).num_classes == 3
 
 
 def test_train_distill_evaluate_with_smp(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter 
 
 from segdistill.arguments import PARSER_MODE, explain
 from segdistill.errors import UserError, unknown_name
-from segdistill.files import as_in_a_shell, read_yaml, recipe_file
+from segdistill.files import as_typed, read_yaml, recipe_file
 from segdistill.lazy import load
 from segdistill.recipe.keywords import field_help, from_values, leading_fields, output_of, stored_recipe
 from segdistill.recipe.recipes import Recipe
@@ -238,7 +238,7 @@ def _as_list(text: str) -> str:
 def _resumed(kinds: Sequence[type[Any]], argv: list[str]) -> list[str]:
     """``--resume RUN`` stands for the run's own recipe and output folder."""
     options = dict(pairwise([*argv, ""])) | dict(argument.split("=", 1) for argument in argv if "=" in argument)
-    run = as_in_a_shell(options.get("--resume"))
+    run = as_typed(options.get("--resume"))
     if run is None or run in ("true", "false"):
         return argv
     stored_recipe(kinds[0], run)

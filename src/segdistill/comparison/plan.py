@@ -24,6 +24,7 @@ from segdistill.methods.building import build_methods
 from segdistill.networks.identity import network_label
 from segdistill.networks.network import Network
 from segdistill.recipe.data import Data
+from segdistill.recipe.data_keys import check_apart
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.training.loading import load_student, load_teacher
 
@@ -70,6 +71,7 @@ def checked_plan(
     Raises:
         UserError: for networks that cannot be paired, or a folder with something else in it.
     """
+    check_apart(recipe.data, folder)
     plan = _plan(folder, recipe, names, seeds, sets, device)
     _check_folder(folder, plan, resume)
     _check_cells(folder, recipe, names, seeds)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segdistill.errors import UserError
+from segdistill.files import as_typed
 from segdistill.naming import check_nameable
 from segdistill.networks import from_onnx, from_python, from_smp, from_timm, from_torchvision, from_transformers
 from segdistill.networks.folder import CARD_FILE, read_description
@@ -91,6 +92,7 @@ def load_network(
         raise UserError(f"network is {spec!r}, expected a spec such as smp:FPN:resnet18, or a folder")
     text = os.fspath(spec)
     check_nameable(text, "network")
+    num_classes, in_channels = as_typed(num_classes), as_typed(in_channels)
     for name, count in (("num_classes", num_classes), ("in_channels", in_channels)):
         if count is not None and (not isinstance(count, int) or count < 1):
             raise UserError(f"{name} is {count!r}, expected at least 1")

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from segdistill.colors import hex_color
 from segdistill.datasets.base import UNLABELLED
+from segdistill.datasets.reading.image_folders import LABELLED, is_labelled
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, write_text
 from segdistill.locks import alone_in, is_free
@@ -30,10 +31,8 @@ from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.sizes import parse_resize
 from segdistill.reporting import page
 
-RECIPE = "recipe.yaml"
-"""The file in an output folder that says what the data set is; it also marks the folder as one of ours."""
-
-_MARK = "# Made by segdistill label"
+RECIPE, _MARK = LABELLED
+"""The file in an output folder that says what the data set is; its first line marks the folder as one of ours."""
 
 _TITLE = "pixels of each class"
 _COLUMNS = ("class", "share of all labels", "pixels kept")
@@ -138,8 +137,7 @@ def _items(given: Sequence[str | Path] | str | Path, output: Path) -> list[Item]
 def _check_free(output: Path) -> None:
     if is_free(output):
         return
-    file = output / RECIPE
-    if not file.is_file() or not file.read_text(encoding="utf-8", errors="replace").startswith(_MARK):
+    if not is_labelled(output):
         raise UserError(
             f"the output folder {output} is not empty, and segdistill label did not make it; choose another"
         )

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from segdistill.datasets.reading.image_folders import LABEL_MAP_KEY
 from segdistill.datasets.reading.videos import Video, reason_of, require_av
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED, permissions
 
-KEY_TAG = "SEGDISTILL_KEY"
+KEY_TAG = LABEL_MAP_KEY.upper()
 """The tag in a finished video that says what it was made from."""
 
 

@@ -12,6 +12,7 @@ import torch
 from rich.progress import Progress
 
 from segdistill.data.ahead import ahead
+from segdistill.datasets.reading.image_folders import COMPANIONS
 from segdistill.datasets.reading.videos import Video
 from segdistill.errors import UserError
 from segdistill.prediction.images_in import Item, Picture
@@ -19,7 +20,7 @@ from segdistill.prediction.job import Job, Wanted
 from segdistill.prediction.video import KEY_TAG, VideoWriter, made_from
 from segdistill.reporting.picture import overlaid
 
-OVERLAY = "-overlay.mp4"
+OVERLAY = COMPANIONS[2]
 
 __all__ = ["companions", "made_from", "predict_all"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from segdistill.errors import UserError, unknown_name
@@ -52,6 +53,28 @@ def check_mapping(values: Any) -> None:
     """
     if not isinstance(values, Mapping):
         raise UserError(f"data is {values!r}, expected a mapping such as {{dataset: camvid, root: data/camvid}}")
+
+
+def check_apart(values: Any, output: Path) -> None:
+    """Refuse an output folder among the images or masks of a data set `folder`, where a look at the data finds it.
+
+    Args:
+        values: a recipe's ``data``; objects are left alone.
+        output: of a run or a comparison.
+
+    Raises:
+        UserError: it lies there.
+    """
+    sets = [values, *(values.get(split) for split in SPLITS)] if isinstance(values, Mapping) else []
+    for one in sets:
+        if not isinstance(one, Mapping) or one.get("dataset") != "folder" or "root" not in one:
+            continue
+        for folder in (Path(one["root"]) / "images", Path(one["root"]) / "masks"):
+            if output.resolve().is_relative_to(folder.resolve()):
+                raise UserError(
+                    f"output folder {output} lies in {folder}, whose folders are splits of the data; choose an output "
+                    "folder elsewhere"
+                )
 
 
 def dataset_name(values: Mapping[str, Any]) -> Any:

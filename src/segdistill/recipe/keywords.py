@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from segdistill.arguments import PARSER_MODE, explain
 from segdistill.errors import UserError, unknown_name
-from segdistill.files import as_in_a_shell, read_yaml, recipe_file
+from segdistill.files import as_typed, read_yaml, recipe_file
 from segdistill.naming import is_plain
 
 K = TypeVar("K")
@@ -76,7 +76,7 @@ def from_values(kind: type[K], values: Mapping[str, Any], *, where: str = "") ->
     check_required(known.values(), values, prefix)
     hints = get_type_hints(kind)
     made: dict[str, Any] = {}
-    for key, value in {key: as_in_a_shell(given) for key, given in values.items()}.items():
+    for key, value in {key: as_typed(given) for key, given in values.items()}.items():
         if is_dataclass(hints[key]) and not isinstance(value, hints[key]):
             if not isinstance(value, Mapping):
                 raise UserError(f"{prefix}{key} is {value!r}, expected a mapping of keys to values")
@@ -119,7 +119,7 @@ def checked(value: Any, expected: Any, key: str) -> Any:
 
 def _objects(kinds: tuple[type[Any], ...], given: tuple[Any, ...], keywords: Mapping[str, Any]) -> list[Any]:
     """One object of each kind, from those that were given and the fields among the keywords."""
-    given, keywords = _named(kinds, given, as_in_a_shell(dict(keywords)))
+    given, keywords = _named(kinds, given, as_typed(dict(keywords)))
     known = [field.name for kind in kinds for field in fields(kind)]
     for key in keywords:
         if key not in known:
@@ -134,9 +134,11 @@ def _objects(kinds: tuple[type[Any], ...], given: tuple[Any, ...], keywords: Map
     for kind, one in zip(kinds, [*given, *[None] * (len(kinds) - len(given))], strict=True):
         own = {field.name: keywords[field.name] for field in fields(kind) if field.name in keywords}
         if isinstance(one, kind):
-            made.append(replace(one, **own))
+            made.append(
+                replace(one, **{field.name: as_typed(getattr(one, field.name)) for field in fields(kind)} | own)
+            )
             continue
-        values = read_yaml(recipe_file(Path(as_in_a_shell(one)))) if isinstance(one, str | Path) else one
+        values = read_yaml(recipe_file(Path(as_typed(one)))) if isinstance(one, str | Path) else one
         if not isinstance(values, Mapping | None):
             raise UserError(f"a {type(one).__name__} is given, expected a {kind.__name__}, a mapping or a YAML file")
         base = stored if kind is kinds[0] else {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from segdistill.errors import UserError, unknown_name
+from segdistill.files import as_typed
 from segdistill.recipe.annotations import LossSpec, NamedParameters, Optimizer, TaskLoss, Tensor
 from segdistill.recipe.losses import build_task_loss, check_task_loss
 
@@ -69,6 +70,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, expected in get_type_hints(TrainConfig).items():
+            object.__setattr__(self, name, as_typed(getattr(self, name)))  # numpy's numbers are numbers, too
             if name != "loss":
                 _check_kind(name, getattr(self, name), get_args(expected) or (expected,))
         if self.epochs is not None and self.steps is not None:

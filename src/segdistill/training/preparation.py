@@ -25,6 +25,7 @@ from segdistill.networks.network import Network
 from segdistill.networks.normalisation import check_one_image
 from segdistill.progress import counted, tracked
 from segdistill.recipe.data import Data
+from segdistill.recipe.data_keys import check_apart
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.recipe.train_config import TrainConfig
 from segdistill.run_folder import RunFolder, recipe_differences
@@ -50,7 +51,8 @@ def alone(folder: RunFolder, config: Mapping[str, Any], options: RunOptions, fab
 
 
 def check_sources(config: Mapping[str, Any], output: Path) -> None:
-    """Refuse an output folder that holds what the run starts from: it would be replaced."""
+    """Refuse an output folder that holds what the run starts from, which would be replaced, or lies among images."""
+    check_apart(config["data"], output)
     for key in ("network", "teacher", "teacher_weights", "student", "init_weights"):
         value = config.get(key)
         # Weights of several networks are by network: the files are the values.

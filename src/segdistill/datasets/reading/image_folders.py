@@ -16,15 +16,20 @@ IN_FOLDERS = (*PICTURES, *(suffix for suffix in RASTERS if suffix != ".vrt"), *V
 LABEL_MAP_KEY = "segdistill_key"
 """Name of the text, in small or capital letters, that says what a label map of segdistill was made from."""
 
-COMPANIONS = ("-overlay.png", "-probabilities.tif")
-"""How the names of the pictures and rasters end that go with a label map."""
+COMPANIONS = ("-overlay.png", "-probabilities.tif", "-overlay.mp4")
+"""How the names of the pictures, rasters and videos end that go with a label map."""
+
+LABELLED = ("recipe.yaml", "# Made by segdistill label")
+"""The file that marks a data set of pseudo-labels, and how it begins."""
 
 _BEGINNING = 2**14
-"""Bytes of a PNG or GeoTIFF that hold its texts; pixels follow."""
+"""Bytes of a PNG, a GeoTIFF or a Matroska video that hold its texts; pixels follow."""
 
 
 def images_below(folder: Path, without: Path | None = None) -> list[Path]:
-    """Every picture, raster and video in and below ``folder``, sorted; no label map that segdistill wrote there.
+    """Every picture, raster and video in and below ``folder``, sorted; nothing that segdistill wrote there.
+
+    Label maps are left out, and folders of pseudo-labels below ``folder``, whose images are copies of others.
 
     Args:
         folder: linked folders in it are followed.
@@ -42,16 +47,33 @@ def images_below(folder: Path, without: Path | None = None) -> list[Path]:
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
         and (left_out is None or left_out not in file.resolve().parents)
     ]
-    images = _without_label_maps(found)
+    images = _without_label_maps(_without_labelled(found, folder))
     if not images:
         told = "label maps of segdistill alone" if found else "no image"
         raise UserError(f"{folder} holds {told}; expected files ending in {' '.join(IN_FOLDERS)}")
     return images
 
 
+def _without_labelled(files: list[Path], folder: Path) -> list[Path]:
+    """The files that lie in no data set of pseudo-labels below ``folder``."""
+    above = {parent for file in files for parent in file.parents if folder in parent.parents}
+    labelled = {one for one in above if is_labelled(one)}
+    return [file for file in files if labelled.isdisjoint(file.parents)]
+
+
+def is_labelled(folder: Path) -> bool:
+    """Whether a folder is a data set of pseudo-labels that segdistill made."""
+    name, begins = LABELLED
+    try:
+        with (folder / name).open("rb") as stream:
+            return stream.read(len(begins)) == begins.encode()
+    except OSError:
+        return False
+
+
 def _without_label_maps(files: list[Path]) -> list[Path]:
     """The files that are no label map of segdistill, and no picture that goes with one."""
-    maps = {file for file in files if file.suffix.lower() in (".png", ".tif", ".tiff") and _is_label_map(file)}
+    maps = {file for file in files if file.suffix.lower() in (".png", ".tif", ".tiff", ".mkv") and _is_label_map(file)}
     made = {map_.with_name(f"{map_.stem}{ending}") for map_ in maps for ending in COMPANIONS}
     return [file for file in files if file not in maps and file not in made]
 
