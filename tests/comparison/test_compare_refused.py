@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from segdistill import UserError
 from segdistill.comparison import compare as module
 from segdistill.comparison.methods import parse_methods
 from tests.comparison.tiny import cell, compare_tiny
-from tests.datasets.trees import folder_tree
+from tests.datasets.trees import folder_tree, write_mask
 from tests.training.runs import FAST, TEACHER, contents, train_tiny
 
 pytestmark = pytest.mark.usefixtures("short_report")
@@ -114,6 +115,22 @@ def test_other_images_are_refused(tmp_path: Path, teacher: Path) -> None:
     for kind in ("images", "masks"):
         (tmp_path / "data" / kind / "val" / "val2.png").rename(tmp_path / "data" / kind / "val" / "val9.png")
     with pytest.raises(UserError, match=r"3 validation images, but the data has 3 \(val2 gone, val9 new\)"):
+        compare_tiny(tmp_path / "out", teacher, data=data, train=replace(FAST, epochs=1))
+
+
+@pytest.mark.parametrize("change", ["another", "edited"])
+def test_other_training_images_or_masks_are_refused(tmp_path: Path, teacher: Path, change: str) -> None:
+    """Methods that are added to a comparison would be trained on other images than those that are there."""
+    data = {"dataset": "folder", "root": str(tmp_path / "data"), "classes": list("abcdef"), "crop": [12, 16]}
+    root = folder_tree(tmp_path / "data", {"train": 2, "val": 2}, classes=6)
+    compare_tiny(tmp_path / "out", teacher, data=data, train=replace(FAST, epochs=1))
+    shutil.copytree(root, tmp_path / "elsewhere")
+    compare_tiny(tmp_path / "out", teacher, data=data, train=replace(FAST, epochs=1))
+    if change == "another":
+        folder_tree(root, {"train": 3}, classes=6)
+    else:
+        write_mask(root / "masks" / "val" / "val0.png", np.zeros((12, 16), np.uint8))
+    with pytest.raises(UserError, match=r"images or masks of the data have changed since the runs in .*out were made"):
         compare_tiny(tmp_path / "out", teacher, data=data, train=replace(FAST, epochs=1))
 
 

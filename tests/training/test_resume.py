@@ -11,11 +11,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import segdistill
 from segdistill import RunFolder, UserError
 from segdistill.methods import KA
 from segdistill.training.step import Step, Terms
+from tests.datasets.trees import folder_tree, write_mask
+from tests.training import faults
+from tests.training.faults import kill_after
 from tests.training.runs import SCENES, contents, distill_tiny, fingerprint, train_tiny
 
 
@@ -137,6 +142,25 @@ def test_another_recipe_is_refused(tmp_path: Path, change: dict[str, Any], told:
         train_tiny(tmp_path / "run", resume=True, **({"epochs": 1} | change))
     assert f"cannot resume {run.path} with another recipe: {told};" in str(error.value)
     assert contents(run.path) == before
+
+
+@pytest.mark.parametrize("change", [False, True])
+def test_images_that_have_changed_since_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: bool
+) -> None:
+    """Not refused: a broken image may have been mended, and days of training stand behind it."""
+    root = folder_tree(tmp_path / "data", {"train": 4, "val": 1})
+    data = {"dataset": "folder", "root": str(root), "classes": ["a", "b", "c"]}
+    with monkeypatch.context() as patch:
+        kill_after(patch, epoch=1)
+        with pytest.raises(faults.Killed):
+            train_tiny(tmp_path / "run", data=data, epochs=2)
+    if change:
+        write_mask(root / "masks" / "train" / "train1.png", np.ones((12, 16), np.uint8))
+    capsys.readouterr()
+    segdistill.train(resume=tmp_path / "run", device="cpu")
+    told = f"warning: images or masks of the data have changed since {tmp_path / 'run'} was begun"
+    assert (told in capsys.readouterr().out) == change
 
 
 def test_without_a_checkpoint_it_starts_over(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def _plan(
         "classes": list(sets.val.classes),
         "palette": [list(color) for color in sets.val.palette],
         "ids": list(sets.val.ids),
+        "data_hash": sets.fingerprint(),
         "teacher_hash": teacher_hash(recipe),
         "student_hash": student_hash(recipe),
         "versions": _versions(),
@@ -145,6 +146,11 @@ def _check_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
             f"the runs in {folder} were scored on {len(old['ids'])} validation images, but the data has "
             f"{len(plan['ids'])}{_changed(old['ids'], plan['ids'])}; choose another output folder"
         )
+    if old.get("data_hash", plan["data_hash"]) != plan["data_hash"]:
+        raise UserError(
+            f"images or masks of the data have changed since the runs in {folder} were made; choose another output "
+            "folder"
+        )
     if old.get("teacher_hash") != plan["teacher_hash"]:
         raise UserError(
             f"the teacher {network_label(plan['recipe']['teacher'])} has other weights than when the runs in {folder} "
@@ -165,7 +171,13 @@ def forget_other_teacher(folder: Path, plan: dict[str, Any]) -> None:
 
     def measured(of: dict[str, Any]) -> list[Any]:
         keys = ("data", "teacher", "teacher_classes", "teacher_bands")
-        return [of["classes"], of["ids"], of.get("teacher_hash"), *(of["recipe"].get(key) for key in keys)]
+        return [
+            of["classes"],
+            of["ids"],
+            of.get("data_hash"),
+            of.get("teacher_hash"),
+            *(of["recipe"].get(key) for key in keys),
+        ]
 
     if measured(old) != measured(plan):
         (cell_folder(folder, "teacher", -1) / EVALUATION_FILE).unlink(missing_ok=True)

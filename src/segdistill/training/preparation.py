@@ -217,8 +217,10 @@ def synchronise_batch_norm(learner: Distiller | Supervised, fabric: Fabric, cons
         )
 
 
-def check_checkpoint(state: Mapping[str, Any] | None, config: Mapping[str, Any], folder: RunFolder) -> None:
-    """Refuse the checkpoint of a run of another recipe.
+def check_checkpoint(
+    state: Mapping[str, Any] | None, config: Mapping[str, Any], folder: RunFolder, data: Data, console: Console
+) -> None:
+    """Refuse the checkpoint of a run of another recipe, and warn where it has seen other images.
 
     Raises:
         UserError: it is one.
@@ -228,6 +230,12 @@ def check_checkpoint(state: Mapping[str, Any] | None, config: Mapping[str, Any],
         raise UserError(
             f"checkpoint {folder.checkpoint_file} is of another recipe: {'; '.join(differences)}; "
             "start over with --overwrite"
+        )
+    if state is not None and state.get("data", seen := data.fingerprint()) != seen:
+        console.out(
+            f"warning: images or masks of the data have changed since {folder.path} was begun, and its result will be "
+            "of both; start over with --overwrite for one that can be repeated",
+            highlight=False,
         )
 
 

@@ -203,7 +203,7 @@ class Run:
         self.loaders = self.training_loader(views), *self.validation_loaders()
         resuming = self.options.resume and not self.options.dry_run
         self.state = load_checkpoint(self.folder.checkpoint_file, self.console) if resuming else None
-        check_checkpoint(self.state, self.config, self.folder)
+        check_checkpoint(self.state, self.config, self.folder, self.job.data, self.console)
         if self.options.dry_run:
             return
         if fabric.is_global_zero:
@@ -237,7 +237,9 @@ class Run:
         if self.options.dry_run:
             first = 0  # the other steps cost more
         step = Step(learner, train, steps, fabric=fabric, seed=seed, balance=self.balance, features_first=first)
-        checkpoints = Checkpoints(self.folder, self.config, self.options.checkpoint_minutes)
+        checkpoints = Checkpoints(
+            self.folder, self.config, self.options.checkpoint_minutes, self.job.data.fingerprint()
+        )
         callbacks = [*self.callbacks(), StopSignals(checkpoints, STEPS_BETWEEN_LOOKS), checkpoints]
         self.loop = Loop(step, self.loaders[0], steps, callbacks)
         if self.state is not None:

@@ -22,11 +22,12 @@ class Checkpoints(Callback):
         folder: the run folder.
         recipe: the complete recipe, kept in every checkpoint.
         minutes: between checkpoints within an epoch.
+        data: `Data.fingerprint` of the images, kept in every checkpoint.
     """
 
-    def __init__(self, folder: RunFolder, recipe: Mapping[str, Any], minutes: float) -> None:
+    def __init__(self, folder: RunFolder, recipe: Mapping[str, Any], minutes: float, data: str) -> None:
         self.folder = folder
-        self.recipe = recipe
+        self.kept = {"recipe": dict(recipe), "data": data}
         self.seconds = 60 * minutes
         self._saved = 0.0
 
@@ -46,7 +47,7 @@ class Checkpoints(Callback):
         """Writes a checkpoint, from the first process. Every process must call this."""
         state = loop.state_dict()
         if loop.step.fabric.is_global_zero:
-            save_checkpoint({"recipe": dict(self.recipe), **state}, self.folder.checkpoint_file)
+            save_checkpoint({**self.kept, **state}, self.folder.checkpoint_file)
 
     def load(self, loop: Loop, state: Mapping[str, Any]) -> None:
         """Continues from a checkpoint.
