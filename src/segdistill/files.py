@@ -193,9 +193,19 @@ def _value_of(found: re.Match[str]) -> str:
     return os.environ.get(name) or found[0]
 
 
+def bytes_of(text: str) -> bytes:
+    r"""Text as UTF-8, with the bytes of file names that are none as they are in the name.
+
+    Example:
+        >>> bytes_of("ü\udcff")
+        b'\xc3\xbc\xff'
+    """
+    return text.encode("utf-8", "surrogateescape")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(bytes_of(text)))
 
 
 def check_json_file(path: str | Path, option: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from segdistill.datasets.reading.first import FirstSamples
 from segdistill.datasets.reading.image_folders import images_below
 from segdistill.datasets.reading.videos import Video
 from segdistill.errors import UserError
+from segdistill.files import write_text
 from tests.datasets.trees import write_image
 
 
@@ -37,6 +39,18 @@ def film(path: Path, count: int, codec: str, rate: int = 10, group: int = 6) -> 
             pixels[:, : 2 * number + 2] += 150
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    folder, names = tmp_path / "photos", ["b.png", "c.png", os.fsdecode(b"\xff.png")]
+    for number, name in enumerate(names):
+        write_image(folder / name, seed=number)
+    whole = Images(folder, classes=["a", "b"])
+    assert sum(len(Images(folder, split=split)) for split in ("train", "val")) == len(whole) == 3
+    kept = DecodedCache(whole, tmp_path / "kept", {}, console=Console(quiet=True))
+    assert all(kept[index][0].equal(whole[index][0]) for index in range(3))
+    write_text(tmp_path / "names.txt", "\n".join(whole.ids))
+    assert (tmp_path / "names.txt").read_bytes() == b"b.png\nc.png\n\xff.png"
 
 
 def test_pseudo_labels_among_the_images_are_no_images(tmp_path: Path) -> None:

@@ -104,6 +104,18 @@ def test_networks_side_by_side(run: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert [line for line in found.skipped if "needs" in line] == wanted
 
 
+def test_weights_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    small = {"depths": [1] * 4, "hidden_sizes": [8, 8, 16, 16], "num_attention_heads": [1] * 4, "num_labels": 3}
+    config = transformers.SegformerConfig(**small, decoder_hidden_size=16)
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path, max_shard_size="20KB")
+    pieces = list(tmp_path.glob("*.safetensors"))
+    assert len(pieces) > 2
+    monkeypatch.setattr(module, "_timed", lambda job: timing.summarise([0.01], None, None))
+    found = benchmark(runs=[tmp_path], input="64", runtimes=["pytorch"], quiet=True)
+    assert found.rows[0].file_mb == sum(piece.stat().st_size for piece in pieces) / 1e6
+
+
 def test_int8_where_there_is_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run's own file, if it takes the image; with its own mIoU."""
     jobs: list[timing.Job] = []

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import segdistill
 from segdistill import RunFolder, UserError, load_run
 from segdistill.data.statistics import BandStatistics
 from segdistill.inspection.bands import data_statistics
 from segdistill.recipe.data import build_data
 from segdistill.training import preparation
 from tests.inspection.trees import folder_data, sound_tree
-from tests.training.runs import train_tiny
+from tests.training.runs import FAST, STUDENT, train_tiny
 
 
 @pytest.fixture
@@ -56,6 +57,25 @@ def test_a_run_takes_them_from_the_file(
     run = train_tiny(tmp_path / "run", data=data | {"statistics": str(tmp_path / "given.json")}, epochs=1)
     assert BandStatistics.load(tmp_path / "run/bands.json") == given
     assert normalised_by(run) == pytest.approx(given.mean)
+
+
+def test_values_that_mostly_mean_no_data(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that does not name them as its nodata value gives a mean and a deviation that hide the picture."""
+    data = folder_data(root, crop=[32, 32], bands=[3, 1])
+    measured = data_statistics(data=data, output=tmp_path / "bands.json", quiet=True)
+    assert measured.doubts() == []
+    lowest = float(np.finfo(np.float32).min)
+    replace(measured, minimum=(0.0, -9999.0), maximum=(-lowest, 1.0)).save(tmp_path / "bands.json")
+    capsys.readouterr()
+    options = {"network": STUDENT, "train": replace(FAST, epochs=1), "device": "cpu"}
+    segdistill.train(data=data | {"statistics": str(tmp_path / "bands.json")}, output=tmp_path / "run", **options)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "without data" in line]
+    assert [line.partition(", which")[0] for line in lines] == [
+        "warning: a value of band 1 is 3.40282347e+38",
+        "warning: a value of band 2 is -9999",
+    ]
+    assert np.float32("3.40282347e+38") == -np.float32(lowest)
+    assert lines[1].endswith("gdal_edit.py -a_nodata -9999 FILE")
 
 
 def test_a_run_without_the_file_computes_the_same(root: Path, tmp_path: Path) -> None:

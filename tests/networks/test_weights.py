@@ -91,6 +91,15 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
         load_network(SPEC, num_classes=5, init_weights=tmp_path / "e.pth")
     with pytest.raises(UserError, match=r"weights file imagnet does not exist"):
         load_network(SPEC, num_classes=5, init_weights="imagnet")
+    save_file({"conv_stem.weight": torch.zeros(1)}, tmp_path / "backbone.safetensors")
+    with pytest.raises(
+        UserError, match=r"; weights of its backbone alone are given as {encoder: \S+backbone.safetensors}$"
+    ):
+        load_network(SPEC, num_classes=5, init_weights=tmp_path / "backbone.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    several = r"holds its weights in several files, expected model.safetensors; give the folder as the network itself"
+    with pytest.raises(UserError, match=several):
+        load_network(SPEC, num_classes=5, init_weights=tmp_path)
 
 
 # ----------------------------------------------------------------------------------- checkpoints of other programs

@@ -77,6 +77,18 @@ def data_set(made: label_module.Labelled) -> Folder:
 # ------------------------------------------------------------------------------------------------ pictures
 
 
+def test_names_that_no_list_can_hold(tmp_path: Path, model: Callable[..., None]) -> None:
+    """After all images were labelled, the list of them failed, or was one of files that are not there."""
+    names = ["a\nb", " c ", os.fsdecode(b"d\xff"), "e"]
+    for number, name in enumerate(names):
+        photo(tmp_path / "photos" / f"{name}.png", seed=number)
+    made = label(tmp_path / "photos", tmp_path / "labels")
+    assert set(data_set(made).ids) == {"a_b", "c", "d_", "e"}
+    shutil.move(tmp_path / "photos" / "e.png", tmp_path / "photos" / "a_b.png")
+    with pytest.raises(UserError, match=r"would both become .*a_b.png; rename one of them"):
+        label(tmp_path / "photos", tmp_path / "more")
+
+
 @pytest.mark.parametrize("confidence", [0.0, 0.5, SURE, 1.0])
 def test_pixels_below_the_confidence_are_ignored(tmp_path: Path, model: Callable[..., None], confidence: float) -> None:
     pixels = [photo(tmp_path / f"in/{name}.png", seed=seed) for seed, name in enumerate("ab")]

@@ -19,6 +19,10 @@ from segdistill.errors import UserError
 from segdistill.files import write_json
 from segdistill.progress import tracked
 
+_NO_DATA = (-9999.0, -99999.0, -32767.0, -32768.0)
+_NO_MEASUREMENT = 1e30
+"""Values that stand for "no data" in many files which do not say so; numbers as large as a float's largest, too."""
+
 _PIXELS = 2**20
 """Pixels that are summed at a time, in float64."""
 
@@ -71,6 +75,16 @@ class BandStatistics:
                 f"{path} holds mean {mean} and std {std}; expected a number each for every band, std above 0"
             )
         return read
+
+    def doubts(self) -> list[str]:
+        """A sentence for each band whose lowest or highest value is one that files use for pixels without data."""
+        return [
+            f"a value of band {number} is {value:.9g}, which mostly stands for pixels without data; if it does here, "
+            f"the files must name it, or it is taken for a measurement: gdal_edit.py -a_nodata {value:.9g} FILE"
+            for number, ends in enumerate(zip(self.minimum, self.maximum, strict=True), start=1)
+            for value in ends
+            if value in _NO_DATA or abs(value) >= _NO_MEASUREMENT
+        ]
 
     def padding(self, dtype: torch.dtype) -> tuple[float, ...]:
         """The mean of each band as images of ``dtype`` have it: what they are padded with, so that padding is 0."""

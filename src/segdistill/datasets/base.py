@@ -256,6 +256,9 @@ def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
             f"classes has {len(names)} names ({', '.join(names[:3])}); expected 2 to {UNLABELLED}, "
             "the background being a class too"
         )
+    blank = next((label for label, name in enumerate(names) if not name.strip()), None)
+    if blank is not None:
+        raise UserError(f"classes has no name for the class {blank}; expected a name for each")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"classes names '{twice[0]}' more than once")

@@ -19,6 +19,7 @@ from segdistill.datasets.reading.rasters import read_header, require_rasterio
 from segdistill.datasets.reading.tiles import checked_bands
 from segdistill.datasets.reading.videos import VIDEOS, FrameAt, VideoFrame, frames_of
 from segdistill.errors import UserError
+from segdistill.files import bytes_of
 
 SPLITS = ("all", "train", "val")
 
@@ -203,4 +204,4 @@ def _of_split(files: dict[str, Path], split: str, held_out: float) -> dict[str, 
 
 def _place(name: str) -> float:
     """A number from 0 to 1 that only the name decides."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest(), "big") / 2**48
+    return int.from_bytes(hashlib.blake2b(bytes_of(name), digest_size=6).digest(), "big") / 2**48

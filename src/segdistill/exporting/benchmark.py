@@ -29,9 +29,9 @@ from segdistill.exporting.export import FOLDER, export
 from segdistill.exporting.options import BenchmarkOptions
 from segdistill.files import write_json
 from segdistill.formats.choosing import format_named
-from segdistill.networks.loading import load_run
+from segdistill.networks.loading import files_of, load_run
 from segdistill.networks.size import count_macs, count_parameters
-from segdistill.networks.weights import WEIGHTS_FILE
+from segdistill.networks.weights import SUFFIXES
 from segdistill.progress import counted, during
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.sizes import parse_size
@@ -228,7 +228,7 @@ def _models(
     precisions = ("fp32", "bf16") if has_bf16 else ("fp32",)
     if not has_bf16:
         skipped.append("bf16: this CPU has no instructions for it")
-    weights_mb = _megabytes(run / WEIGHTS_FILE)
+    weights_mb = sum(file.stat().st_size for file in files_of(run) if file.suffix in SUFFIXES) / 1e6
     for runtime in runtimes:
         if runtime not in _FORMAT_OF:
             for precision in precisions if runtime == "pytorch" else ("fp32",):

@@ -32,6 +32,8 @@ def data_statistics(options: StatisticsOptions) -> BandStatistics:
     ignored, missing = percent(statistics.ignored), percent(statistics.missing)
     counted = f"{len(dataset)} train images, {statistics.pixels} pixels counted"
     console.out(f"{counted}; {ignored} of all are ignored, {missing} hold no data", highlight=False)
+    for text in statistics.doubts():
+        console.out(f"warning: {text}", highlight=False)
     console.out(f"{output}  for a run: --data.statistics {output}", highlight=False)
     return statistics
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from segdistill.files import bytes_of
 from segdistill.networks.network import Network
 from segdistill.networks.wrapping import as_network
 
@@ -25,7 +26,7 @@ def network_digest(model: nn.Module) -> str:
     """
     network = as_network(model)
     hasher = hashlib.blake2b(digest_size=16)
-    hasher.update(f"{network.spec} {type(network.model).__qualname__}".encode())
+    hasher.update(bytes_of(f"{network.spec} {type(network.model).__qualname__}"))
     for name, values in [*network.named_parameters(), *network.named_buffers()]:
         hasher.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         hasher.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

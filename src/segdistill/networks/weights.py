@@ -108,6 +108,11 @@ def read_weights(file: Path) -> Weights:
     if file.is_dir():
         raise UserError(f"{file} is a folder, expected a file of weights, or a folder that holds {WEIGHTS_FILE}")
     if not file.is_file():
+        if file.with_name(f"{file.name}.index.json").is_file():
+            raise UserError(
+                f"{file.parent} holds its weights in several files, expected {file.name}; give the folder as the "
+                f"network itself, transformers:{file.parent}, or save it anew in one file"
+            )
         raise UserError(f"weights file {file} does not exist")
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
@@ -154,13 +159,22 @@ def load_weights(model: nn.Module, file: Path) -> list[str]:
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    refuse_misfit(file, missing, unexpected, shapes)
+    of_backbone = (
+        "" if own.keys() & state.keys() else f"; weights of its backbone alone are given as {{encoder: {file}}}"
+    )
+    refuse_misfit(file, missing, unexpected, shapes, of_backbone)
     model.load_state_dict(state, strict=False)
     return weights.notes
 
 
-def refuse_misfit(file: Path, missing: Collection[str], unexpected: Collection[str], shapes: Collection[str]) -> None:
+def refuse_misfit(
+    file: Path, missing: Collection[str], unexpected: Collection[str], shapes: Collection[str], hint: str = ""
+) -> None:
     """Raise if anything is missing, unexpected or of another shape in the weights of ``file``.
+
+    Args:
+        file, missing, unexpected, shapes: what is wrong with which tensors.
+        hint: the end of the sentence.
 
     Raises:
         UserError: one sentence with the first few names of each kind.
@@ -171,7 +185,7 @@ def refuse_misfit(file: Path, missing: Collection[str], unexpected: Collection[s
         if names
     ]
     if found:
-        raise UserError(f"weights file {file} does not fit this network: {'; '.join(found)}")
+        raise UserError(f"weights file {file} does not fit this network: {'; '.join(found)}{hint}")
 
 
 def few(names: Iterable[object]) -> str:

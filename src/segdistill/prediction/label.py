@@ -120,7 +120,8 @@ def _items(given: Sequence[str | Path] | str | Path, output: Path) -> list[Item]
         raise UserError(f"output {output} is a file; expected a folder for the data set")
     items = []
     for path, below in find_files(given, output):
-        name = "-".join(below.with_suffix("").parts)
+        # A line of train.txt names it, which begins and ends where the name does.
+        name = "".join(sign if sign.isprintable() else "_" for sign in "-".join(below.with_suffix("").parts)).strip()
         kind = Item(path, path).kind
         target = {"picture": f"{name}.png", "raster": f"{name}.tif", "video": f".{name}.json"}[kind]
         items.append(Item(path, output / "masks" / target))

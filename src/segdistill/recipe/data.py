@@ -134,7 +134,7 @@ class Data:
             for index, name in enumerate(() if dataset is None else dataset.ids):
                 files = () if dataset is None else dataset.files(index)
                 sizes = [(file.name, file.stat().st_size if file.exists() else None) for file in files]
-                told.update(repr((name, sizes)).encode("utf-8", "surrogateescape"))
+                told.update(repr((name, sizes)).encode())
             told.update(b"\n")
         return told.hexdigest()
 

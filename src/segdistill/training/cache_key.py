@@ -15,6 +15,7 @@ from segdistill.datasets.base import SegmentationDataset, Window
 from segdistill.datasets.reading.checking import STRIP, in_threads
 from segdistill.datasets.reading.joined import Joined
 from segdistill.errors import UserError
+from segdistill.files import bytes_of
 from segdistill.networks.identity import network_digest
 from segdistill.networks.loading import apart_from_files, files_of, has_own_weights
 from segdistill.recipe.teachers import GivenTeacher
@@ -84,7 +85,7 @@ def _teacher_hash(teacher: str | Path | nn.Module, teacher_weights: str | Path |
     files = files_of(teacher, teacher_weights)
     if not files and not has_own_weights(teacher):
         raise UserError(f"teacher '{teacher}' is no run folder and has no teacher_weights; expected one of them")
-    digest.update(apart_from_files(teacher).encode())
+    digest.update(bytes_of(apart_from_files(teacher)))
     for file in files:
         try:
             with file.open("rb") as opened:

@@ -73,7 +73,9 @@ def note_objects(config: Mapping[str, Any], console: Console) -> None:
         )
 
 
-def fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -> BandStatistics | None:
+def fit_bands(
+    network: Network, data: Data, file: Path | None, console: Console, progress: bool
+) -> BandStatistics | None:
     """For images that are not 8-bit RGB: normalises by the training images' own statistics, pads with their mean.
 
     The file of statistics that the data names, if any, holds for any images.
@@ -82,6 +84,7 @@ def fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -
         network: what is trained.
         data: gets its padding here.
         file: where a run that is resumed has the statistics already; None for a new run.
+        console: is told of values that are hardly measurements.
         progress: whether there is a bar.
     """
     image, _ = data.train.open(0).window(Window(0, 0, 1, 1))
@@ -91,6 +94,8 @@ def fit_bands(network: Network, data: Data, file: Path | None, progress: bool) -
         statistics = BandStatistics.load(file)
     else:
         statistics = data.statistics or band_statistics(data.as_student_sees(), progress=progress)
+    for text in statistics.doubts():
+        console.out(f"warning: {text}", highlight=False)
     network.set_normalization(statistics.mean, statistics.std)
     data.train.fill = data.val.fill = statistics.padding(image.dtype)
     return statistics

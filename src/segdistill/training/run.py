@@ -195,7 +195,8 @@ class Run:
         self.check_data()
         data = self.data
         bands_file = self.folder.path / "bands.json"
-        self.bands = fit_bands(learner.student, data, bands_file if self.options.resume else None, bar)
+        kept = bands_file if self.options.resume else None
+        self.bands = fit_bands(learner.student, data, kept, self.console, bar)
         describe_network(learner.student, data.val, self.bands)
         warn_of_small_data(data, self.job.recipe, self.console)
         views = self._views()

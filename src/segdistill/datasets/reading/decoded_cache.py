@@ -28,6 +28,7 @@ from segdistill.datasets.reading.masks import resized_labels
 from segdistill.datasets.reading.strips import scored_sample
 from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.errors import UserError
+from segdistill.files import bytes_of
 from segdistill.progress import tracked
 from segdistill.records import RecordFile, RecordStore, free_bytes, readable
 
@@ -321,14 +322,14 @@ def _files_hash(dataset: SegmentationDataset) -> str:
     """Of names, sizes and times of all files, wherever they lie; of the samples' names where there are no files."""
     told = hashlib.blake2b(digest_size=16)
     for index, name in enumerate(dataset.ids):
-        told.update(f"{name}\n".encode())
+        told.update(bytes_of(f"{name}\n"))
         for file in dataset.files(index):
             try:
                 state = file.stat()
             except OSError:  # reading says so where the file is needed
-                told.update(f"{file.name} is not there\n".encode())
+                told.update(bytes_of(f"{file.name} is not there\n"))
                 continue
-            told.update(f"{file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+            told.update(bytes_of(f"{file.name} {state.st_size} {state.st_mtime_ns}\n"))
     return told.hexdigest()
 
 
