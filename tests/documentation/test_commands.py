@@ -54,6 +54,8 @@ CASES = [(page, line) for page in PAGES for line in commands(page)]
 @pytest.mark.parametrize(("page", "line"), CASES, ids=[f"{name_of(page)}:{line[:60]}" for page, line in CASES])
 def test_the_command_line_understands(page: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(line, comments=True)[1:]
+    for name in re.findall(r"\$(\w+)", line):  # which a shell would have set in the lines before
+        monkeypatch.setenv(name, "smp:FPN:resnet18")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)

@@ -84,7 +84,7 @@ def fit_bands(
         network: what is trained.
         data: gets its padding here.
         file: where a run that is resumed has the statistics already; None for a new run.
-        console: is told of values that are hardly measurements.
+        console: where values that are hardly measurements are named.
         progress: whether there is a bar.
     """
     image, _ = data.train.open(0).window(Window(0, 0, 1, 1))
