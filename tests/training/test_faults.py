@@ -235,7 +235,7 @@ def test_weights_that_break_within_an_epoch_reach_no_checkpoint(
 
 def test_an_output_folder_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"^cannot write \S+config\.yaml: one of its folders is a file"):
+    with pytest.raises(UserError, match=r"^cannot write \S+file/run: one of its folders is a file"):
         train_tiny(tmp_path / "file" / "run")
 
 
