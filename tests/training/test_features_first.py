@@ -208,6 +208,32 @@ def test_how_many_steps(method: Method | list[Method], steps: int, batches: int,
 
 
 @pytest.mark.parametrize(
+    ("method", "options", "steps", "enough"),
+    [
+        (Auto(), {}, 990, 100),
+        (Auto(), {"unlabelled_index": 254}, 1990, 200),
+        (Auto(features_first=0.3), {}, 990, 167),
+        (Auto(), {}, 1000, None),
+        (Auto(features_first=0), {}, 990, None),
+        (Feature(), {}, 990, None),
+    ],
+)
+def test_a_hint_says_from_which_length_on_features_come_first(
+    method: Method, options: dict[str, Any], steps: int, enough: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher, student = pair(classes=5)
+    student.start = "random"
+    learner = Distiller(teacher, student, method=method, **options)
+    first = steps_of_features_alone(learner, FAST, steps, 10, Console(width=300))
+    printed = capsys.readouterr().out
+    assert (f"--train.epochs {enough} or more" in printed) is (enough is not None)
+    if enough is not None:
+        assert first == 0
+        assert steps_of_features_alone(learner, FAST, 10 * (enough - 1), 10, Console(quiet=True)) == 0
+        assert steps_of_features_alone(learner, FAST, 10 * enough, 10, Console(quiet=True)) > 0
+
+
+@pytest.mark.parametrize(
     ("options", "expected"),
     [({}, 500), ({"unlabelled_index": 254}, 0), ({"ignored": "distil"}, 0)],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
 
 from segdistill.distiller import Distiller, Supervised
@@ -39,7 +41,15 @@ def steps_of_features_alone(
         return 0
     epochs = int(learner.features_first * (steps // batches))
     all_labelled = learner.unlabelled_index is None and learner.ignored == "skip"
-    if epochs * batches < FEWEST_STEPS * (1 if all_labelled else WITHOUT_LABELS):
+    fewest = FEWEST_STEPS * (1 if all_labelled else WITHOUT_LABELS)
+    if epochs * batches < fewest:
+        if learner.features_first:
+            enough = math.ceil(math.ceil(fewest / batches) / learner.features_first)
+            console.out(
+                f"hint: {counted(steps, 'step')} are too few to learn the teacher's features first, which gave better "
+                f"students in long runs: --train.epochs {enough} or more",
+                highlight=False,
+            )
         return 0
     rest = -(-steps // batches) - epochs
     told = f"features first: {counted(epochs, 'epoch')} without labels and validation, then {rest} with them"
