@@ -164,8 +164,8 @@ def as_typed(value: Any) -> Any:
         UserError: a variable that is not set, in a path that does not exist as it is written.
 
     Example:
-        >>> as_typed(["a~/b", "US$", {"root": "~"}])[:2]
-        ['a~/b', 'US$']
+        >>> as_typed(["a~/b", "US$", "$c$", {"root": "~"}])[:3]
+        ['a~/b', 'US$', '$c$']
     """
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):  # which is not imported for this
         return value.tolist()
@@ -179,7 +179,7 @@ def as_typed(value: Any) -> Any:
         return value
     begins = re.match(r"((?:\w+:)?)(~)(?=/|$)", value)
     text = value if begins is None else f"{begins[1]}{Path.home()}{value[begins.end() :]}"
-    return _VARIABLE.sub(_value_of, text) if "/" in text or text.startswith("$") else text
+    return _VARIABLE.sub(_value_of, text) if "/" in text or _VARIABLE.fullmatch(text) else text
 
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")

@@ -126,7 +126,7 @@ def large(folder: Path) -> Filling:
 
 
 def test_refused_before_a_byte_is_written(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = r"needs 88\.20 kB and the disk has 65\.\d+ kB free, of which 1\.00 GB are left for the run; choose another"
+    told = r"needs 88\.20 kB and the disk has 6\d\.\d+ kB free, of which 1\.00 GB are left for the run; choose another"
     with pytest.raises(UserError, match=told):
         large(small_disk / "cache").fill()
     assert not (small_disk / "cache").exists()
