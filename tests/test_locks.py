@@ -47,6 +47,14 @@ def test_the_second_process_is_told_of_the_first(tmp_path: Path) -> None:
     assert not list(folder.iterdir())
 
 
+def test_a_lock_file_of_others_is_no_free_folder(tmp_path: Path) -> None:
+    for left_behind in (".lock", ".scene.tif.lock", "model.safetensors.part"):
+        (tmp_path / left_behind).touch()
+    assert is_free(tmp_path)
+    (tmp_path / "uv.lock").touch()
+    assert not is_free(tmp_path)
+
+
 def test_one_file_of_a_folder(tmp_path: Path) -> None:
     with another_process_in(tmp_path, "a.tif"), pytest.raises(UserError, match=f"output {tmp_path}/a.tif is in use by"):
         alone_in(tmp_path, "a.tif").__enter__()

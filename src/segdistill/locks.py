@@ -30,7 +30,8 @@ _changing = threading.Lock()
 def is_free(folder: Path) -> bool:
     """Whether a folder holds nothing, or does not exist; what a killed process leaves behind does not count."""
     return not folder.exists() or all(
-        path.suffix == UNFINISHED or path.name.endswith(LOCK_FILE) for path in folder.iterdir()
+        path.suffix == UNFINISHED or (path.name.startswith(".") and path.name.endswith(LOCK_FILE))
+        for path in folder.iterdir()
     )
 
 

@@ -231,6 +231,9 @@ def test_a_hint_says_from_which_length_on_features_come_first(
         assert first == 0
         assert steps_of_features_alone(learner, FAST, 10 * (enough - 1), 10, Console(quiet=True)) == 0
         assert steps_of_features_alone(learner, FAST, 10 * enough, 10, Console(quiet=True)) > 0
+        by_steps = replace(FAST, epochs=None, steps=steps)
+        steps_of_features_alone(learner, by_steps, steps, 10, Console(width=300))
+        assert f"--train.steps {10 * enough} or more" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

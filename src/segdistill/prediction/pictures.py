@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from segdistill.data.ahead import ahead
 from segdistill.datasets.base import Window
-from segdistill.datasets.reading.image_folders import COMPANIONS, LABEL_MAP_KEY
+from segdistill.datasets.reading.image_folders import LABEL_MAP_KEY, OVERLAY
 from segdistill.errors import UserError
 from segdistill.files import write_atomically
 from segdistill.prediction.images_in import Item, Picture, read_picture
@@ -28,8 +28,6 @@ KEY_TEXT = LABEL_MAP_KEY
 
 COUNTS_TEXT = "segdistill_pixels"
 """The text in a PNG that holds the counts of its labels, see `Labels`."""
-
-OVERLAY = COMPANIONS[0]
 
 _DECODERS = 2
 """Threads that decode pictures ahead of the network."""

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from segdistill.data.ahead import ahead
 from segdistill.data.tiling import Piece
 from segdistill.datasets.base import IGNORE_INDEX, Window
-from segdistill.datasets.reading.image_folders import COMPANIONS
+from segdistill.datasets.reading.image_folders import PROBABILITIES
 from segdistill.prediction.geotiff import (
     PROBABILITY_STEPS,
     Raster,
@@ -41,7 +41,7 @@ def predict_all(job: Job, bar: Progress, items: Sequence[Item], together: int) -
 
 def companions(item: Item, wanted: Wanted) -> list[Path]:
     """The files that go with a label map."""
-    endings = {COMPANIONS[1]: wanted.probabilities, ".gpkg": wanted.vector}
+    endings = {PROBABILITIES: wanted.probabilities, ".gpkg": wanted.vector}
     return [item.beside(ending) for ending, asked in endings.items() if asked]
 
 

@@ -12,15 +12,13 @@ import torch
 from rich.progress import Progress
 
 from segdistill.data.ahead import ahead
-from segdistill.datasets.reading.image_folders import COMPANIONS
+from segdistill.datasets.reading.image_folders import VIDEO_OVERLAY
 from segdistill.datasets.reading.videos import Video
 from segdistill.errors import UserError
 from segdistill.prediction.images_in import Item, Picture
 from segdistill.prediction.job import Job, Wanted
 from segdistill.prediction.video import KEY_TAG, VideoWriter, made_from
 from segdistill.reporting.picture import overlaid
-
-OVERLAY = COMPANIONS[2]
 
 __all__ = ["companions", "made_from", "predict_all"]
 
@@ -51,7 +49,7 @@ def one_by_one(
 
 def companions(item: Item, wanted: Wanted) -> list[Path]:
     """The files that go with a label map."""
-    return [item.beside(OVERLAY)] if wanted.overlay else []
+    return [item.beside(VIDEO_OVERLAY)] if wanted.overlay else []
 
 
 def _predict(job: Job, bar: Progress, item: Item, frames: Video) -> None:
@@ -63,7 +61,7 @@ def _predict(job: Job, bar: Progress, item: Item, frames: Video) -> None:
             labelled = files.enter_context(VideoWriter(item.target, frames, tags))
             shown = None
             if job.wanted.overlay:
-                shown = files.enter_context(VideoWriter(item.beside(OVERLAY), frames, tags))
+                shown = files.enter_context(VideoWriter(item.beside(VIDEO_OVERLAY), frames, tags))
 
             def made() -> Iterator[tuple[Picture, np.ndarray, int]]:
                 for pixels, ticks in frames:

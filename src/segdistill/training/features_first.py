@@ -45,9 +45,10 @@ def steps_of_features_alone(
     if epochs * batches < fewest:
         if learner.features_first:
             enough = math.ceil(math.ceil(fewest / batches) / learner.features_first)
+            length = f"--train.epochs {enough}" if train.steps is None else f"--train.steps {enough * batches}"
             console.out(
                 f"hint: {counted(steps, 'step')} are too few to learn the teacher's features first, which gave better "
-                f"students in long runs: --train.epochs {enough} or more",
+                f"students in long runs: {length} or more",
                 highlight=False,
             )
         return 0

@@ -236,7 +236,7 @@ def check_checkpoint(
             f"checkpoint {folder.checkpoint_file} is of another recipe: {'; '.join(differences)}; "
             "start over with --overwrite"
         )
-    if state is not None and state.get("data", seen := data.fingerprint()) != seen:
+    if state is not None and state.get("data") not in (None, data.fingerprint()):
         console.out(
             f"warning: images or masks of the data have changed since {folder.path} was begun, and its result will be "
             "of both; start over with --overwrite for one that can be repeated",

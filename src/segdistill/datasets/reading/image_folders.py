@@ -16,7 +16,7 @@ IN_FOLDERS = (*PICTURES, *(suffix for suffix in RASTERS if suffix != ".vrt"), *V
 LABEL_MAP_KEY = "segdistill_key"
 """Name of the text, in small or capital letters, that says what a label map of segdistill was made from."""
 
-COMPANIONS = ("-overlay.png", "-probabilities.tif", "-overlay.mp4")
+OVERLAY, PROBABILITIES, VIDEO_OVERLAY = COMPANIONS = ("-overlay.png", "-probabilities.tif", "-overlay.mp4")
 """How the names of the pictures, rasters and videos end that go with a label map."""
 
 LABELLED = ("recipe.yaml", "# Made by segdistill label")
