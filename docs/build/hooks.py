@@ -1,6 +1,7 @@
 """The site's navigation: a section for each folder, and an index page that lists its pages.
 
-The pages of the how-to stand in the groups of the table on the first page, all others in the order of their names.
+The pages of the how-to stand in the groups of the table on the first page, all others in the order of their names, but
+results of distillation before other measurements.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def on_files(files: Files, config: Any) -> Files:
     for folder, name, line in SECTIONS:
         pages = sorted(
             (file for file in files.documentation_pages() if PurePosixPath(file.src_uri).parent.as_posix() == folder),
-            key=lambda file: PurePosixPath(file.src_uri).stem,
+            key=lambda file: (not file.name.startswith("results"), file.name),
         )
         if not pages:
             continue

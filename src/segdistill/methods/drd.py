@@ -25,7 +25,7 @@ class DRD(Method):
     This library's reading: similarities are cosines, which keeps the weights independent of a network's feature
     scale; the paper's self-attention form of the spatial relation is ``normalize="softmax"``, each row's squared
     distance times the number of positions, since its entries shrink with them. The default weights bring both terms
-    near the task loss in the first epoch, and to a tenth of it later (docs/benchmarks/results.md).
+    near the task loss in the first epoch, and to a tenth of it later (docs/benchmarks/results-idd-lite.md).
 
     Args:
         spatial: weight of the spatial relation; 0 leaves it out.

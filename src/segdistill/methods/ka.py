@@ -32,7 +32,7 @@ class KA(Method):
     This library's reading: the teacher's features are divided by their root mean square over the pre-stage's first
     batch, so that the paper's learning rate holds for any teacher; both losses are scale-free, so nothing else changes.
     And ``adapt`` weighs 1, not the published 50: with the l1 norm summed over channels as eq. 2 has it, 50 made the
-    term some forty times the task loss, and the student worse than alone (docs/benchmarks/results.md).
+    term some forty times the task loss, and the student worse than alone (docs/benchmarks/results-idd-lite.md).
 
     Args:
         adapt: weight of the latent distance; 0 leaves it out; the paper has 50.

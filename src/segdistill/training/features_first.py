@@ -12,7 +12,8 @@ from segdistill.recipe.train_config import TrainConfig
 from segdistill.training.pretrainer import Pretrainer
 
 #: Fewer steps teach a student too little of its teacher's features to pay for the labels that it does not see in them:
-#: 150 of 300 steps cost 2.9 points of mIoU on aerial scenes, 500 of 1000 gained 1.4 (docs/benchmarks/results.md).
+#: 150 of 300 steps cost 2.9 points of mIoU on aerial scenes, 500 of 1000 gained 1.4
+#: (docs/benchmarks/results-aerial.md).
 FEWEST_STEPS = 500
 #: Twice as many are needed where the second part has more to teach, the teacher's class scores on pixels without
 #: labels: 720 of 1440 steps cost 3.9 points on CamVid, 960 of 1920 cost and gained nothing on IDD-Lite, and 1440 of
