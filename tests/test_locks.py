@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sys
 import threading
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +114,37 @@ def test_a_lock_that_its_owner_removes_while_we_wait_for_it(tmp_path: Path, monk
         assert mine
         assert len(asked) == 2
         assert file.exists()
+
+
+class MSVCRT(types.ModuleType):
+    """Windows' own locks: a range of bytes is one handle's, and ends with it."""
+
+    LK_NBLCK = 2
+
+    def __init__(self) -> None:
+        super().__init__("msvcrt")
+        self.taken: dict[tuple[int, int], int] = {}
+
+    def locking(self, handle: int, mode: int, length: int) -> None:
+        assert (mode, length) == (self.LK_NBLCK, 1)
+        place = (os.fstat(handle).st_ino, os.lseek(handle, 0, os.SEEK_CUR))
+        assert place[1] > 2**20  # who has the lock stands before it, and others read that
+        if place in self.taken:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        self.taken[place] = handle
+
+
+def test_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = MSVCRT()
+    monkeypatch.setitem(sys.modules, "msvcrt", system)
+    monkeypatch.setattr(sys, "platform", "win32")
+    with alone_in(tmp_path / "run"):
+        locks._held.clear()  # another process has none
+        with pytest.raises(UserError, match=f"in use by process {os.getpid()} on .* since 20"):
+            alone_in(tmp_path / "run").__enter__()
+        monkeypatch.setattr("time.sleep", lambda _: system.taken.clear())  # the first one ends meanwhile
+        with locked(tmp_path / "run" / LOCK_FILE, wait=True) as mine:
+            assert mine
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import platform
@@ -13,13 +14,18 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from segdistill.errors import UserError
 from segdistill.files import UNFINISHED
 
 #: The file in a folder that is locked.
 LOCK_FILE = ".lock"
+
+_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+"""What the system says of a lock that another process has."""
+
+_FAR = 2**30
 
 _held: set[str] = set()
 """The files that this process has locked by `alone_in`: the system would give it each a second time."""
@@ -146,12 +152,29 @@ def _remove(file: Path, new: Iterable[Path]) -> None:
 def _lock(handle: int, wait: bool) -> bool:
     """Whether this process has the open file for itself now, until it is closed."""
     if sys.platform == "win32":
-        return True
+        return _lock_on_windows(handle, wait)
     import fcntl
 
     try:
         # Not flock, which data-loading processes would inherit and hold after their parent is killed.
         fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN)  # otherwise the file system has no locks
+        return error.errno not in _TAKEN  # otherwise the file system has no locks
     return True
+
+
+def _lock_on_windows(handle: int, wait: bool) -> bool:
+    """`_lock`, on a byte far behind the end: others may not read what is locked, and read who has the lock."""
+    locking: Any = importlib.import_module("msvcrt")
+    while True:
+        os.lseek(handle, _FAR, os.SEEK_SET)
+        try:
+            locking.locking(handle, locking.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno not in _TAKEN:  # the file system has no locks
+                return True
+            if not wait:
+                return False
+            time.sleep(0.1)
+        else:
+            return True

@@ -224,6 +224,34 @@ def test_files_are_converted_once(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert ignored.equal(torch.where(expected == 2, 255, expected))
 
 
+def test_what_was_converted_by_other_rules_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, tiled_copy = picture_tree(tmp_path / "data"), tmp_path / "cache"
+    Folder(root, CLASSES, tiled_copy=tiled_copy)
+    made = set(tiled_copy.iterdir())
+    monkeypatch.setattr("segdistill.datasets.reading.tiles.READING", "another")
+    Folder(root, CLASSES, tiled_copy=tiled_copy)
+    assert len(set(tiled_copy.iterdir()) - made) == len(made)
+
+
+def test_a_mask_of_valid_pixels_that_comes_later_is_seen(tmp_path: Path) -> None:
+    """A file .msk beside an image belongs to it: what was made without is not used, and the same process sees it."""
+    pixels = image()
+    write_tif(tmp_path / "images/train/x.tif", pixels, block=None)
+    write_tif(tmp_path / "masks/train/x.tif", mask()[None])
+    paths = {"plain": None, "copied": tmp_path / "cache"}
+    before = {name: Folder(tmp_path, CLASSES, tiled_copy=path) for name, path in paths.items()}
+    assert all(not (dataset[0][1] == 255).any() for dataset in before.values())
+    files = before["plain"].files(0)
+    valid = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    valid[5:] = 255
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(tmp_path / "images/train/x.tif", "r+") as file:
+        file.write_mask(valid)
+    for path in paths.values():
+        dataset = Folder(tmp_path, CLASSES, tiled_copy=path)
+        assert ((dataset[0][1] == 255).numpy() == (valid == 0)).all()
+        assert set(dataset.files(0)) - set(files) == {tmp_path / "images/train/x.tif.msk"}
+
+
 def test_images_in_tiles_are_not_converted_but_strips_are(tmp_path: Path) -> None:
     big = np.zeros((3, 600, 700), dtype=np.uint8)
     for block, files in ((256, 1), (None, 2)):

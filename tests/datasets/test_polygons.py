@@ -80,6 +80,7 @@ def test_an_object_of_several_parts_and_a_pixel_by_its_centre(tmp_path: Path) ->
         ),
         ({"counts": "abc", "size": [20, 30]}, {}, "holds a run-length mask for a.png; expected polygons"),
         ([SQUARE], {"height": 30, "width": 20}, "says that a.png is 20 x 30 pixels, but it is 30 x 20"),
+        ([], {}, "train.json holds an object without a polygon for a.png; expected its outline"),
         ([SQUARE], {"file_name": "b.png"}, "1 image named in .*train.json not there: b.png"),
     ],
 )
@@ -87,6 +88,44 @@ def test_what_is_wrong_in_a_coco_file(tmp_path: Path, shape: Any, of_image: dict
     coco(tmp_path, [(3, shape)], **of_image)
     with pytest.raises(UserError, match=told):
         COCOPolygons(tmp_path)[0]
+
+
+def changed(root: Path, change: Any) -> None:
+    file = root / "annotations/train.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        # The second entry of a file took the labels of the image after it.
+        (lambda found: found["images"].insert(0, {**found["images"][0], "id": 6}), "has the image 'a.png' 2 times"),
+        (lambda found: found["images"].append({**found["images"][0], "file_name": "b.png"}), "the image id 7 2 times"),
+        (lambda found: found["categories"].append({"id": 3, "name": "bus"}), "has the category id 3 2 times"),
+    ],
+)
+def test_what_stands_twice_in_a_coco_file(tmp_path: Path, change: Any, told: str) -> None:
+    coco(tmp_path, [(3, [SQUARE])])
+    changed(tmp_path, change)
+    with pytest.raises(UserError, match=told):
+        COCOPolygons(tmp_path)
+
+
+def test_only_a_category_that_holds_others_is_no_class(tmp_path: Path) -> None:
+    """COCO's own "person" holds itself: a split without people has it still, or all later classes would move up."""
+    coco(tmp_path, [(9, [SQUARE])])
+
+    def held(content: Any) -> None:
+        content["categories"] = [
+            {"id": 0, "name": "things", "supercategory": "none"},
+            {"id": 3, "name": "person", "supercategory": "person"},
+            {"id": 9, "name": "wheel", "supercategory": "things"},
+        ]
+
+    changed(tmp_path, held)
+    assert COCOPolygons(tmp_path).classes == ("background", "person", "wheel")
 
 
 def test_a_file_that_is_not_of_coco(tmp_path: Path) -> None:
@@ -129,6 +168,21 @@ def test_an_image_without_a_text_file_has_no_object(tmp_path: Path) -> None:
     assert not YOLOPolygons(tmp_path, ("car", "wheel"))[0][1].any()
 
 
+def test_text_files_and_names_that_would_be_passed_over(tmp_path: Path) -> None:
+    yolo(tmp_path, line(0, SQUARE))
+    (tmp_path / "labels/train/classes.txt").write_text("car\nwheel\n")
+    assert (YOLOPolygons(tmp_path, ("car", "wheel"))[0][1] == 1).sum() == 320
+    (tmp_path / "data.yaml").write_text("names: {1: car, 2: wheel}\n")
+    with pytest.raises(UserError, match="expected the classes' names as a list, or by their numbers from 0 on"):
+        YOLOPolygons(tmp_path)
+    (tmp_path / "labels/train/a.txt").rename(tmp_path / "labels/train/a-1.txt")
+    with pytest.raises(UserError, match=r"1 text file of .*labels/train without an image of the same stem in .*: a-1"):
+        YOLOPolygons(tmp_path, ("car", "wheel"))
+    (tmp_path / "labels/train").rename(tmp_path / "labels/training")
+    with pytest.raises(UserError, match=r"the folder .*labels/train does not exist"):
+        YOLOPolygons(tmp_path, ("car", "wheel"))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -136,6 +190,8 @@ def test_an_image_without_a_text_file_has_no_object(tmp_path: Path) -> None:
         ("2 0 0 1 0 1 1", "a.txt, line 1, is of class 2; expected 0 to 1"),
         ("car 0 0 1 0 1 1", "a.txt, line 1, is 'car 0 0 1 0 1 1'; expected numbers"),
         ("0 0 0 1 0 1", "a.txt, line 1, holds a polygon of 5 numbers"),
+        ("0 4 2 24 2 24 18", r"a.txt, line 1, has a corner at 24; expected shares of the image's width and height"),
+        ("1.5 0 0 1 0 1 1", "a.txt, line 1, is '1.5 0 0 1 0 1 1'; expected numbers"),
     ],
 )
 def test_what_is_wrong_in_a_yolo_file(tmp_path: Path, text: str, told: str) -> None:

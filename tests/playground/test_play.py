@@ -54,6 +54,17 @@ def test_a_prediction_is_of_the_whole_image() -> None:
     assert found.milliseconds > 0
 
 
+def test_shares_are_of_the_pixels_that_have_data() -> None:
+    image = torch.randint(0, 256, (3, 40, 60), dtype=torch.uint8)
+    missing = torch.zeros(40, 60, dtype=torch.bool)
+    missing[:30] = True
+    found = predicted(contender(), Picture(image, missing))
+    expected = pointwise.labels_of(image[0].numpy())[30:]
+    assert found.shares == pytest.approx([(expected == label).mean() for label in range(3)])
+    nothing = predicted(contender(), Picture(image, torch.ones_like(missing)))
+    assert nothing.shares == (0, 0, 0)
+
+
 def test_a_network_that_fails_is_told_of() -> None:
     def fail(images: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no image so small")

@@ -189,6 +189,21 @@ def test_an_interrupted_folder_goes_on_where_it_stopped(tmp_path: Path, capsys: 
         assert (labels_in(tmp_path / f"out/{number}.png") == labels_of(pixels[number][..., 0])).all()
 
 
+def test_where_all_is_done_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder may be read-only by then; not even a lock can be made there."""
+    photo(tmp_path / "in/a.png")
+    predict_files(predictor(), tmp_path / "in", tmp_path / "out")
+
+    def refuse(*given: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("segdistill.prediction.predict.alone_in", refuse)
+    assert predict_files(predictor(), tmp_path / "in", tmp_path / "out", quiet=False) == [tmp_path / "out/a.png"]
+    assert capsys.readouterr().out == f"{tmp_path / 'out/a.png'}: there already\n"
+
+
 @pytest.mark.parametrize("change", ["model", "image", "options", "foreign file"])
 def test_what_was_made_otherwise_is_replaced_on_request_alone(tmp_path: Path, change: str) -> None:
     photo(tmp_path / "a.png")

@@ -46,6 +46,9 @@ class COCOPolygons(PolygonDataset):
             categories = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
             images = {entry["id"]: entry for entry in content["images"]}
             names = [str(entry["file_name"]) for entry in images.values()]
+            _refuse_twice(file, "category id", [int(entry["id"]) for entry in content["categories"]])
+            _refuse_twice(file, "image id", [entry["id"] for entry in content["images"]])
+            _refuse_twice(file, "image", names)
             sizes = [(int(entry["height"]), int(entry["width"])) for entry in images.values()]
             objects = [
                 (entry["image_id"], entry["category_id"], entry["segmentation"]) for entry in content["annotations"]
@@ -55,9 +58,10 @@ class COCOPolygons(PolygonDataset):
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{file} is no COCO file of images, categories and annotations: {what}") from None
-        # Roboflow adds a category that holds the others and has no object.
+        # Roboflow adds a category that holds the others and has no object. COCO's "person" is in a "person" of its own.
         used = Counter(category for _, category, _ in objects)
-        supers = {str(entry.get("supercategory")) for entry in content["categories"]}
+        holders = ((str(entry.get("supercategory")), str(entry["name"])) for entry in content["categories"])
+        supers = {holder for holder, name in holders if holder != name}
         order = [number for number in sorted(categories) if used[number] or categories[number] not in supers]
         super().__init__(
             [(image, file) for image in _images(Path(root), file, split, names)],
@@ -92,9 +96,17 @@ class COCOPolygons(PolygonDataset):
                 raise UserError(
                     f"{file} holds a run-length mask for {image.name}; expected polygons, export it as such"
                 )
+            if not shape:
+                raise UserError(f"{file} holds an object without a polygon for {image.name}; expected its outline")
             rings = tuple(ring_of(part, f"{file}, {image.name},") for part in shape)
             found.append(Area(self._labels_of[category], rings))
         return found
+
+
+def _refuse_twice(file: Path, what: str, given: Sequence[Any]) -> None:
+    for one, count in Counter(given).items():
+        if count > 1:
+            raise UserError(f"{file} has the {what} {one!r} {count} times; expected each once")
 
 
 def _annotations(root: Path, split: str) -> Path:

@@ -15,7 +15,7 @@ from segdistill.datasets.reading.files import checked_size, existing_folder, ign
 from segdistill.datasets.reading.image_folders import images_below
 from segdistill.datasets.reading.images import RGB, ImageFile, open_image, resized
 from segdistill.datasets.reading.masks import resized_labels
-from segdistill.datasets.reading.rasters import read_header, require_rasterio
+from segdistill.datasets.reading.rasters import read_header, require_rasterio, with_companions
 from segdistill.datasets.reading.tiles import checked_bands
 from segdistill.datasets.reading.videos import VIDEOS, FrameAt, VideoFrame, frames_of
 from segdistill.errors import UserError
@@ -124,7 +124,7 @@ class Images(SegmentationDataset):
 
     def files(self, index: int) -> tuple[Path, ...]:
         """See `SegmentationDataset.files`."""
-        return (self._sources[index].path,)
+        return with_companions(self._sources[index].path)
 
     def _image(self, index: int) -> ImageFile:
         source = self._sources[index]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segdistill.datasets.reading.files import existing_folder, files_by_stem, missing_split
+from segdistill.datasets.reading.files import existing_folder, files_by_stem, missing_split, refuse_missing
 from segdistill.datasets.reading.polygons import Area, PolygonDataset, ring_of
 from segdistill.errors import UserError
 from segdistill.files import read_yaml
+
+_BEYOND = 1.0
+"""How far from the image's middle a corner may be, in its sides: cut-outs leave some a little outside."""
+
+_CLASSES = "classes"
+"""The stem of the list of classes that some tools write among the text files."""
 
 
 class YOLOPolygons(PolygonDataset):
@@ -46,6 +52,7 @@ class YOLOPolygons(PolygonDataset):
         files = files_by_stem(images)
         if not files:
             raise UserError(f"{images} holds no image, so the split is empty")
+        _check_labels(existing_folder(labels, "a text file for each image with objects"), images, files)
         names = list(classes) if classes is not None else _names(folder / "data.yaml")
         super().__init__(
             [(image, labels / f"{stem}.txt") for stem, image in files.items()],
@@ -72,7 +79,7 @@ class YOLOPolygons(PolygonDataset):
     def _area(self, where: str, line: str, size: tuple[int, int]) -> Area:
         label, *shares = line.split()
         try:
-            number, corners = int(float(label)), [float(share) for share in shares]
+            number, corners = int(label.removesuffix(".0")), [float(share) for share in shares]
         except ValueError:
             raise UserError(
                 f"{where} is '{line[:40]}'; expected numbers: a class, then x and y of each corner"
@@ -81,10 +88,22 @@ class YOLOPolygons(PolygonDataset):
             raise UserError(f"{where} is of class {number}; expected 0 to {self._count - 1}")
         if len(corners) == 4:
             raise UserError(f"{where} is a box; expected a polygon, x and y of three corners or more")
+        if any(abs(share - 0.5) > _BEYOND for share in corners):
+            raise UserError(
+                f"{where} has a corner at {max(corners, key=lambda share: abs(share - 0.5)):g}; expected shares of the "
+                "image's width and height, 0 to 1"
+            )
         height, width = size
         return Area(
             number, (ring_of([share * (height if at % 2 else width) for at, share in enumerate(corners)], where),)
         )
+
+
+def _check_labels(labels: Path, images: Path, files: Mapping[str, Path]) -> None:
+    """Raise where text files belong to no image: an image without one would silently hold no object."""
+    names = [path.stem for path in sorted(labels.glob("*.txt")) if not path.name.startswith(".")]
+    lost = [name for name in names if name != _CLASSES]
+    refuse_missing(lost, files, f"text file{{s}} of {labels} without an image of the same stem in {images}")
 
 
 def _folders(root: Path, split: str) -> tuple[Path, Path]:
@@ -103,8 +122,10 @@ def _names(file: Path) -> list[str]:
     if not file.is_file():
         raise UserError(f"classes are not given, and there is no {file} that names them")
     names: Any = read_yaml(file).get("names")
-    if isinstance(names, dict):
-        names = [names[number] for number in sorted(names)]
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
+        names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{file} holds names {names!r}; expected a list of the classes' names")
+        raise UserError(
+            f"{file} holds names {names!r}; expected the classes' names as a list, or by their numbers from 0 on"
+        )
     return names

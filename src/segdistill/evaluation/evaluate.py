@@ -91,9 +91,9 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         console.out(f"note: images {at}, {told}", highlight=False)
     check_dataset(dataset, progress=not options.quiet, is_train=options.split == "train")
     found = measure(tiled, dataset, batch_size=options.batch_size, quiet=options.quiet, lines=options.lines or ())
-    _save(found, options, {"data": plain(named, "data"), "resize": tiled.resize})
     if not console.is_jupyter:  # a notebook shows what is returned
         console.print(evaluation_table(found, f"{options.model} on {options.split}, {counted(len(dataset), 'image')}"))
+    _save(found, options, {"data": plain(named, "data"), "resize": tiled.resize})  # a run may be read-only
     return found
 
 

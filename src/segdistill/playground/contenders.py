@@ -59,7 +59,7 @@ class TimedLabels:
     Attributes:
         labels: the class of each pixel, uint8 (H, W).
         milliseconds: median time of a few passes over the whole image.
-        shares: of each class, in 0..1.
+        shares: of each class among the pixels that have data, in 0..1.
     """
 
     labels: Tensor
@@ -119,8 +119,9 @@ def predicted(contender: Contender, image: Picture) -> TimedLabels:
             height, width = image.size
             raise UserError(f"{contender.name} fails on an image of {width} x {height} pixels: {error}") from error
         times.append(time.perf_counter() - began)
-    counts = torch.bincount(labels.flatten(), minlength=len(contender.predictor.classes))
-    shares = (counts / labels.numel()).tolist()
+    classes = len(contender.predictor.classes)
+    counts = torch.bincount(labels.flatten(), minlength=classes)[:classes]  # 255 has no data
+    shares = (counts / counts.sum().clamp(min=1)).tolist()
     return TimedLabels(labels, 1000 * statistics.median(times), tuple(shares))
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from rich.progress import Progress
 
 from segdistill.cluster import spread
+from segdistill.datasets.reading.rasters import with_companions
 from segdistill.errors import UserError
 from segdistill.locks import alone_in
 from segdistill.prediction import pictures as predict_pictures
@@ -114,9 +115,11 @@ def _run(job: Job, items: Sequence[Item], output: Path, elsewhere: Elsewhere | N
     """`carry_out`, while nobody else writes there, and a line that says what was done."""
     started = time.perf_counter()
     target = items[0].target
-    # One image at a time may be predicted into a folder by several processes, or by those of a cluster.
-    with alone_in(target.parent, target.name) if len(items) == 1 else alone_in(output):
-        done = carry_out(job, items, elsewhere)
+    done = 0
+    if still_to_do(job, items, KINDS):  # otherwise nothing is written, perhaps since nothing can be
+        # One image at a time may be predicted into a folder by several processes, or by those of a cluster.
+        with alone_in(target.parent, target.name) if len(items) == 1 else alone_in(output):
+            done = carry_out(job, items, elsewhere)
     if job.failures:
         raise UserError(f"{len(job.failures)} of {len(items)} images could not be predicted, see above")
     if not job.quiet:
@@ -139,9 +142,7 @@ def carry_out(job: Job, items: Sequence[Item], elsewhere: Elsewhere | None = Non
     Raises:
         UserError: for an image that is the only one and fails, or for a file that is in the way.
     """
-    _check_wanted(job, items, kinds)
-    job.keys = {item.target: _key(job, item) for item in items}
-    todo = [item for item in items if not _is_done(job, item, kinds)]
+    todo = still_to_do(job, items, kinds)
     for line in job.notes:
         job.note(f"note: {line}")
     with Tasks(job.console, shown=not job.quiet) as bar:
@@ -154,6 +155,17 @@ def carry_out(job: Job, items: Sequence[Item], elsewhere: Elsewhere | None = Non
             job.note("what is finished is kept; the same command continues from there")
             raise
     return len(todo) - len(job.failures)
+
+
+def still_to_do(job: Job, items: Sequence[Item], kinds: Kinds) -> list[Item]:
+    """The items of which not all files are there, made as they would be made now.
+
+    Raises:
+        UserError: for a file that is in the way, or something wanted that none of the items has.
+    """
+    _check_wanted(job, items, kinds)
+    job.keys = {item.target: _key(job, item) for item in items}
+    return [item for item in items if not _is_done(job, item, kinds)]
 
 
 def _here(job: Job, bar: Progress, todo: Sequence[Item], kinds: Kinds) -> Iterator[Item]:
@@ -191,10 +203,9 @@ def _check_wanted(job: Job, items: Sequence[Item], kinds: Kinds) -> None:
 
 def _key(job: Job, item: Item) -> str:
     """All that the labels depend on."""
-    try:
-        state = item.path.stat()
-    except OSError:
-        raise UserError(f"{item.path} does not exist (any more)") from None
+    if not item.path.exists():
+        raise UserError(f"{item.path} does not exist (any more)")
+    states = [(file.name, file.stat()) for file in with_companions(item.path)]
     told: dict[str, object] = {
         "model": job.predictor.identity,
         "classes": job.predictor.classes,
@@ -203,7 +214,7 @@ def _key(job: Job, item: Item) -> str:
         "resize": job.model.resize,
         "flips": job.flips,
         "bands": job.bands,
-        "image": [item.path.name, state.st_size, state.st_mtime_ns],
+        "image": [entry for name, state in states for entry in (name, state.st_size, state.st_mtime_ns)],
     }
     if job.wanted.confidence is not None:
         told["confidence"] = job.wanted.confidence

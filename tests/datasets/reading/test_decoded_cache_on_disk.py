@@ -61,6 +61,13 @@ def test_an_error_keeps_what_was_done_and_a_mended_file_is_other_data(
     assert "the hash of its files was" in keep_error(root, folder)
 
 
+def test_what_was_read_by_other_rules_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(tmp_path / "data")
+    keep(root, tmp_path / "kept")
+    monkeypatch.setattr(module, "READING", "another")
+    assert "the rules by which files are read was '3', now 'another'" in keep_error(root, tmp_path / "kept")
+
+
 def keep_error(root: Path, folder: Path, **more: Any) -> str:
     with pytest.raises(UserError) as error:
         keep(root, folder, **more)

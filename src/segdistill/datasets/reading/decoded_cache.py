@@ -26,7 +26,7 @@ from segdistill.datasets.reading.files import FileDataset
 from segdistill.datasets.reading.images import image_size
 from segdistill.datasets.reading.masks import resized_labels
 from segdistill.datasets.reading.strips import scored_sample
-from segdistill.datasets.reading.tiles import TileDataset
+from segdistill.datasets.reading.tiles import READING, TileDataset
 from segdistill.errors import UserError
 from segdistill.files import bytes_of
 from segdistill.progress import tracked
@@ -99,6 +99,7 @@ class DecodedCache(SegmentationDataset):
         else:
             whole = {
                 "format": FORMAT,
+                "the version of the rules by which files are read": READING,
                 **made_for,
                 "images": len(dataset),
                 "the hash of its files": _files_hash(dataset),

@@ -10,6 +10,7 @@ from torch import Tensor
 from segdistill.datasets.base import IGNORE_INDEX, SegmentationDataset
 from segdistill.datasets.reading.images import SUFFIXES, image_size, is_turned, open_image, resized
 from segdistill.datasets.reading.masks import MaskReader, resized_labels
+from segdistill.datasets.reading.rasters import with_companions
 from segdistill.errors import UserError, reason
 
 Pair = tuple[Path, Path]
@@ -60,7 +61,8 @@ class FileDataset(SegmentationDataset):
 
     def files(self, index: int) -> tuple[Path, ...]:
         """See `SegmentationDataset.files`."""
-        return self.pairs[index]
+        image, mask = self.pairs[index]
+        return with_companions(image) + with_companions(mask)
 
     def _check_sizes(self, index: int) -> None:
         image_path, mask_path = self.pairs[index]

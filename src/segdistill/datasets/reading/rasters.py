@@ -114,11 +114,29 @@ def read_header(path: Path) -> RasterHeader:
         state = path.stat()
     except OSError:
         raise UserError(f"{path} does not exist (any more)") from None
-    return _read_header(path, state.st_mtime_ns, state.st_size)
+    beside = tuple((file.name, file.stat().st_mtime_ns) for file in _beside(path))
+    return _read_header(path, state.st_mtime_ns, state.st_size, beside)
+
+
+def with_companions(path: Path) -> tuple[Path, ...]:
+    """An image file and those from which its pixels come, too: its mask, its no-data values, the sources of a .vrt."""
+    if not read_by_rasterio(path):
+        return (path,)
+    if path.suffix.lower() != ".vrt" or not path.exists():
+        return (path, *_beside(path))
+    with opened(path) as file:
+        sources = (Path(source) for source in file.files)
+        return (path, *(one for source in sources for one in (source, *_beside(source)) if one != path))
+
+
+def _beside(path: Path) -> list[Path]:
+    mask, notes = (path.with_name(f"{path.name}{ending}") for ending in (".msk", ".aux.xml"))
+    # A viewer writes its statistics into the notes, which change nothing.
+    return [mask] * mask.is_file() + [notes] * (notes.is_file() and b"<NoDataValue" in notes.read_bytes())
 
 
 @lru_cache(maxsize=4096)
-def _read_header(path: Path, changed: int, size: int) -> RasterHeader:
+def _read_header(path: Path, changed: int, size: int, beside: tuple[tuple[str, int], ...]) -> RasterHeader:
     with opened(path) as file:
         if len(set(file.dtypes)) > 1:
             raise UserError(f"{path} has bands of the types {', '.join(file.dtypes)}; expected one type")
