@@ -287,6 +287,21 @@ def test_of_videos_every_so_many_frames_become_pictures(tmp_path: Path, model: C
         label(tmp_path / "in", tmp_path / "out", frame_step=2)
 
 
+def test_videos_of_one_name_in_two_folders(tmp_path: Path, model: Callable[..., None]) -> None:
+    pytest.importorskip("av")
+    from tests.prediction.test_video import film
+
+    shown = {place: film(tmp_path / f"in/{place}/street.mkv", count=1, seed=seed) for seed, place in enumerate("ab")}
+    model(predictor())
+    dataset = data_set(label(tmp_path / "in", tmp_path / "out"))
+    assert dataset.ids == ("a-street-000000", "b-street-000000")
+    for (image, _), place in zip((dataset[0], dataset[1]), "ab", strict=True):
+        assert (image.permute(1, 2, 0).numpy() == shown[place][0]).all()
+    photo(tmp_path / "in/a/street-000000.png")
+    with pytest.raises(UserError, match=r"street-000000.png has the name of a frame of .*a/street.mkv"):
+        label(tmp_path / "in", tmp_path / "out", overwrite=True)
+
+
 # ------------------------------------------------------------------------------------------------ mistakes
 
 

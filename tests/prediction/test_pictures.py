@@ -17,7 +17,7 @@ from segdistill.prediction.images_in import find_items
 from segdistill.prediction.job import Options, Wanted
 from segdistill.prediction.predict import predict_files
 from tests.prediction.pictures import labels_in, photo
-from tests.prediction.pointwise import PALETTE, Counted, labels_of, predictor
+from tests.prediction.pointwise import PALETTE, Counted, labels_of, predictor, scores
 
 # ------------------------------------------------------------------------------------------------ one picture
 
@@ -202,6 +202,17 @@ def test_where_all_is_done_nothing_is_written(
     monkeypatch.setattr("segdistill.prediction.predict.alone_in", refuse)
     assert predict_files(predictor(), tmp_path / "in", tmp_path / "out", quiet=False) == [tmp_path / "out/a.png"]
     assert capsys.readouterr().out == f"{tmp_path / 'out/a.png'}: there already\n"
+
+
+def test_what_goes_with_a_replaced_label_map_is_not_taken_for_the_new_ones(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    predict_files(predictor(), tmp_path / "a.png", tmp_path / "out", wanted=Wanted(overlay=True))
+    other = predictor(lambda images: scores(images).flip(1), identity="another")
+    predict_files(other, tmp_path / "a.png", tmp_path / "out", wanted=Wanted(overwrite=True))
+    assert not (tmp_path / "out/a-overlay.png").exists()
+    predict_files(other, tmp_path / "a.png", tmp_path / "out", wanted=Wanted(overlay=True))
+    predict_files(other, tmp_path / "a.png", tmp_path / "anew", wanted=Wanted(overlay=True))
+    assert (tmp_path / "out/a-overlay.png").read_bytes() == (tmp_path / "anew/a-overlay.png").read_bytes()
 
 
 @pytest.mark.parametrize("change", ["model", "image", "options", "foreign file"])

@@ -21,10 +21,10 @@ from tests.training.faults import disk_with_room_for
 av = pytest.importorskip("av")
 
 
-def film(path: Path, count: int = 5, size: tuple[int, int] = (21, 33), rate: int = 25) -> np.ndarray:
+def film(path: Path, count: int = 5, size: tuple[int, int] = (21, 33), rate: int = 25, seed: int = 0) -> np.ndarray:
     """A video of noise, kept exactly; its frames (N, H, W, 3). Every second frame is shown twice as long."""
-    path.parent.mkdir(exist_ok=True)
-    frames = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = np.random.default_rng(seed).integers(0, 256, (count, *size, 3), dtype=np.uint8)
     with av.open(str(path), "w", format="matroska") as container:
         stream = container.add_stream("ffv1", rate=Fraction(rate))
         stream.height, stream.width = size

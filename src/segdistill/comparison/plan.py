@@ -170,7 +170,7 @@ def forget_other_teacher(folder: Path, plan: dict[str, Any]) -> None:
         return
 
     def measured(of: dict[str, Any]) -> list[Any]:
-        keys = ("data", "teacher", "teacher_classes", "teacher_bands")
+        keys = ("data", "teacher", "teacher_classes", "teacher_bands", "teacher_scale")
         return [
             of["classes"],
             of["ids"],

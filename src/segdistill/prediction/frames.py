@@ -48,6 +48,11 @@ def frames_of(path: Path) -> list[Path]:
     return [path.with_name(f"{name}.png") for name in json.loads(path.read_text())["frames"]]
 
 
+def name_of(item: Item) -> str:
+    """What the names of a video's frames begin with; a number follows. The folders of the video are a part of it."""
+    return item.target.stem.removeprefix(".")
+
+
 def image_of(mask: Path) -> Path:
     """Where the picture of a label map lies: in the folder ``images`` beside that of the label maps."""
     return mask.parent.parent / "images" / mask.name
@@ -62,7 +67,7 @@ def _predict(job: Job, bar: Progress, item: Item, frames: Video) -> None:
             bar.update(task, advance=1)
             if number % job.wanted.frame_step:
                 continue
-            names.append(f"{item.path.stem}-{number:06d}")
+            names.append(f"{name_of(item)}-{number:06d}")
             frame = Item(item.path, item.target.with_name(f"{names[-1]}.png"))
             if not _is_done(job, item, frame):
                 yield frame, pixels, job.label_map(Picture(torch.from_numpy(pixels).permute(2, 0, 1)))

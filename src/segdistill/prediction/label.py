@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,8 +127,12 @@ def _items(given: Sequence[str | Path] | str | Path, output: Path) -> list[Item]
         target = {"picture": f"{name}.png", "raster": f"{name}.tif", "video": f".{name}.json"}[kind]
         items.append(Item(path, output / "masks" / target))
     refuse_clashes(items)
+    videos = {frames.name_of(item): item.path for item in items if item.kind == "video"}
     stems: dict[str, Path] = {}
     for item in items:
+        video = videos.get(re.sub(r"-\d{6,}$", "", item.target.stem))
+        if video is not None:
+            raise UserError(f"{item.path} has the name of a frame of {video}; rename one of them")
         if stems.setdefault(item.target.stem, item.path) != item.path:
             raise UserError(
                 f"{stems[item.target.stem]} and {item.path} would both become {item.target.stem}; rename one of them"

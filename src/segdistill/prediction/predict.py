@@ -143,6 +143,7 @@ def carry_out(job: Job, items: Sequence[Item], elsewhere: Elsewhere | None = Non
         UserError: for an image that is the only one and fails, or for a file that is in the way.
     """
     todo = still_to_do(job, items, kinds)
+    _remove_companions_of_others(job, todo, kinds)
     for line in job.notes:
         job.note(f"note: {line}")
     with Tasks(job.console, shown=not job.quiet) as bar:
@@ -166,6 +167,16 @@ def still_to_do(job: Job, items: Sequence[Item], kinds: Kinds) -> list[Item]:
     _check_wanted(job, items, kinds)
     job.keys = {item.target: _key(job, item) for item in items}
     return [item for item in items if not _is_done(job, item, kinds)]
+
+
+def _remove_companions_of_others(job: Job, items: Sequence[Item], kinds: Kinds) -> None:
+    """Removes what goes with label maps that are about to be replaced, or it would be taken for the new ones'."""
+    everything = dataclasses.replace(job.wanted, overlay=True, probabilities=True, vector=True)
+    for item in items:
+        kind = kinds[item.kind]
+        if item.target.exists() and kind.made_from(item.target) not in (None, job.keys[item.target]):
+            for file in kind.companions(item, everything):
+                file.unlink(missing_ok=True)
 
 
 def _here(job: Job, bar: Progress, todo: Sequence[Item], kinds: Kinds) -> Iterator[Item]:

@@ -316,10 +316,15 @@ def test_a_place_on_the_map_ignores_the_orientation_tag(tmp_path: Path) -> None:
             ".tif",
             r"is in CIE L\*a\*b\* colours; expected",
         ),
-        (
-            lambda path: Image.fromarray(scene()).save(path, save_all=True, append_images=[Image.fromarray(scene())]),
-            ".tif",
-            "holds 2 images; expected one, save each in a file of its own",
+        *(
+            (
+                lambda path: Image.fromarray(scene()).save(
+                    path, save_all=True, append_images=[Image.fromarray(255 - scene())]
+                ),
+                suffix,
+                "holds 2 images; expected one, save each in a file of its own",
+            )
+            for suffix in (".tif", ".png", ".webp")
         ),
     ],
 )

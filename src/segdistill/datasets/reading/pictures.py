@@ -31,6 +31,9 @@ _TURNS = {
 
 _RAW_MODE = "raw mode"
 
+_ANIMATED = ("PNG", "WEBP", "GIF")
+"""Kinds of which each image counts; a second one in a telephone's JPEG is a preview or a depth map."""
+
 _NODATA = 42113
 """GDAL's TIFF tag."""
 
@@ -69,11 +72,13 @@ def decoded(path: Path) -> Image.Image:
     """The picture in ``path``, fully decoded, the right way up by its EXIF orientation.
 
     Raises:
-        UserError: see `opened_picture`; several pictures in one TIFF, or a GeoTIFF, which needs rasterio.
+        UserError: see `opened_picture`; several images in one file, or a GeoTIFF, which needs rasterio.
     """
     with opened_picture(path) as image:
         if image.format == "TIFF":
             _refuse_geotiff(image, path)
+        elif image.format in _ANIMATED:
+            _refuse_several(getattr(image, "n_frames", 1), path)
         turn = _TURNS.get(exif_orientation(image, path))
         raw_mode = _raw_mode(image)
         image.load()
@@ -128,5 +133,9 @@ def _refuse_geotiff(image: Image.Image, path: Path) -> None:
         image.seek(page)
         images += not image.tag_v2.get(_SUBFILE, 0) & _SMALLER_OR_MASK  # type: ignore[attr-defined]
     image.seek(0)
+    _refuse_several(images, path)
+
+
+def _refuse_several(images: int, path: Path) -> None:
     if images > 1:
         raise UserError(f"{path} holds {images} images; expected one, save each in a file of its own")
