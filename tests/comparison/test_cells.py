@@ -9,8 +9,8 @@ import torch
 
 from segdistill import DistillRecipe
 from segdistill.comparison import cost
-from segdistill.comparison.cells import teacher_hash
 from segdistill.distiller import LearnerOutput, Supervised
+from segdistill.training.loading import teacher_hash
 from tests.training.runs import FAST, SCENES, STUDENT, TEACHER, train_tiny
 
 

@@ -14,6 +14,7 @@ import pytest
 from segdistill import UserError
 from segdistill.comparison import compare as module
 from segdistill.comparison.methods import parse_methods
+from segdistill.comparison.plan import forget_other_teacher
 from tests.comparison.tiny import cell, compare_tiny
 from tests.datasets.trees import folder_tree, write_mask
 from tests.training.runs import FAST, TEACHER, contents, train_tiny
@@ -157,6 +158,18 @@ def test_another_teacher_is_fine_while_no_cell_is_finished(copy: Path, teacher: 
     found = compare_tiny(copy, other)
     whole = compare_tiny(tmp_path / "whole", other)
     assert found.teacher.cells[0].evaluation == whole.teacher.cells[0].evaluation
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1, True), (2, False)])
+def test_scores_of_a_teacher_that_looked_less_closely_are_forgotten(tmp_path: Path, scale: int, kept: bool) -> None:
+    """The student alone has no such key, so that no run refuses another scale."""
+    plan: dict[str, Any] = {"recipe": {"teacher": "t", "teacher_scale": 1}, "classes": [], "ids": []}
+    plan |= dict.fromkeys(("methods", "seeds", "palette", "command", "versions", "machine"))
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    (tmp_path / "teacher/evaluation-val.json").touch()
+    forget_other_teacher(tmp_path, plan | {"recipe": {"teacher": "t", "teacher_scale": scale}})
+    assert (tmp_path / "teacher/evaluation-val.json").exists() == kept
 
 
 def test_scores_that_are_missing_are_refused(copy: Path, teacher: Path) -> None:

@@ -21,7 +21,7 @@ from segdistill.training.step import Step, Terms
 from tests.datasets.trees import folder_tree, write_mask
 from tests.training import faults
 from tests.training.faults import kill_after
-from tests.training.runs import SCENES, contents, distill_tiny, fingerprint, train_tiny
+from tests.training.runs import SCENES, TEACHER, contents, distill_tiny, fingerprint, train_tiny
 
 
 class Killed(BaseException):
@@ -160,6 +160,23 @@ def test_images_that_have_changed_since_are_told(
     capsys.readouterr()
     segdistill.train(resume=tmp_path / "run", device="cpu")
     told = f"warning: images or masks of the data have changed since {tmp_path / 'run'} was begun"
+    assert (told in capsys.readouterr().out) == change
+
+
+@pytest.mark.parametrize("change", [False, True])
+def test_a_teacher_that_has_changed_since_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: bool
+) -> None:
+    teacher = train_tiny(tmp_path / "teacher", TEACHER, epochs=1)
+    with monkeypatch.context() as patch:
+        kill_after(patch, epoch=1)
+        with pytest.raises(faults.Killed):
+            distill_tiny(tmp_path / "run", teacher.path, method="kd", epochs=2)
+    if change:
+        train_tiny(tmp_path / "teacher", TEACHER, epochs=1, seed=1, overwrite=True)
+    capsys.readouterr()
+    segdistill.distill(resume=tmp_path / "run", device="cpu")
+    told = f"warning: weights of the teacher have changed since {tmp_path / 'run'} was begun"
     assert (told in capsys.readouterr().out) == change
 
 

@@ -17,14 +17,13 @@ from segdistill.data.tiling import Tiling
 from segdistill.device import choose_device
 from segdistill.errors import UserError
 from segdistill.evaluation.evaluate import measure
-from segdistill.files import digest, write_atomically, write_json, write_text
+from segdistill.files import write_atomically, write_json, write_text
 from segdistill.networks.identity import network_digest, network_label
-from segdistill.networks.loading import files_of, load_network
+from segdistill.networks.loading import load_network
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
 from segdistill.recipe.data import Data, build_data
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
-from segdistill.recipe.teachers import GivenTeacher
 from segdistill.run_folder import RunFolder, recipe_differences
 from segdistill.training.distill import distill
 from segdistill.training.loading import load_teacher
@@ -84,22 +83,6 @@ def check_teacher_finished(recipe: DistillRecipe) -> None:
             raise UserError(
                 f"teacher {one.source} has no metrics.json: its training has not ended; continue it with --resume first"
             )
-
-
-def teacher_hash(recipe: DistillRecipe) -> str | None:
-    """Hash of the teacher's files, or of its weights if it is an object; None for a name on the hub, without files.
-
-    Of several teachers, all of these.
-    """
-    hashes = [_hash_of(one) for one in recipe.teachers()]
-    return hashes[0] if len(hashes) == 1 else "+".join(str(one) for one in hashes)
-
-
-def _hash_of(teacher: GivenTeacher) -> str | None:
-    if not isinstance(teacher.source, str | Path):
-        return network_digest(teacher.source)
-    files = files_of(teacher.source, teacher.weights)
-    return digest(*files) if files and all(file.is_file() for file in files) else None
 
 
 def student_hash(recipe: DistillRecipe) -> str | None:

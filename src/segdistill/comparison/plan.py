@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import segdistill
-from segdistill.comparison.cells import cell_differences, check_teacher_finished, student_hash, teacher_hash
+from segdistill.comparison.cells import cell_differences, check_teacher_finished, student_hash
 from segdistill.comparison.methods import cell_recipe
 from segdistill.comparison.reading import EVALUATION_FILE, cell_folder, read_plan
 from segdistill.device import choose_device, processor
@@ -26,7 +26,7 @@ from segdistill.networks.network import Network
 from segdistill.recipe.data import Data
 from segdistill.recipe.data_keys import check_apart
 from segdistill.recipe.recipes import DistillRecipe
-from segdistill.training.loading import load_student, load_teacher
+from segdistill.training.loading import load_student, load_teacher, teacher_hash
 
 LIBRARIES = ("torch", "lightning-fabric", "timm", "segmentation-models-pytorch", "transformers", "numpy")
 

@@ -9,6 +9,7 @@ from segdistill.distiller import Distiller, Supervised
 from segdistill.networks.network import Network
 from segdistill.recipe.data import Data
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
+from segdistill.training.loading import teacher_hash
 from segdistill.training.teacher_source import TeacherSource
 
 
@@ -27,3 +28,8 @@ class Job:
     data: Data
     make_learner: Callable[[TeacherSource | None], Distiller | Supervised]
     load_teacher: Callable[[], Network] | None = None
+
+    def inputs(self) -> dict[str, str | None]:
+        """Hashes of what a run reads besides its recipe: its images and masks, and its teacher's weights."""
+        teacher = teacher_hash(self.recipe) if isinstance(self.recipe, DistillRecipe) else None
+        return {"data": self.data.fingerprint(), "teacher": teacher}

@@ -10,13 +10,14 @@ import torch
 
 from segdistill.datasets.base import SegmentationDataset
 from segdistill.errors import UserError
+from segdistill.files import digest
 from segdistill.networks.bands import SelectedBands
 from segdistill.networks.class_map import count_of_classes
 from segdistill.networks.classes import MappedClasses
 from segdistill.networks.crop import check_crop
 from segdistill.networks.ensemble import Ensemble
-from segdistill.networks.identity import network_label
-from segdistill.networks.loading import has_own_weights, load_network, load_trained
+from segdistill.networks.identity import network_digest, network_label
+from segdistill.networks.loading import files_of, has_own_weights, load_network, load_trained
 from segdistill.networks.network import Network
 from segdistill.networks.wrapping import as_network, as_student
 from segdistill.recipe.data import Data
@@ -177,3 +178,19 @@ def _other_bands(network: Network, chosen: Sequence[int], images: Images) -> lis
         return []
     told = "trained on bands {} of its files, and sees bands {} of these"
     return [told.format(*(", ".join(map(str, bands)) for bands in (trained, shown)))]
+
+
+def teacher_hash(recipe: DistillRecipe) -> str | None:
+    """Hash of the teacher's files, or of its weights if it is an object; None for a name on the hub, without files.
+
+    Of several teachers, all of these.
+    """
+    hashes = [_hash_of(one) for one in recipe.teachers()]
+    return hashes[0] if len(hashes) == 1 else "+".join(str(one) for one in hashes)
+
+
+def _hash_of(teacher: GivenTeacher) -> str | None:
+    if not isinstance(teacher.source, str | Path):
+        return network_digest(teacher.source)
+    files = files_of(teacher.source, teacher.weights)
+    return digest(*files) if files and all(file.is_file() for file in files) else None

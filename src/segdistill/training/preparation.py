@@ -223,9 +223,13 @@ def synchronise_batch_norm(learner: Distiller | Supervised, fabric: Fabric, cons
 
 
 def check_checkpoint(
-    state: Mapping[str, Any] | None, config: Mapping[str, Any], folder: RunFolder, data: Data, console: Console
+    state: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
+    folder: RunFolder,
+    inputs: Mapping[str, str | None],
+    console: Console,
 ) -> None:
-    """Refuse the checkpoint of a run of another recipe, and warn where it has seen other images.
+    """Refuse the checkpoint of a run of another recipe, and warn where it has seen other images or another teacher.
 
     Raises:
         UserError: it is one.
@@ -236,12 +240,13 @@ def check_checkpoint(
             f"checkpoint {folder.checkpoint_file} is of another recipe: {'; '.join(differences)}; "
             "start over with --overwrite"
         )
-    if state is not None and state.get("data") not in (None, data.fingerprint()):
-        console.out(
-            f"warning: images or masks of the data have changed since {folder.path} was begun, and its result will be "
-            "of both; start over with --overwrite for one that can be repeated",
-            highlight=False,
-        )
+    for key, what in (("data", "images or masks of the data"), ("teacher", "weights of the teacher")):
+        if state is not None and state.get(key) not in (None, inputs[key]):
+            console.out(
+                f"warning: {what} have changed since {folder.path} was begun, and its result will be of both; start "
+                "over with --overwrite for one that can be repeated",
+                highlight=False,
+            )
 
 
 def compile_student(learner: Distiller | Supervised, data: Data, fabric: Fabric, console: Console) -> None:

@@ -204,7 +204,7 @@ class Run:
         self.loaders = self.training_loader(views), *self.validation_loaders()
         resuming = self.options.resume and not self.options.dry_run
         self.state = load_checkpoint(self.folder.checkpoint_file, self.console) if resuming else None
-        check_checkpoint(self.state, self.config, self.folder, self.job.data, self.console)
+        check_checkpoint(self.state, self.config, self.folder, self.job.inputs(), self.console)
         if self.options.dry_run:
             return
         if fabric.is_global_zero:
@@ -238,9 +238,7 @@ class Run:
         if self.options.dry_run:
             first = 0  # the other steps cost more
         step = Step(learner, train, steps, fabric=fabric, seed=seed, balance=self.balance, features_first=first)
-        checkpoints = Checkpoints(
-            self.folder, self.config, self.options.checkpoint_minutes, self.job.data.fingerprint()
-        )
+        checkpoints = Checkpoints(self.folder, self.config, self.options.checkpoint_minutes, self.job.inputs())
         callbacks = [*self.callbacks(), StopSignals(checkpoints, STEPS_BETWEEN_LOOKS), checkpoints]
         self.loop = Loop(step, self.loaders[0], steps, callbacks)
         if self.state is not None:

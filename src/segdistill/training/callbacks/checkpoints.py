@@ -22,12 +22,12 @@ class Checkpoints(Callback):
         folder: the run folder.
         recipe: the complete recipe, kept in every checkpoint.
         minutes: between checkpoints within an epoch.
-        data: `Data.fingerprint` of the images, kept in every checkpoint.
+        inputs: `Job.inputs`, kept in every checkpoint.
     """
 
-    def __init__(self, folder: RunFolder, recipe: Mapping[str, Any], minutes: float, data: str) -> None:
+    def __init__(self, folder: RunFolder, recipe: Mapping[str, Any], minutes: float, inputs: Mapping[str, Any]) -> None:
         self.folder = folder
-        self.kept = {"recipe": dict(recipe), "data": data}
+        self.kept = {"recipe": dict(recipe), **inputs}
         self.seconds = 60 * minutes
         self._saved = 0.0
 
