@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +23,7 @@ from segdistill.data.tiling import Tiling
 from segdistill.datasets import SegmentationDataset
 from segdistill.errors import UserError
 from segdistill.exporting.export import export
-from segdistill.exporting.finetune import finetune, rounding
+from segdistill.exporting.finetune import Guide, find_teacher, finetune, rounding
 from segdistill.exporting.int8 import QuantisationCost, quantisation_cost
 from segdistill.exporting.sample_images import spread_images
 from segdistill.formats.agreement import Form
@@ -35,7 +37,7 @@ from segdistill.recipe.data import build_split
 from segdistill.run_folder import RunFolder
 from tests.inspection.trees import folder_data, sound_tree
 from tests.prediction.networks import saved
-from tests.training.runs import SCENES, STUDENT, TEACHER, fingerprint, train_tiny
+from tests.training.runs import SCENES, STUDENT, TEACHER, distill_tiny, fingerprint, train_tiny
 
 NAMES = ("a", "b", "c")
 QUIET = Console(quiet=True)
@@ -140,7 +142,7 @@ def test_fine_tuned_with_rounding_and_a_teacher(
 
 @pytest.mark.slow
 def test_fine_tuning_moves_all_weights_and_no_statistics(run: Path, teacher: Path) -> None:
-    network, guide = load_run(run), load_run(teacher)
+    network, guide = load_run(run), Guide(str(teacher), load_run(teacher))
     tuned = finetune(run, network, guide, 2, Console(quiet=True))
     for name, value in network.named_parameters():
         assert not torch.equal(value, tuned.get_parameter(name)), name
@@ -191,6 +193,32 @@ def test_rounding_has_256_levels_and_a_gradient(run: Path) -> None:
     first = rounded.get_parameter("model.stem.0.weight").grad
     assert first is not None
     assert first.abs().max() > 0
+
+
+@pytest.mark.parametrize("size", [{}, {"resize": [32, 32]}])
+def test_a_run_counted_in_steps_whose_teacher_looked_closer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: dict[str, Any]
+) -> None:
+    """The teacher sees what it saw in the run, and what is rounded sees images of the student's size."""
+    data = folder_data(sound_tree(tmp_path / "data"), crop=[16, 16], **size)
+    teacher = train_tiny(tmp_path / "teacher", TEACHER, epochs=1, data=data).path
+    long = {"method": "kd", "teacher_scale": 2, "epochs": None, "steps": 2}
+    run = distill_tiny(tmp_path / "run", teacher, data=data, **long).path
+    seen: dict[str, set[tuple[int, ...]]] = {"teacher": set(), "rounded": set()}
+
+    def unrounded(network: Network, batches: list[Tensor], run: Path) -> Network:
+        seen["rounded"] |= {tuple(batch.shape[-2:]) for batch in batches}
+        return copy.deepcopy(network)
+
+    monkeypatch.setattr("segdistill.exporting.finetune.rounding", unrounded)
+    network = load_run(run)
+    guide = find_teacher(run, None, network)
+    forward = guide.teacher.features
+    monkeypatch.setattr(
+        guide.teacher, "features", lambda images: (seen["teacher"].add(tuple(images.shape[-2:])), forward(images))[1]
+    )
+    finetune(run, network, guide, 1, Console(quiet=True))
+    assert seen == {"teacher": {(32, 32)}, "rounded": {(16, 16)}}
 
 
 def test_without_a_compiler(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

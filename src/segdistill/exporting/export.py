@@ -124,7 +124,7 @@ def export(options: ExportOptions) -> Exported:
     def fine_tuned() -> Any:
         assert guide is not None
         assert finetune is not None
-        return converted(tune(Path(run), network, guide[1], finetune, console))
+        return converted(tune(Path(run), network, guide, finetune, console))
 
     with _beside(path) as temporary:
         model = converted(copy.deepcopy(network).half() if options.half else network)
@@ -137,7 +137,7 @@ def export(options: ExportOptions) -> Exported:
     if not int8:
         return exported
     if guide is not None:
-        report["finetune"] = {"epochs": finetune, "teacher": guide[0]}
+        report["finetune"] = {"epochs": finetune, "teacher": guide.folder}
     tuned = None if guide is None else fine_tuned
     return _quantised(exported, kind, model, tuned, sets, options.calibration, report, console)
 

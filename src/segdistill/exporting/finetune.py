@@ -9,9 +9,11 @@ import io
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
+from torch.utils.data import DataLoader
 
 from segdistill.arguments import construct
 from segdistill.data.loading import EpochSampler, reading, training_loader
@@ -22,6 +24,7 @@ from segdistill.distiller import Distiller
 from segdistill.errors import UserError, reason
 from segdistill.exporting.int8 import quiet_nncf
 from segdistill.methods import KD
+from segdistill.networks.closer import reduced
 from segdistill.networks.identity import network_label
 from segdistill.networks.network import Network
 from segdistill.progress import during, tracked
@@ -40,8 +43,22 @@ CALIBRATION_BATCHES = 8
 """Training batches from which the ranges of the activations are taken."""
 
 
-def find_teacher(run: Path, named: str | Path | None, network: Network) -> tuple[str, Network]:
-    """The folder of the teacher that a user names, or else of the run's, and the teacher.
+class Guide(NamedTuple):
+    """The teacher of a fine-tuning.
+
+    Attributes:
+        folder: where it lies, for the report.
+        teacher: it, on the CPU.
+        scale: it sees pictures of so many times the run's height and width, as it did in the run.
+    """
+
+    folder: str
+    teacher: Network
+    scale: int = 1
+
+
+def find_teacher(run: Path, named: str | Path | None, network: Network) -> Guide:
+    """The teacher that a user names, or else the run's.
 
     Raises:
         UserError: none named, not there, or of other classes or channels.
@@ -57,10 +74,10 @@ def find_teacher(run: Path, named: str | Path | None, network: Network) -> tuple
     folder, described = network_label(found), network.description
     teacher = teacher_for(given, Images(described.classes, described.in_channels, described.pixels, described.bands))
     teacher.description.check_classes(network.description.classes, f"teacher {folder}", str(run))
-    return folder, teacher
+    return Guide(folder, teacher, int(config.get("teacher_scale", 1)) if named is None else 1)
 
 
-def finetune(run: Path, network: Network, teacher: Network, epochs: int, console: Console) -> Network:
+def finetune(run: Path, network: Network, guide: Guide, epochs: int, console: Console) -> Network:
     """A copy of a network, trained for a few epochs while its weights and activations are rounded to 8 bits.
 
     It sees the run's own data, augmentation and loss on labels, and the teacher's class probabilities (`KD`); the run's
@@ -70,7 +87,7 @@ def finetune(run: Path, network: Network, teacher: Network, epochs: int, console
     Args:
         run: its folder, with the recipe.
         network: of the run, on the CPU; it is left as it is.
-        teacher: on the CPU.
+        guide: the teacher.
         epochs: passes over the training images.
         console: for a line per epoch.
 
@@ -82,37 +99,55 @@ def finetune(run: Path, network: Network, teacher: Network, epochs: int, console
     """
     config = RunFolder.of(run).read_config()
     train = construct(TrainConfig, config.get("train") or {}, "train")
-    train = replace(train, epochs=epochs, lr=RATE * train.lr)
-    data = build_data(config["data"])
+    train = replace(train, epochs=epochs, steps=None, lr=RATE * train.lr)
+    data = build_data(config["data"]).looked_closer_at(guide.scale)
     if (bands := RunFolder.of(run).path / "bands.json").exists():
         data.train.fill = BandStatistics.load(bands).padding(data.train[0][0].dtype)
     counts = check_dataset(data.train, progress=not console.quiet)
-    loader = training_loader(data.train, data.augmentation, train.batch_size, int(config.get("seed", 0)), train.workers)
+    seed = int(config.get("seed", 0))
+    loader = training_loader(
+        data.train, data.augmentation, train.batch_size, seed, train.workers, teacher_scale=guide.scale
+    )
     sampler = loader.sampler
     assert isinstance(sampler, EpochSampler)
     with reading(loader):
         with during("preparing to round to 8 bits; the first time, NNCF compiles a part of itself", console):
-            student = rounding(network, [batch[0] for batch in islice(loader, CALIBRATION_BATCHES)], run)
-        learner = Distiller(teacher, student, KD(), ignore_index=data.train.ignore_index, unlabelled_index=UNLABELLED)
+            first = [reduced(batch[0], guide.scale) for batch in islice(loader, CALIBRATION_BATCHES)]
+            student = rounding(network, first, run)
+        learner = Distiller(
+            guide.teacher,
+            student,
+            KD(),
+            ignore_index=data.train.ignore_index,
+            unlabelled_index=UNLABELLED,
+            teacher_scale=guide.scale,
+        )
         learner.task_loss = train.build_task_loss(counts.pixels)
         own = dict(network.named_parameters())
         for name, value in student.named_parameters():
             value.requires_grad_(name in own)  # not the ranges of the roundings
         fabric = launch("cpu", "fp32")
         step = Step(learner, replace(train, ema=0, accumulate=1), epochs * sampler.batches, fabric=fabric)
-        for epoch in range(epochs):
-            sampler.set_epoch(epoch)
-            total = 0.0
-            text = f"fine-tuning in 8 bits, epoch {epoch + 1}/{epochs}"
-            for batch in tracked(loader, text, sampler.batches, console):
-                [terms] = step(iter([batch]))
-                total += sum(float(value) for value in terms.values())
-            if not torch.isfinite(torch.tensor(total)):
-                raise UserError(f"the loss became NaN or infinite while {run} was fine-tuned in 8 bits")
-            console.out(f"{text}: loss {total / sampler.batches:.3f}", highlight=False)
+        _train(step, loader, sampler, epochs, run, console)
     tuned = copy.deepcopy(network)
     tuned.load_state_dict({name: value for name, value in student.state_dict().items() if name in tuned.state_dict()})
     return tuned.eval()
+
+
+def _train(
+    step: Step, loader: DataLoader[Any], sampler: EpochSampler, epochs: int, run: Path, console: Console
+) -> None:
+    """Makes the steps, with a line for each epoch."""
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        total = 0.0
+        text = f"fine-tuning in 8 bits, epoch {epoch + 1}/{epochs}"
+        for batch in tracked(loader, text, sampler.batches, console):
+            [terms] = step(iter([batch]))
+            total += sum(float(value) for value in terms.values())
+        if not torch.isfinite(torch.tensor(total)):
+            raise UserError(f"the loss became NaN or infinite while {run} was fine-tuned in 8 bits")
+        console.out(f"{text}: loss {total / sampler.batches:.3f}", highlight=False)
 
 
 def rounding(network: Network, batches: list[torch.Tensor], run: Path) -> Network:
