@@ -89,6 +89,13 @@ def test_classes_are_compared_by_number_and_order(classes: list[str], message: s
     assert message in str(error.value)
 
 
+def test_classes_that_capitals_alone_tell_apart() -> None:
+    described = Description(None, ("a", "A"), default_palette(2), 3)
+    described.check_classes(["a", "A"], "RUN")
+    with pytest.raises(UserError, match="'A' is class 1 of RUN"):
+        described.check_classes(["A", "a"], "RUN")
+
+
 def test_mean_and_std_come_back(tmp_path: Path) -> None:
     network = load_network(SPEC, num_classes=5)
     network.set_normalization([0.485, 0.456, 0.406], [0.1, 0.2, 0.3])

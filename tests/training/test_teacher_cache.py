@@ -22,8 +22,9 @@ from segdistill.networks.features import Features
 from segdistill.training.step import Kept
 from segdistill.training.teacher_cache import KnownTeacher, TeacherCache
 from segdistill.training.teacher_source import TeacherSource
+from tests.datasets.trees import folder_tree, write_mask
 from tests.training.filling import SEED, Filling, agree, all_but_the_teacher, same_records
-from tests.training.runs import contents, distill_tiny, fingerprint
+from tests.training.runs import TEACHER, contents, distill_tiny, fingerprint, train_tiny
 from tests.training.test_processes import TRAIN, start, write_recipe
 from tests.training.test_resume import Killed, history_without_times, stop_in
 
@@ -118,6 +119,23 @@ def test_what_is_remembered_of_the_teacher(tmp_path: Path) -> None:
     again = TeacherCache(tmp_path / "cache", {"precision": "fp32"}, 3, 2)
     assert again.teacher_miou(data) == 41.5
     assert again.teacher_miou(data | {"dataset": "voc"}) is None
+
+
+def test_the_teachers_score_is_of_the_validation_masks_as_they_are(tmp_path: Path) -> None:
+    root = folder_tree(tmp_path / "data", {"train": 4, "val": 2})
+    data = {"dataset": "folder", "root": str(root), "classes": ["a", "b", "c"]}
+    teacher = train_tiny(tmp_path / "teacher", TEACHER, epochs=1, data=data).path
+    kept = {"data": data, "method": "kd", "epochs": 1, "views": 1}
+
+    def score(name: str) -> float | None:
+        run = distill_tiny(tmp_path / name, teacher, **kept, teacher_cache=tmp_path / "cache")
+        return (run.read_metrics() or {})["teacher_miou"]
+
+    before = score("first")
+    assert before is not None
+    assert score("second") == before
+    write_mask(root / "masks/val/val0.png", np.full((12, 16), 2, np.uint8))
+    assert score("third") is None  # it is not loaded for that alone
 
 
 def test_travels_to_another_process(tmp_path: Path) -> None:

@@ -140,8 +140,9 @@ class Description:
         """
         if len(classes) != self.num_classes:
             raise UserError(f"{network} has {self.num_classes} classes, but {data} has {len(classes)}")
-        own = [name.casefold() for name in self.classes]
-        other = [name.casefold() for name in classes]
+        own, other = ([name.casefold() for name in names] for names in (self.classes, classes))
+        if len(set(own)) < len(own) or len(set(other)) < len(other):  # capitals alone tell some classes apart
+            own, other = list(self.classes), list(classes)
         moved = [label for label, name in enumerate(other) if name in own and own.index(name) != label]
         if moved:
             label = moved[0]

@@ -117,6 +117,7 @@ class Run:
     source: TeacherSource | None
     bands: BandStatistics | None
     loaders: tuple[DataLoader[Any], ...]
+    inputs: dict[str, str | None]
     state: dict[str, Any] | None
     loop: Loop
     validation: Validation
@@ -204,7 +205,8 @@ class Run:
         self.loaders = self.training_loader(views), *self.validation_loaders()
         resuming = self.options.resume and not self.options.dry_run
         self.state = load_checkpoint(self.folder.checkpoint_file, self.console) if resuming else None
-        check_checkpoint(self.state, self.config, self.folder, self.job.inputs(), self.console)
+        self.inputs = self.job.inputs()
+        check_checkpoint(self.state, self.config, self.folder, self.inputs, self.console)
         if self.options.dry_run:
             return
         if fabric.is_global_zero:
@@ -238,7 +240,7 @@ class Run:
         if self.options.dry_run:
             first = 0  # the other steps cost more
         step = Step(learner, train, steps, fabric=fabric, seed=seed, balance=self.balance, features_first=first)
-        checkpoints = Checkpoints(self.folder, self.config, self.options.checkpoint_minutes, self.job.inputs())
+        checkpoints = Checkpoints(self.folder, self.config, self.options.checkpoint_minutes, self.inputs)
         callbacks = [*self.callbacks(), StopSignals(checkpoints, STEPS_BETWEEN_LOOKS), checkpoints]
         self.loop = Loop(step, self.loaders[0], steps, callbacks)
         if self.state is not None:
@@ -373,9 +375,8 @@ class Run:
         self.validation = Validation(student, train.validate_every, what)
         # A teacher of other classes can teach features, and cannot be scored on these labels.
         scored = self.source if self.teacher_has_our_classes and not self.against_teacher else None
-        self.teacher_score = (
-            None if scored is None else TeacherScore(scored, self.validation, teacher, self.config["data"], watch)
-        )
+        of = self.config["data"] | self.inputs  # masks may have changed since a cache kept the score
+        self.teacher_score = None if scored is None else TeacherScore(scored, self.validation, teacher, of, watch)
         callbacks: list[Callback | None] = [
             self.validation,
             Curves(self.loggers(), console, STEPS_BETWEEN_LOOKS),

@@ -22,7 +22,7 @@ class TeacherScore(Callback):
         source: the teacher.
         validation: knows the student's scores.
         validator: scores the teacher, at the size at which it sees images.
-        data: the recipe's ``data``, by which a teacher cache keeps the score.
+        data: the recipe's ``data`` and a hash of its images and masks, by which a teacher cache keeps the score.
         watch: says the warning.
 
     Attributes:
