@@ -18,6 +18,7 @@ from segdistill.inspection.findings import Finding
 from segdistill.recipe.data import build_data
 
 rasterio = pytest.importorskip("rasterio")
+Affine = pytest.importorskip("affine").Affine
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 SIZE = 24, 32
@@ -127,6 +128,34 @@ def test_a_mask_that_shows_0_as_white_is_told_of_and_can_be_swapped(tmp_path: Pa
     for more in ({}, {"resize": SIZE}, {"tiled_copy": tmp_path / "copy"}):
         assert (Folder(**values, **more)[0][1].numpy() == white).all()
         assert (Folder(**values, **more, mask_values={0: 1, 1: 0})[0][1].numpy() == 1 - white).all()
+
+
+@pytest.mark.parametrize(
+    ("of_mask", "apart"),
+    [
+        (Affine(10, 0, 500, 0, -10, 900), None),
+        (Affine(10, 0, 502, 0, -10, 900), None),  # less than half a pixel
+        (None, None),  # many masks have no place
+        (Affine(10, 0, 500, 0, 10, 900 - 10 * SIZE[0]), SIZE[0]),  # south up: its first row is the image's last
+        (Affine(10, 0, 530, 0, -10, 900), 3),
+        (Affine(10.5, 0, 500, 0, -10, 900), 0.05 * SIZE[1]),
+        (Affine(1e-4, 0, 9, 0, -1e-4, 50), 85),  # degrees
+    ],
+)
+def test_masks_in_another_place_than_their_images_are_told_of(
+    tmp_path: Path, of_mask: Any, apart: float | None
+) -> None:
+    data = tree(tmp_path, noise(255, "uint8"), noise(254, "uint8"))
+    place = {"transform": Affine(10, 0, 500, 0, -10, 900), "crs": "EPSG:32632"}
+    write(tmp_path / "images/train/train.tif", noise(255, "uint8"), **place)
+    (tmp_path / "masks/train/train.png").unlink()
+    labels = (np.indices(SIZE).sum(0) // 9 % 2).astype(np.uint8)[None]
+    write(tmp_path / "masks/train/train.tif", labels, **({} if of_mask is None else place | {"transform": of_mask}))
+    found = findings(data, "other-place")
+    assert len(found) == (apart is not None)
+    if apart is not None:
+        pixels = int(found[0].files[0].split(" up to ")[1].split()[0])
+        assert pixels == round(apart)
 
 
 def test_what_files_have_in_common_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

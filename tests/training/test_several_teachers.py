@@ -15,7 +15,9 @@ from safetensors.torch import save_file
 from segdistill import Network, RunFolder, UserError, load_run
 from segdistill.recipe.data import build_data
 from segdistill.recipe.recipes import DistillRecipe
-from segdistill.training.loading import load_teacher
+from segdistill.recipe.teachers import GivenTeacher
+from segdistill.training.loading import Images, load_teacher, teacher_for
+from tests.datasets.trees import folder_tree
 from tests.tiny import TinyModel
 from tests.training.runs import SCENES, STUDENT, TEACHER, distill_tiny, fingerprint, train_tiny
 from tests.training.test_resume import Killed, history_without_times, stop_in
@@ -225,3 +227,17 @@ def test_a_teacher_of_8_bits_beside_other_pixels(tmp_path: Path, teacher: Path, 
     with pytest.raises(UserError, match=told):
         distill_tiny(tmp_path / "run", teacher, data=rasters | {"bands": [1, 2, 3]})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("resize", "seen"), [([32, 32], None), ([16, 16], "resized to 16 x 16"), (None, "at the size")]
+)
+def test_a_teacher_of_images_of_another_size_is_noted(tmp_path: Path, resize: Any, seen: str | None) -> None:
+    root = folder_tree(tmp_path / "data", {"train": 2, "val": 1})
+    data = {"dataset": "folder", "root": str(root), "classes": ["a", "b", "c"], "crop": [16, 16]}
+    teacher = train_tiny(tmp_path / "teacher", TEACHER, epochs=1, data=data | {"resize": [32, 32]}).path
+    images = Images.of(build_data(data | {"resize": resize}).train)
+    network = teacher_for([GivenTeacher(teacher)], images)
+    told = [note for note in network.notes if "resized to 32 x 32, and sees these" in note]
+    assert len(told) == (seen is not None)
+    assert seen is None or seen in told[0]

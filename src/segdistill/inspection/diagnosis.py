@@ -60,6 +60,11 @@ REMARKS: dict[str, tuple[Severity, str, str]] = {
         "mask{s} that show 0 as white: the numbers in the file count, so that white is class 0",
         "look at `segdistill data preview`; to take white as class 1, say mask_values: {0: 1, 1: 0}",
     ),
+    "other-place": (
+        "warning",
+        "mask{s} with another place on the map than the image: pixels are paired by row and column, whatever the map",
+        "look at `segdistill data preview`; bring both onto one grid, or ignore this if one of the places is wrong",
+    ),
     "palette-order": (
         "error",
         "palette mask{s} whose numbers and colours say different classes",

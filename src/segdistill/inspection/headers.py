@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from PIL import Image
@@ -99,6 +100,23 @@ def mask_remarks(path: Path) -> list[tuple[str, str]]:
     if read_by_rasterio(path) and read_header(path).photometric == 0:
         remarks.append(("white-is-zero", str(path)))
     return remarks
+
+
+def place_remarks(image: Path, mask: Path, size: tuple[int, int]) -> list[tuple[str, str]]:
+    """A remark where image and mask, both with a place on the map, lie in different ones or are flipped there."""
+    if not (read_by_rasterio(image) and read_by_rasterio(mask)):
+        return []
+    first, second = read_header(image).transform, read_header(mask).transform
+    if first is None or second is None or first == second:
+        return []
+    a, b, c, d, e, f = first
+    area = a * e - b * d
+    apart = 0.0
+    for row, column in ((0, 0), (0, size[1]), (size[0], 0)):
+        x, y = (second[at] * column + second[at + 1] * row + second[at + 2] for at in (0, 3))
+        seen = ((e * (x - c) - b * (y - f)) / area, (a * (y - f) - d * (x - c)) / area) if area else (inf, inf)
+        apart = max(apart, abs(seen[0] - column), abs(seen[1] - row))
+    return [("other-place", f"{mask} lies up to {apart:.0f} pixels from its image")] if apart > 0.5 else []
 
 
 def fault_of_image(path: Path) -> str:

@@ -25,6 +25,7 @@ from segdistill.inspection.headers import (
     mask_remarks,
     picture_header,
     pixel_kind,
+    place_remarks,
 )
 from segdistill.inspection.mask_values import RefusedMask, examine
 from segdistill.inspection.tolerant import TolerantFiles
@@ -226,6 +227,7 @@ def _look_at_headers(pair: Pair, facts: SampleFacts, *, palette: Sequence[Color]
         facts.kind = pixel_kind(image, bands)
     if facts.counts is not None:
         facts.remarks += mask_remarks(mask)
+        facts.remarks += [] if facts.size is None else place_remarks(image, mask, facts.size)
         if palette is not None and picture_header(mask).mode == "P":
             _compare_palettes(mask, palette, np.flatnonzero(facts.counts[: len(palette)]).tolist(), facts)
 

@@ -73,17 +73,21 @@ class Images:
         in_channels: channels of its images.
         pixels: the type of their pixels, numpy's name; None: not known.
         bands: which bands of the files these are, from 1; None: not known, or red, green and blue.
+        seen: at which size a teacher sees them, in words; None: not known.
     """
 
     classes: tuple[str, ...]
     in_channels: int
     pixels: str | None = None
     bands: Sequence[int] | None = None
+    seen: str | None = None
 
     @classmethod
     def of(cls, dataset: SegmentationDataset) -> Images:
         """Those of a data set."""
-        return cls(tuple(dataset.classes), dataset.in_channels, dataset.pixel_type(), dataset.bands)
+        size = dataset.resize
+        seen = "at the size that they have" if size is None else f"resized to {size[0]} x {size[1]}"
+        return cls(tuple(dataset.classes), dataset.in_channels, dataset.pixel_type(), dataset.bands, seen)
 
 
 def teacher_for(given: Sequence[GivenTeacher], images: Images) -> Network:
@@ -126,6 +130,9 @@ def seeing(network: Network, given: GivenTeacher, images: Images) -> Network:
     name = label(given)
     if images.pixels is not None:
         network.description.check_pixels(images.pixels, "the data", name)
+    size = network.description.resize
+    if size is not None and images.seen not in (None, told := f"resized to {size[0]} x {size[1]}"):
+        network.notes.append(f"it was validated on images {told}, and sees these {images.seen}")
     if given.bands is not None:
         network = SelectedBands(network, given.bands, images.in_channels, name)
         network.notes += _other_bands(network.networks[0], given.bands, images)

@@ -58,6 +58,7 @@ class RasterHeader:
         photometric: the TIFF tag: 0 shows 0 as white, 5 is CMYK, 6 YCbCr, 8 CIE L*a*b*; None in other files.
         orientation: the TIFF tag, 1 to 8; 1 in files with a place on the map, whose place ignores it, and in others.
         pages: number of images in the file, of which the first is read.
+        transform: a, b, c, d, e, f of the map's x = a column + b row + c and y = d column + e row + f; None: none.
     """
 
     height: int
@@ -75,6 +76,7 @@ class RasterHeader:
     photometric: int | None
     orientation: int
     pages: int
+    transform: tuple[float, ...] | None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -162,6 +164,7 @@ def _read_header(path: Path, changed: int, size: int, beside: tuple[tuple[str, i
             photometric=tags.get(PHOTOMETRIC),
             orientation=orientation,
             pages=max(1, len(file.subdatasets)),
+            transform=None if file.transform.is_identity else tuple(file.transform)[:6],
         )
 
 
