@@ -100,6 +100,10 @@ def test_a_notebook_shows_a_run(tmp_path: Path) -> None:
     assert "<i>" not in page
     run.write_metrics({**METRICS, "epochs": 1, "teacher_miou": None})
     assert "1 epoch in 9.0 s; mIoU 61.25 % on the validation images<" in run._repr_html_()
+    told = "agreement with the teacher, not accuracy"
+    run.write_metrics({**METRICS, "epochs": 1, "teacher_miou": None, "scores": told})
+    assert "agreement with the teacher, which is not accuracy: mIoU 61.25 % on" in run._repr_html_()
+    assert run.read_accuracy() == {}
 
 
 def test_curves_and_predictions_in_a_notebook(tmp_path: Path) -> None:

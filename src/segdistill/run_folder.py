@@ -167,6 +167,12 @@ class RunFolder:
             raise UserError(f"cannot read {self.metrics_file}: {reason(error)}") from error
         return metrics
 
+    def read_accuracy(self) -> dict[str, Any]:
+        """The final scores, where they are of people's labels and of images that were not trained on; else nothing."""
+        metrics = self.read_metrics() or {}
+        overfitted = self.config_file.exists() and self.read_config().get("overfit") is not None
+        return {} if overfitted or _is_agreement(metrics) else metrics
+
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Writes the final scores."""
         write_json(self.metrics_file, dict(metrics))
@@ -240,16 +246,22 @@ def _unfinished(path: Path, history: Sequence[Mapping[str, float]]) -> list[Bloc
     return [Paragraph(text)]
 
 
+def _is_agreement(metrics: Mapping[str, Any]) -> bool:
+    """Whether the scores compare a student with its teacher, since the validation images have no labels."""
+    return str(metrics.get("scores", "")).startswith("agreement")
+
+
 def _finished(path: Path, history: Sequence[Mapping[str, float]], metrics: Mapping[str, Any]) -> list[Block]:
     trained = f"{counted(metrics['epochs'], 'epoch')} in {duration(sum(row.get('seconds', 0.0) for row in history))}"
     if "miou" not in metrics:
         return [Paragraph(f"{path}: {trained}; loss {metrics['loss']:.4f} on the validation images")]
     teacher = metrics["teacher_miou"]
+    what = "agreement with the teacher, which is not accuracy: mIoU" if _is_agreement(metrics) else "mIoU"
     beside = "" if teacher is None else f"; its teacher has {teacher:.2f} %"
     rows = [[name, percent(iou), percent(metrics["f1"][name])] for name, iou in metrics["iou"].items()]
     rows.append(["mean", percent(metrics["miou"]), percent(metrics["mean_f1"])])
     return [
-        Paragraph(f"{path}: {trained}; mIoU {metrics['miou']:.2f} % on the validation images{beside}"),
+        Paragraph(f"{path}: {trained}; {what} {metrics['miou']:.2f} % on the validation images{beside}"),
         Table("Scores by class on the validation images", ["class", "IoU %", "F1 %"], rows),
     ]
 

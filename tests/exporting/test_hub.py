@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,6 +127,36 @@ def test_the_card_tells_what_is_known(tmp_path: Path) -> None:
     text = str(model_card(run, predictor.model.scorer, predictor, "smp"))
     assert "| the same student trained without the teacher | 56.75 |" in text
     assert "The teacher made a difference of -1.25 points, with one seed each" in text
+
+
+@pytest.mark.parametrize("kind", ["agreement", "overfitted"])
+def test_scores_that_are_no_accuracy_are_not_published(tmp_path: Path, kind: str) -> None:
+    run = make_run(tmp_path, SMP)
+    config, metrics = yaml.safe_load((run / "config.yaml").read_text()), json.loads((run / "metrics.json").read_text())
+    if kind == "agreement":
+        write_json(run / "metrics.json", metrics | {"scores": "agreement with the teacher, not accuracy"})
+    else:
+        write_yaml(run / "config.yaml", config | {"overfit": 4})
+    predictor = open_predictor(run, "cpu")
+    assert isinstance(predictor.model.scorer, Network)
+    found = model_card(run, predictor.model.scorer, predictor, "smp")
+    assert found.data.eval_results is None
+    assert "| this student | not measured |" in str(found)
+    assert "55.5" not in str(found)
+
+
+@pytest.mark.parametrize(("change", "told"), [({"crop": [32, 32]}, "61.23"), ({"root": "/elsewhere"}, "not measured")])
+def test_a_teacher_validated_on_other_data_has_no_score_here(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    run = make_run(tmp_path, SMP)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    train = {"epochs": None, "steps": 700}
+    write_yaml(run / "config.yaml", config | {"train": config["train"] | train})
+    write_yaml(tmp_path / "teacher" / "config.yaml", {"data": config["data"] | change})
+    predictor = open_predictor(run, "cpu")
+    assert isinstance(predictor.model.scorer, Network)
+    text = str(model_card(run, predictor.model.scorer, predictor, "smp"))
+    assert f"| teacher | {told} |" in text
+    assert "(steps 700, batch_size 2," in text
 
 
 def test_the_card_of_a_bare_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

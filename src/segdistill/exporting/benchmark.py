@@ -222,8 +222,7 @@ def _models(
     console: Console,
 ) -> Iterator[_Model]:
     """Every form of a run's network that can be measured; what cannot is listed in ``skipped``."""
-    metrics = RunFolder(run).read_metrics() or {}
-    miou = metrics.get("miou")
+    miou = RunFolder(run).read_accuracy().get("miou")
     has_bf16 = choose_precision("auto", torch.device("cpu")) == "bf16"
     precisions = ("fp32", "bf16") if has_bf16 else ("fp32",)
     if not has_bf16:

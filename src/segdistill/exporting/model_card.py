@@ -18,6 +18,7 @@ from segdistill.networks.folder import read_description
 from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.prediction.predictor import Predictor
+from segdistill.recipe.data_keys import AUGMENTING, FOR_A_TEACHER
 from segdistill.reporting.names import network_name
 from segdistill.run_folder import RunFolder
 
@@ -36,6 +37,9 @@ _LIBRARIES = {
         "transformers.AutoModelForSemanticSegmentation.from_pretrained",
     ),
 }
+
+#: Keys of a recipe's data that change nothing in what is scored on it.
+_NOT_OF_VALIDATION = (*AUGMENTING, *FOR_A_TEACHER, "decoded_cache", "tiled_copy", "crops_per_image", "palette")
 
 #: What is scored, by its key in metrics.json: the hub's name of the metric, and ours.
 _METRICS = {
@@ -56,7 +60,7 @@ def model_card(run: Path, network: Network, predictor: Predictor, library: str) 
     """
     folder = RunFolder.of(run)
     recipe = folder.read_config() if folder.config_file.exists() else {}
-    metrics = folder.read_metrics() or {}
+    metrics = folder.read_accuracy()
     data: Mapping[str, Any] = recipe.get("data") or {}
     _, package, imports, loader = _LIBRARIES[library]
     channels = network.info.in_channels
@@ -125,12 +129,12 @@ def _data_name(data: Mapping[str, Any]) -> str:
 def _training(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """How it was trained, and from which weights on."""
     train = recipe.get("train") or {}
-    keys = ("epochs", "batch_size", "optimizer", "lr", "loss")
+    keys = ("epochs", "steps", "batch_size", "optimizer", "lr", "loss")
     start = recipe.get("init_weights")
     start = start.get("encoder") if isinstance(start, Mapping) else start
     method = yaml.safe_dump(recipe.get("method"), default_flow_style=True, width=1000).replace("...", "").strip()
     return {
-        "how": ", ".join(f"{key} {train[key]}" for key in keys if key in train),
+        "how": ", ".join(f"{key} {train[key]}" for key in keys if train.get(key) is not None),
         "start": "random weights" if start is None else f"the weights `{_last_part(start)}`",
         "method": method,
     }
@@ -161,12 +165,22 @@ def _scores(run: Path, recipe: Mapping[str, Any], metrics: Mapping[str, Any]) ->
     """mIoU in percent on the validation split: the teacher's, the student's alone, its own; None: not measured."""
     of_teacher = metrics.get("teacher_miou")
     if of_teacher is None and isinstance(recipe.get("teacher"), str):
-        of_teacher = (RunFolder(recipe["teacher"]).read_metrics() or {}).get("miou")
+        of_teacher = _measured_alike(RunFolder(recipe["teacher"]), recipe).get("miou")
     # In a comparison the student alone lies beside the distilled one: cells/none/seed-0 and cells/brd/seed-0.
     run = run.resolve()
     beside = run.parent.parent / BASELINE / run.name if run.parent.parent.name == "cells" else None
-    alone = None if beside is None or beside == run else (RunFolder(beside).read_metrics() or {}).get("miou")
+    alone = None if beside is None or beside == run else RunFolder(beside).read_accuracy().get("miou")
     return {"of_teacher": of_teacher, "alone": alone, "own": metrics.get("miou")}
+
+
+def _measured_alike(teacher: RunFolder, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The scores of a teacher's own run, unless it is known to have been validated on other data."""
+    own = teacher.read_config() if teacher.config_file.exists() else {}
+    ours, theirs = (
+        {key: value for key, value in one["data"].items() if key not in _NOT_OF_VALIDATION and value is not None}
+        for one in (recipe, own if "data" in own else recipe)
+    )
+    return teacher.read_accuracy() if ours == theirs else {}
 
 
 def _rounded(values: list[float]) -> list[float]:
