@@ -160,6 +160,29 @@ def test_another_teacher_is_fine_while_no_cell_is_finished(copy: Path, teacher: 
     assert found.teacher.cells[0].evaluation == whole.teacher.cells[0].evaluation
 
 
+@pytest.mark.parametrize("change", ["recipe", "data"])
+def test_trials_of_the_plateau_of_another_recipe_or_data_are_refused(
+    copy: Path, teacher: Path, tmp_path: Path, change: str
+) -> None:
+    """They would become cells, though all cells were removed."""
+    (copy / "plateau" / "epochs-6").mkdir(parents=True)
+    shutil.move(copy / "cells", copy / "plateau" / "epochs-6")
+    done = copy / "plateau" / "epochs-6" / "cells"
+    (done / "none").rename(done / "none@plateau")
+    plan = json.loads((copy / "plan.json").read_text())
+    options: dict[str, Any] = {"methods": "none,kd,none@plateau", "resume": True}
+    if change == "recipe":
+        told = (
+            r"plateau/epochs-6/cells/none@plateau/seed-0 was made with another recipe: train\.lr was 0\.003, now 0\.001"
+        )
+        options["train"] = replace(FAST, lr=1e-3)
+    else:
+        told = "images or masks of the data have changed since the runs"
+        (copy / "plan.json").write_text(json.dumps(plan | {"data_hash": "another"}))
+    with pytest.raises(UserError, match=told):
+        compare_tiny(copy, teacher, **options)
+
+
 @pytest.mark.parametrize(("scale", "kept"), [(1, True), (2, False)])
 def test_scores_of_a_teacher_that_looked_less_closely_are_forgotten(tmp_path: Path, scale: int, kept: bool) -> None:
     """The student alone has no such key, so that no run refuses another scale."""

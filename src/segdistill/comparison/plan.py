@@ -15,6 +15,7 @@ import torch
 import segdistill
 from segdistill.comparison.cells import cell_differences, check_teacher_finished, student_hash
 from segdistill.comparison.methods import cell_recipe
+from segdistill.comparison.options import PLATEAU
 from segdistill.comparison.reading import EVALUATION_FILE, cell_folder, read_plan
 from segdistill.device import choose_device, processor
 from segdistill.distiller import Distiller
@@ -134,7 +135,8 @@ def _check_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
         raise UserError(
             f"output folder {folder} already holds a comparison; continue it with --resume, or choose another"
         )
-    if not any(folder.glob(f"cells/*/*/{EVALUATION_FILE}")):
+    # The trials of the plateau become cells, too.
+    if not any(found for below in (".", "plateau/*") for found in folder.glob(f"{below}/cells/*/*/{EVALUATION_FILE}")):
         return
     if old["classes"] != plan["classes"]:
         raise UserError(
@@ -196,14 +198,16 @@ def _changed(before: list[str], after: list[str]) -> str:
 
 def _check_cells(folder: Path, recipe: DistillRecipe, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
     """Refuses a folder with runs of another recipe, which would not be compared but confused."""
-    for name in names:
-        for seed in seeds:
-            differences = cell_differences(recipe, folder, name, seed)
-            if differences:
-                raise UserError(
-                    f"{cell_folder(folder, name, seed)} was made with another recipe: {'; '.join(differences)}; use "
-                    f"{folder / 'recipe.yaml'}, or another output folder"
-                )
+    made = [(folder, name, seed) for name in names for seed in seeds]
+    if PLATEAU in names:  # whose trials become cells
+        made += [(trial, PLATEAU, seed) for trial in sorted(folder.glob("plateau/*")) for seed in seeds]
+    for where, name, seed in made:
+        differences = cell_differences(recipe, where, name, seed)
+        if differences:
+            raise UserError(
+                f"{cell_folder(where, name, seed)} was made with another recipe: {'; '.join(differences)}; use "
+                f"{folder / 'recipe.yaml'}, or another output folder"
+            )
 
 
 def check_pairs(recipe: DistillRecipe, sets: Data, names: tuple[str, ...]) -> bool:
