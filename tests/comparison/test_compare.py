@@ -106,7 +106,7 @@ def seconds(run: Path) -> float:
 def test_table(finished: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = compare_tiny(finished, teacher, seeds=2, quiet=False)
     printed = capsys.readouterr().out
-    for heading in ("mIoU", "gain over", "gap closed", "boundary IoU", "connect. error", "training s", "verdict"):
+    for heading in ("mIoU", "gain over", "gap closed", "boundary IoU", "connectivity", "training s", "verdict"):
         assert heading in printed
     assert "in commands: none = student alone" in printed
     assert re.search(r"^ student alone +\d", printed, re.MULTILINE)

@@ -44,6 +44,8 @@ def test_words_are_whole(tmp_path: Path, width: int) -> None:
         assert "…" not in " ".join(printed)
         for word in ("kd+reviewkd", "student", "plateau", "training", "58.65", "none@plateau"):
             assert word in words
+        if table.columns[-1].header == "verdict" and width >= FULL_WIDTH:
+            assert {"connectivity", "boundary"} <= set(words)
     narrow = "boundaries and objects: see report.html" in " ".join(lines(comparison_table(comparison, width), 200))
     assert narrow == (width < FULL_WIDTH)
 
@@ -52,10 +54,11 @@ def test_ways_of_training_are_called_as_in_the_report(tmp_path: Path) -> None:
     """Readers of the table need not know what ``none`` is; the line below it says how commands call it."""
     comparison = load_comparison(plant(tmp_path, RIGHTS))
     printed = "\n".join(lines(comparison_table(comparison), 200))
+    words = " ".join(printed.split())
     assert "gain over student alone" in printed
     assert "\n student alone, as long " in printed
     assert "\n none" not in printed
-    assert "in commands: none = student alone, none@time = student alone, as long, none@plateau = " in printed
+    assert "in commands: none = student alone, none@time = student alone, as long, none@plateau = " in words
     page = comparison._repr_html_()
     assert '<th scope="row">student alone</th>' in page
     assert '<th scope="col">gain over student alone</th>' in page

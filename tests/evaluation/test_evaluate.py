@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 import segdistill
 from segdistill import UserError
 from segdistill.datasets import SegmentationDataset
-from segdistill.evaluation.evaluate import measure
+from segdistill.evaluation.evaluate import evaluation_table, measure
 from tests.datasets.trees import folder_tree, write_image, write_mask
 from tests.tiny import tiny_network
 from tests.training.runs import SCENES, STUDENT, contents, distill_tiny, train_tiny
@@ -168,3 +170,14 @@ def test_a_notebook_shows_the_scores() -> None:
     for score in (found.miou, found.pixel_accuracy, found.iou["<b>"], found.boundary.mean_boundary_f1[3]):
         assert score is not None
         assert f">{score:.2f}<" in page
+
+
+def test_a_narrow_terminal_shows_whole_headings() -> None:
+    images = OfAllSizes()
+    images.classes = ("a class with quite a long name, as some data sets have", *images.classes[1:])
+    console = Console(width=80, file=io.StringIO())
+    console.print(evaluation_table(measure(tiny_network(), images), "run on val"))
+    assert isinstance(console.file, io.StringIO)
+    printed = console.file.getvalue()
+    assert {"boundary", "connectivity", "error"} <= set(printed.split())
+    assert "…" not in printed

@@ -17,11 +17,11 @@ from segdistill.reporting import page
 if TYPE_CHECKING:
     from segdistill.comparison.results import Comparison, Row, Summary
 
-_HEADINGS = ("mIoU", "gain over student alone", "gap closed", "boundary IoU", "connect. error", "training s")
-_IN_WIDE_TABLES = ("boundary IoU", "connect. error")
+_HEADINGS = ("mIoU", "gain over student alone", "gap closed", "boundary IoU", "connectivity error", "training s")
+_IN_WIDE_TABLES = ("boundary IoU", "connectivity error")
 
 #: Least width of a terminal, in columns, in which the words of all columns are whole.
-FULL_WIDTH = 100
+FULL_WIDTH = 104
 
 
 def comparison_table(comparison: Comparison, width: int = FULL_WIDTH) -> Table:

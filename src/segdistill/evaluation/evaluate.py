@@ -265,16 +265,21 @@ class _LabelMaps:
         return self._missing == 0
 
 
-_HEADINGS = ("IoU", "F1", "BIoU", "BF1", "connect.")
-_CAPTION = "BIoU: boundary IoU; BF1: boundary F1 at 3 px; connect.: connectivity error, 0 is best; all in %"
+_HEADINGS = ("IoU", "F1", "boundary IoU", "boundary F1", "connectivity error")
+_CAPTION = (
+    "all in %. IoU and F1: how well the predicted area of a class fits the true one, 100 is best; boundary: near the "
+    "edges of objects alone (F1: within 3 pixels); connectivity error: objects that are missed, invented, broken or "
+    "joined, 0 is best"
+)
 
 
 def evaluation_table(found: Evaluation, title: str) -> Table:
     """What was measured as a table for the terminal."""
     table = Table(title=title, title_justify="left", caption=_CAPTION, caption_justify="left")
-    table.add_column("class", no_wrap=True)
+    table.add_column("class", overflow="fold")
     for heading in _HEADINGS:
-        table.add_column(heading, justify="right")
+        words = heading.split()  # below each other, and whole however long the names of the classes are
+        table.add_column("\n".join(words), justify="right", min_width=max(map(len, words)))
     rows = _rows(found)
     for place, row in enumerate(rows):
         table.add_row(*row, end_section=place + 1 == len(found.iou))
