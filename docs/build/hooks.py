@@ -1,4 +1,4 @@
-"""The site's navigation: a section for each folder, and an index page that lists its pages.
+"""The site's navigation: a section for each folder, and an index page that lists its pages with what they are about.
 
 The pages of the how-to stand in the groups of the table on the first page, all others in the order of their names, but
 results of distillation before other measurements.
@@ -60,7 +60,7 @@ def on_files(files: Files, config: Any) -> Files:
             text = f"# {name}\n\n{line}\n"
             for group, members in groups.items():
                 text += f"\n## {group}\n\n" if group else "\n"
-                text += "".join(f"* [{title(page)}]({PurePosixPath(page.src_uri).name})\n" for page in members)
+                text += "".join(entry(page) for page in members)
             files.append(File.generated(config, index, content=text))
         entries: list[Any] = [index]
         for group, members in groups.items():
@@ -104,6 +104,16 @@ def explained(markdown: str) -> str:
         count=1,
         flags=re.M,
     )
+
+
+def entry(page: File) -> str:
+    """Return the line of an index page for a page: its title and its first sentence."""
+    paragraph = re.search(r"^# .+\n\n(\w[^#|]*?|`[^`][^#|]*?)(?:\n\n|\n\*|\Z)", page.content_string)
+    about = ""
+    if paragraph:
+        text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", " ".join(paragraph[1].split()))
+        about = "<br>" + re.sub(":$", ".", re.split(r"(?<=[.?!])\s", text)[0])
+    return f"* [{title(page)}]({PurePosixPath(page.src_uri).name}){about}\n"
 
 
 def title(page: File) -> str:

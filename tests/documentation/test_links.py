@@ -45,6 +45,14 @@ def test_every_howto_is_at_most_a_screen() -> None:
     assert [name_of(page) for page in pages if len(page.read_text().splitlines()) > 75] == []
 
 
+def test_every_page_begins_with_what_it_is_for() -> None:
+    """Its first sentence stands in the list of its section, too; a command says nothing to who does not know it."""
+    wordless = re.compile(r"(```|\||#|\*|-|<)")
+    begins = {page: text_of(page).split("\n\n", 2)[1] for page in PAGES if page.parent.parent == ROOT / "docs"}
+    assert len(begins) > 60
+    assert [name_of(page) for page, text in begins.items() if wordless.match(text)] == []
+
+
 def test_the_front_page_is_short_and_light() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 90
     assert sum(picture.stat().st_size for picture in (ROOT / "docs/images").iterdir()) < 200_000
