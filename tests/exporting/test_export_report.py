@@ -75,8 +75,8 @@ def test_report_beside_the_file(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert main(["export", str(run), "--format", FAST, "--output", str(file)]) == 0
     report = json.loads((tmp_path / "made" / "net.pt2.json").read_text())
     printed = capsys.readouterr().out
-    assert "equal labels 100.0000 %, on 7 validation images" in printed  # 5 scenes, and 2 cut to an odd size
-    assert report["compared_on"] == "7 validation images"
+    assert "equal labels 100.0000 %, largest difference of logits " in printed
+    assert report["compared_on"] == "5 validation images, 2 of them also cut to an odd size"
     assert report["agreement"]["images"] == 7
     assert report["agreement"]["sizes"] == [[29, 29], [32, 32]]
     assert report["agreement"]["equal_labels"] == 1.0

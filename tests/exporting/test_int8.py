@@ -69,7 +69,7 @@ def test_int8_file_is_made_and_scored(run: Path, format: str, capsys: pytest.Cap
     assert report["cost"]["miou_after"] == found.cost.after.miou
     printed = capsys.readouterr().out
     assert f"{found.cost.after.miou:.2f}" in printed
-    assert "int8 on 24 validation images" in printed
+    assert "IoU in % on 24 validation images" in printed
     if format == "onnx":
         model = onnx.load(found.int8)
         assert any(tensor.data_type == onnx.TensorProto.INT8 for tensor in model.graph.initializer)

@@ -11,8 +11,9 @@ from rich.console import Console
 
 import segdistill
 from segdistill.datasets import Images, SyntheticAerial
-from segdistill.recipe.data import Data
-from segdistill.training.preparation import warn_of_few_images
+from segdistill.recipe.data import Data, build_data
+from segdistill.training.preparation import hint_at_more_crops, warn_of_few_images
+from tests.datasets.trees import folder_tree
 from tests.training.runs import SCENES, STUDENT
 from tests.training.test_unlabelled import pictures
 
@@ -63,3 +64,23 @@ def test_a_run_says_it_once_and_not_of_images_to_be_overfitted(
     )
     line = f"warning: each batch takes 6 training images, but the data has {SCENES['count']}, {REPEATED}"
     assert capsys.readouterr().out.splitlines().count(line) == lines
+
+
+@pytest.mark.parametrize(
+    ("crop", "settings", "told"),
+    [
+        ([4, 4], {}, True),  # 12 x 16 pixels hold 12 of them
+        ([4, 5], {}, False),
+        ([4, 4], {"crops_per_image": 2}, False),
+        ([4, 4], {"resize": [8, 8]}, False),
+    ],
+)
+def test_large_images_of_which_an_epoch_sees_little(
+    tmp_path: Path, crop: list[int], settings: dict[str, Any], told: bool
+) -> None:
+    root = folder_tree(tmp_path, {"train": 2, "val": 1})
+    given = {"dataset": "folder", "root": root, "classes": ["a", "b", "c"], "crop": crop, **settings}
+    console = Console(file=io.StringIO())
+    hint_at_more_crops(build_data(given), console)
+    assert console.file.getvalue().startswith("hint: an epoch takes one crop of 4 x 4 from each image, but") == told
+    assert ("the first has 12 x 16: data.crops_per_image takes more" in console.file.getvalue()) == told

@@ -81,7 +81,7 @@ class QuantisationCost:
 
     def table(self) -> Table:
         """IoU by class, before and after, for the terminal."""
-        table = Table(title=f"int8 on {counted(self.images, 'validation image')}", title_justify="left")
+        table = Table(title=f"IoU in % on {counted(self.images, 'validation image')}", title_justify="left")
         table.add_column("class", no_wrap=True)
         columns = {"float32": self.before, "int8": self.after}
         if self.post_training is not None:

@@ -116,10 +116,12 @@ def comparison_images(
         found = made_up_images(network, COMPARED_IMAGES, form.size)
         what = f"SYNTHETIC images, for there are no real ones ({trouble}; --images DIR names some)"
     samples = [resized(image, form.size) for image in found]
+    described = f"{len(samples)} {what}"
     if form.size is None:
         # Sizes that nothing divides, and another one than any seen so far.
-        samples += [image[:, : _odd(image.shape[1]), : _odd(image.shape[2])] for image in samples[:2]]
-    return samples, f"{len(samples)} {what}"
+        cut = [image[:, : _odd(image.shape[1]), : _odd(image.shape[2])] for image in samples[:2]]
+        samples, described = [*samples, *cut], f"{described}, {len(cut)} of them also cut to an odd size"
+    return samples, described
 
 
 def _odd(side: int) -> int:

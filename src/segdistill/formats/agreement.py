@@ -102,8 +102,8 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"largest logit difference {self.largest_logit_difference:.2g} (their deviation is "
-            f"{self.logit_deviation:.2g}), equal labels {100 * self.equal_labels:.4f} %"
+            f"equal labels {100 * self.equal_labels:.4f} %, largest difference of logits "
+            f"{self.largest_logit_difference:.2g} (their standard deviation is {self.logit_deviation:.2g})"
         )
 
 

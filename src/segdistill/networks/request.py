@@ -73,9 +73,9 @@ class Request:
         except Exception as error:
             if fetching:
                 raise UserError(
-                    f"cannot get ImageNet weights for '{self.spec}' ({reason(error)}): they are fetched over the "
-                    "network once; without one, init_weights {encoder: FILE} takes them from a file, and null starts "
-                    "from random ones"
+                    f"cannot get ImageNet weights for '{self.spec}' ({reason(error)}): they are downloaded "
+                    "once; without internet, init_weights {encoder: FILE} takes them from a file, and null starts from "
+                    "random ones"
                 ) from error
             raise UserError(f"cannot build network '{self.spec}': {reason(error)}") from error
 

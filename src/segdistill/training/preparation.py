@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from segdistill.data.statistics import BandStatistics, band_statistics
 from segdistill.datasets.base import Window
+from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.distiller import Distiller, Supervised
 from segdistill.errors import UserError
 from segdistill.locks import alone_in
@@ -32,6 +33,8 @@ from segdistill.run_folder import RunFolder, recipe_differences
 from segdistill.training.failures import short
 from segdistill.training.options import RunOptions
 from segdistill.training.strategies import raised_by_all
+
+_LARGE = 10  # crops that an image holds
 
 
 @contextmanager
@@ -102,9 +105,10 @@ def fit_bands(
 
 
 def warn_of_small_data(data: Data, recipe: TrainRecipe | DistillRecipe, console: Console) -> None:
-    """Warns of too few images, unless few are to be overfitted, and of too small ones."""
+    """Warns of too few images or crops, unless few are to be overfitted, and of too small ones."""
     if recipe.overfit is None:
         warn_of_few_images(data, recipe.train.batch_size, console)
+        hint_at_more_crops(data, console)
     warn_of_enlarging(data, console)
 
 
@@ -159,6 +163,21 @@ def warn_of_few_images(data: Data, batch_size: int, console: Console) -> None:
                 "images are repeated within a batch, augmented anew each time; lower train.batch_size",
                 highlight=False,
             )
+
+
+def hint_at_more_crops(data: Data, console: Console) -> None:
+    """Says where an epoch sees little of large images, and how it sees more; judged by the first image."""
+    crop, images = data.augmentation.crop, data.train
+    if crop is None or images.crops_per_image > 1 or not isinstance(images, TileDataset):
+        return
+    height, width = images.resize or images.at_own_size().open(0).size
+    if height * width >= _LARGE * crop[0] * crop[1]:
+        console.out(
+            f"hint: an epoch takes one crop of {crop[0]} x {crop[1]} from each image, but the first has {height} x "
+            f"{width}: data.crops_per_image takes more, and data.evaluation_window validates in parts that fit into "
+            "memory",
+            highlight=False,
+        )
 
 
 def check_smallest_image(learner: Distiller | Supervised, data: Data, sizes: Iterable[tuple[int, int]]) -> None:
