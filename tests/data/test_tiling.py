@@ -252,6 +252,23 @@ def test_a_mask_of_valid_pixels_that_comes_later_is_seen(tmp_path: Path) -> None
         assert set(dataset.files(0)) - set(files) == {tmp_path / "images/train/x.tif.msk"}
 
 
+def test_what_lies_behind_a_virtual_raster_belongs_to_it(tmp_path: Path) -> None:
+    (tmp_path / "masks/train").mkdir(parents=True)
+    write_tif(tmp_path / "masks/train/x.tif", mask()[None])
+    source = write_tif(tmp_path / "tiles/x.tif", image())
+    (tmp_path / "images/train").mkdir(parents=True)
+    band = (
+        '<VRTRasterBand dataType="Byte" band="{0}"><SimpleSource><SourceFilename relativeToVRT="1">../../tiles/x.tif'
+        "</SourceFilename><SourceBand>{0}</SourceBand></SimpleSource></VRTRasterBand>"
+    )
+    bands = "".join(band.format(number) for number in (1, 2, 3))
+    head = f'<VRTDataset rasterXSize="{WIDTH}" rasterYSize="{HEIGHT}">'
+    (tmp_path / "images/train/x.vrt").write_text(f"{head}{bands}</VRTDataset>")
+    dataset = Folder(tmp_path, CLASSES, bands=[1, 2, 3])
+    assert (dataset[0][0].numpy() == image()).all()
+    assert source in {file.resolve() for file in dataset.files(0)}
+
+
 def test_images_in_tiles_are_not_converted_but_strips_are(tmp_path: Path) -> None:
     big = np.zeros((3, 600, 700), dtype=np.uint8)
     for block, files in ((256, 1), (None, 2)):

@@ -160,6 +160,21 @@ def test_damaged_image_is_named(run: Path, tmp_path: Path) -> None:
         segdistill.evaluate(model=run, data=data, device="cpu", quiet=True)
 
 
+def test_names_in_brackets_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such a class had no name in the tables, and one like a closing tag ended the command."""
+    root = folder_tree(tmp_path / "[b]" / "data", {"train": 3, "val": 2})
+    data = {"dataset": "folder", "root": str(root), "classes": ["[background]", "b", "a[/b]"]}
+    run = train_tiny(tmp_path / "[b]" / "run", epochs=1, data=data).path
+    segdistill.evaluate(model=run, device="cpu")
+    said = capsys.readouterr().out
+    assert all(name in said for name in (*data["classes"], "[b]/run"))
+    segdistill.label(run, root / "images" / "val", output=tmp_path / "labelled", confidence=0.0, device="cpu")
+    said = capsys.readouterr().out
+    assert all(name in said for name in data["classes"])
+    segdistill.train(data=data, network=STUDENT, output=tmp_path / "dry", dry_run=True, device="cpu")
+    assert "[background], b, a[/b]" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_notebook_shows_the_scores() -> None:
     images = OfAllSizes()
     images.classes = ("<b>", *images.classes[1:])

@@ -87,13 +87,13 @@ def advise(recipe: DistillRecipe, options: AdviseOptions) -> Advice | None:
     ladder = _Ladder(recipe, options, seeds, candidates, tuple(filter(is_alone, asked)), widening, misfit)
     wide = console if console.is_terminal else Console(quiet=options.quiet, width=WIDTH)
     if options.dry_run:
-        wide.print(_cost_table(ladder, data, lengths))
+        wide.print(_cost_table(ladder, data, lengths), markup=False)
         return None
 
     with alone_in(folder):
         found, ended = _climb(ladder, lengths, console)
         result = _recommended(ladder, found, ended, asked)
-    wide.print(advice_table(result))
+    wide.print(advice_table(result), markup=False)
     for text in (result.text, *(f"note: {note}" for note in result.notes)):
         wide.print(text, highlight=False, markup=False)
     wide.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)

@@ -71,7 +71,7 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
     console = Console(quiet=True) if options.quiet else rich.get_console()
     wide = console if console.is_terminal else Console(quiet=options.quiet, width=WIDTH)
     if options.dry_run:
-        wide.print(_cost_table(folder, recipe, plan, options.device))
+        wide.print(_cost_table(folder, recipe, plan, options.device), markup=False)
         return None
 
     with alone_in(folder):
@@ -82,7 +82,7 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
         comparison = load_comparison(folder)
         write_json(folder / "comparison.json", comparison.as_dict())
         if not wide.is_jupyter:  # a notebook shows what is returned
-            wide.print(comparison_table(comparison, wide.width))
+            wide.print(comparison_table(comparison, wide.width), markup=False)
             for text in (comparison.verdict, *(f"note: {warning}" for warning in comparison.warnings)):
                 wide.print(text, highlight=False, markup=False)
         from segdistill.comparison.report import write_report

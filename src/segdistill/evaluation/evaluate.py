@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -92,7 +93,8 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     check_dataset(dataset, progress=not options.quiet, is_train=options.split == "train")
     found = measure(tiled, dataset, batch_size=options.batch_size, quiet=options.quiet, lines=options.lines or ())
     if not console.is_jupyter:  # a notebook shows what is returned
-        console.print(evaluation_table(found, f"{options.model} on {options.split}, {counted(len(dataset), 'image')}"))
+        title = f"{options.model} on {options.split}, {counted(len(dataset), 'image')}"
+        console.print(evaluation_table(found, title), markup=False)
     _save(found, options, {"data": plain(named, "data"), "resize": tiled.resize})  # a run may be read-only
     return found
 
@@ -275,7 +277,7 @@ _CAPTION = (
 
 def evaluation_table(found: Evaluation, title: str) -> Table:
     """What was measured as a table for the terminal."""
-    table = Table(title=title, title_justify="left", caption=_CAPTION, caption_justify="left")
+    table = Table(title=escape(title), title_justify="left", caption=_CAPTION, caption_justify="left")
     table.add_column("class", overflow="fold")
     for heading in _HEADINGS:
         words = heading.split()  # below each other, and whole however long the names of the classes are

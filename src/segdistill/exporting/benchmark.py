@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from segdistill.device import choose_precision, processor
@@ -132,9 +133,9 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
             _measure(Path(run), size, runtimes, threads, options.seconds, folder, rows, skipped, console)
     reference = rows[0].name if rows else None
     found = Benchmark(size, _machine(), reference, tuple(rows), tuple(dict.fromkeys(skipped)))
-    console.print(benchmark_tables(found))
+    console.print(benchmark_tables(found), markup=False)
     for line in found.skipped:
-        console.print(f"left out: {line}", highlight=False, soft_wrap=True)
+        console.print(f"left out: {line}", highlight=False, markup=False, soft_wrap=True)
     if options.output is not None:
         write_json(Path(options.output), asdict(found))
     return found
@@ -187,7 +188,7 @@ def benchmark_tables(found: Benchmark) -> Group:
     for run, rows in groupby(found.rows, key=lambda row: row.run):
         own = list(rows)
         size = f"{own[0].parameters / 1e6:.2f} million parameters, {own[0].macs / 1e9:.2f} G MACs"
-        table = Table(title=f"{run}: {size}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(title=escape(f"{run}: {size}"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("runtime", no_wrap=True, min_width=13)
         table.add_column("", no_wrap=True, min_width=4)
         for heading in ("threads", "median ms", "speed- up", "images /s", "peak MB", "file MB", "mIoU"):

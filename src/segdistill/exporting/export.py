@@ -132,7 +132,7 @@ def export(options: ExportOptions) -> Exported:
         agreement, said = _verified(options, kind, network, temporary / path.name, about, samples, compared_on, console)
         report = _report(run, format, form, metadata, agreement, compared_on)
         _put(files, path, report)
-    console.print(f"{path}  {said}", highlight=False, soft_wrap=True)
+    console.print(f"{path}  {said}", highlight=False, markup=False, soft_wrap=True)
     exported = Exported(path, form, agreement, report["compared_on"])
     if not int8:
         return exported
@@ -163,8 +163,10 @@ def _to_hub(run: str | Path, output: str | Path | None, images: str | Path | Non
         _require_close(found[0], path, run, compared_on)
 
     write_folder(Path(run), network, predictor, path, check)
-    console.print(f"{path}  {found[0]}, on {compared_on}", highlight=False, soft_wrap=True)
-    console.print("its README.md has a license to fill in; nothing was uploaded", highlight=False, soft_wrap=True)
+    console.print(f"{path}  {found[0]}, on {compared_on}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        "its README.md has a license to fill in; nothing was uploaded", highlight=False, markup=False, soft_wrap=True
+    )
     return Exported(path, form, found[0], compared_on)
 
 
@@ -283,10 +285,10 @@ def _quantised(
         about = {"calibration_images": count, "cost": cost.as_dict()}
         facts = {key: value for key, value in report.items() if key not in ("agreement", "compared_on")}
         _put(files, path, facts | about)
-    console.print(f"{path}  calibrated on {count} training images", highlight=False, soft_wrap=True)
-    console.print(cost.table())
+    console.print(f"{path}  calibrated on {count} training images", highlight=False, markup=False, soft_wrap=True)
+    console.print(cost.table(), markup=False)
     if (warning := cost.warning()) is not None:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     return Exported(exported.path, form, exported.agreement, exported.compared_on, path, cost)
 
 

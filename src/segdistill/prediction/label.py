@@ -237,7 +237,7 @@ def _show(found: Labelled, options: LabelOptions) -> None:
         table.add_row(*row)
     table.add_section()
     table.add_row(*total)
-    console.print(table, highlight=False)
+    console.print(table, highlight=False, markup=False)
     lost = [name for name, count in found.kept.items() if count == 0]
     if lost:
         console.out(

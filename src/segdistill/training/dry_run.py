@@ -58,7 +58,7 @@ class DryRun:
                 table.add_section()
             table.add_row(part if part != before else "", what, text)
             before = part
-        console.print(table, highlight=False)
+        console.print(table, highlight=False, markup=False)
 
 
 def dry_run(loop: Loop, validator: Validator | HeldOut, data: Data, config: Mapping[str, Any]) -> DryRun:

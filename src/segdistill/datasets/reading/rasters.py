@@ -127,7 +127,7 @@ def with_companions(path: Path) -> tuple[Path, ...]:
     if path.suffix.lower() != ".vrt" or not path.exists():
         return (path, *_beside(path))
     with opened(path) as file:
-        sources = (Path(source) for source in file.files)
+        sources = [Path(source) for source in file.files if os.path.isfile(source)]  # some lie on a server
         return (path, *(one for source in sources for one in (source, *_beside(source)) if one != path))
 
 
