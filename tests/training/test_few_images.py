@@ -70,6 +70,7 @@ def test_a_run_says_it_once_and_not_of_images_to_be_overfitted(
     ("crop", "settings", "told"),
     [
         ([4, 4], {}, True),  # 12 x 16 pixels hold 12 of them
+        ([4, 4], {"evaluation_window": 64}, True),
         ([4, 5], {}, False),
         ([4, 4], {"crops_per_image": 2}, False),
         ([4, 4], {"resize": [8, 8]}, False),
@@ -84,3 +85,4 @@ def test_large_images_of_which_an_epoch_sees_little(
     hint_at_more_crops(build_data(given), console)
     assert console.file.getvalue().startswith("hint: an epoch takes one crop of 4 x 4 from each image, but") == told
     assert ("the first has 12 x 16: data.crops_per_image takes more" in console.file.getvalue()) == told
+    assert ("data.evaluation_window" in console.file.getvalue()) == (told and "evaluation_window" not in settings)

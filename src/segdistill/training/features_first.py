@@ -48,8 +48,8 @@ def steps_of_features_alone(
             enough = math.ceil(math.ceil(fewest / batches) / learner.features_first)
             length = f"--train.epochs {enough}" if train.steps is None else f"--train.steps {enough * batches}"
             console.out(
-                f"hint: {counted(steps, 'step')} are too few to learn the teacher's features first, which gave better "
-                f"students in long runs: {length} or more",
+                f"hint: a run of {counted(steps, 'step')} is too short to learn the teacher's features first, which "
+                f"gave better students in long runs: {length} or more",
                 highlight=False,
             )
         return 0

@@ -172,10 +172,10 @@ def hint_at_more_crops(data: Data, console: Console) -> None:
         return
     height, width = images.resize or images.at_own_size().open(0).size
     if height * width >= _LARGE * crop[0] * crop[1]:
+        in_parts = ", and data.evaluation_window validates in parts that fit into memory"
         console.out(
             f"hint: an epoch takes one crop of {crop[0]} x {crop[1]} from each image, but the first has {height} x "
-            f"{width}: data.crops_per_image takes more, and data.evaluation_window validates in parts that fit into "
-            "memory",
+            f"{width}: data.crops_per_image takes more{'' if images.evaluation_window else in_parts}",
             highlight=False,
         )
 
