@@ -100,3 +100,12 @@ def test_there_are_many() -> None:
     assert len(CASES) > 60
     shown = {line.split()[1] for _, line in CASES}
     assert set(entry.COMMANDS) - {"methods", "demo"} - shown == set(), "give an example of it in a page of docs/"
+
+
+def test_examples_of_the_help_need_no_file_of_the_repository() -> None:
+    """``pip install`` leaves the recipes out; one's own folder, and the recipe of a run, are always there."""
+    files = sorted((ROOT / "src/segdistill/cli").glob("*.py"))
+    assert any("EXAMPLES = " in file.read_text() for file in files)
+    assert [
+        name_of(file) for file in files if re.search(r"^  segdistill .*recipes/", file.read_text(), re.MULTILINE)
+    ] == []

@@ -9,9 +9,9 @@ from segdistill.comparison.options import AdviseOptions, check_comparison
 from segdistill.recipe.recipes import DistillRecipe
 
 EXAMPLES = """\
-  segdistill advise recipes/idd-lite/distill.yaml --teacher runs/teacher --output runs/advice --dry-run
-  segdistill advise recipes/idd-lite/distill.yaml --teacher runs/teacher --output runs/advice --budget 90
-  segdistill advise recipes/idd-lite/distill.yaml --teacher runs/teacher --methods kd,brd,kd+brd,none@time \\
+  segdistill advise runs/student/config.yaml --output runs/advice --dry-run
+  segdistill advise runs/student/config.yaml --output runs/advice --budget 90
+  segdistill advise runs/student/config.yaml --methods kd,brd,kd+brd,none@time \\
       --train.epochs 45 --output runs/advice"""
 
 

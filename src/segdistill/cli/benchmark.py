@@ -8,8 +8,8 @@ from segdistill.cli.parsing import call
 from segdistill.exporting.options import BenchmarkOptions
 
 EXAMPLES = """\
-  segdistill benchmark runs/teacher runs/alone runs/brd --input 512x512 --threads 1,2
-  segdistill benchmark runs/brd --runtimes onnxruntime,openvino -o speed.json"""
+  segdistill benchmark runs/teacher runs/alone runs/student --input 512x512 --threads 1,2
+  segdistill benchmark runs/student --runtimes onnxruntime,openvino -o speed.json"""
 
 
 def run(argv: Sequence[str]) -> None:

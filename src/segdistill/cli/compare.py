@@ -9,10 +9,10 @@ from segdistill.comparison.options import CompareOptions, check_comparison
 from segdistill.recipe.recipes import DistillRecipe
 
 EXAMPLES = """\
-  segdistill compare recipes/idd-lite/distill.yaml --teacher runs/teacher --methods none,kd,brd --output runs/compare
-  segdistill compare recipes/idd-lite/distill.yaml --teacher runs/teacher --methods none,none@time,kd,kd+brd \\
+  segdistill compare runs/student/config.yaml --methods none,kd,brd --output runs/compare
+  segdistill compare runs/student/config.yaml --methods none,none@time,kd,kd+brd \\
       --seeds 5 --output runs/compare
-  segdistill compare recipes/idd-lite/distill.yaml --teacher runs/teacher --output runs/compare --dry_run"""
+  segdistill compare runs/student/config.yaml --output runs/compare --dry_run"""
 
 
 def run(argv: Sequence[str]) -> None:

@@ -20,20 +20,20 @@ COMMANDS = {
 
 CHECK_EXAMPLES = """\
   segdistill data check --dataset folder --root my/data --classes '[road, roof, tree]'
-  segdistill data check recipes/idd-lite/teacher.yaml --data.root data/idd_lite -o report.json
+  segdistill data check runs/teacher/config.yaml -o report.json
 
 The data set's own keywords, such as --root, are options too. The exit code is 1 if something would spoil a run."""
 
 PREVIEW_EXAMPLES = """\
   segdistill data preview --dataset folder --root my/data --classes '[road, roof, tree]' --count 24
-  segdistill data preview recipes/idd-lite/teacher.yaml --augmented --output augmented.png
+  segdistill data preview runs/teacher/config.yaml --augmented --output augmented.png
 
 The data set's own keywords and those of the augmentation are options, too."""
 
 
 STATS_EXAMPLES = """\
   segdistill data stats --dataset folder --root my/data --classes '[road, roof, tree]' --bands '[1, 2, 3, 4]'
-  segdistill data stats recipes/drd/potsdam/teacher.yaml --bands RGBIR --output potsdam-bands.json
+  segdistill data stats --dataset folder --root my/maps --classes '[field, forest]' --bands '[4, 1, 2, 3]' -o bands.json
 
 The data set's own keywords, such as --root, are options too. A recipe names the file under data: statistics."""
 

@@ -8,9 +8,9 @@ from segdistill.cli.parsing import call
 from segdistill.evaluation.options import EvaluateOptions
 
 EXAMPLES = """\
-  segdistill evaluate runs/brd
-  segdistill evaluate runs/brd --split test --output brd-test.json
-  segdistill evaluate runs/brd --data '{dataset: folder, root: other/data, classes: [road, roof, tree]}'"""
+  segdistill evaluate runs/student
+  segdistill evaluate runs/student --split test --output test-scores.json
+  segdistill evaluate runs/student --data '{dataset: folder, root: other/data, classes: [road, roof, tree]}'"""
 
 
 def run(argv: Sequence[str]) -> None:

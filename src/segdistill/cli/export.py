@@ -8,13 +8,13 @@ from segdistill.cli.parsing import call
 from segdistill.exporting.options import ExportOptions
 
 EXAMPLES = """\
-  segdistill export runs/brd
-  segdistill export runs/brd --format openvino --int8
-  segdistill export runs/brd --format onnx --size 512x512 --batch 1 --layout nhwc --outputs probabilities
-  segdistill export runs/brd --format torch-export --output brd.pt2 --images my/photos
-  segdistill export runs/brd --format tflite --size 512x512
-  segdistill export runs/brd --int8 --finetune 3 --teacher runs/teacher
-  segdistill export runs/brd --format hub --output brd-for-the-hub"""
+  segdistill export runs/student
+  segdistill export runs/student --format openvino --int8
+  segdistill export runs/student --format onnx --size 512x512 --batch 1 --layout nhwc --outputs probabilities
+  segdistill export runs/student --format torch-export --output student.pt2 --images my/photos
+  segdistill export runs/student --format tflite --size 512x512
+  segdistill export runs/student --int8 --finetune 3 --teacher runs/teacher
+  segdistill export runs/student --format hub --output student-for-the-hub"""
 
 
 def run(argv: Sequence[str]) -> None:

@@ -30,9 +30,12 @@ COMMANDS = {
 EXAMPLES = """\
   segdistill demo
   segdistill data check --dataset folder --root my/data --classes '[road, roof, tree]'
-  segdistill train recipes/idd-lite/teacher.yaml --data.root data/idd_lite --output runs/teacher
-  segdistill distill recipes/idd-lite/distill.yaml --teacher runs/teacher --output runs/student
-  segdistill evaluate runs/student"""
+  segdistill train --network smp:Unet:resnet34 --init_weights imagenet --output runs/teacher \\
+      --data '{dataset: folder, root: my/data, classes: [road, roof, tree], crop: [256, 256]}'
+  segdistill distill --teacher runs/teacher --student smp:FPN:tu-mobilenetv3_small_050 --output runs/student \\
+      --data '{dataset: folder, root: my/data, classes: [road, roof, tree], crop: [256, 256]}'
+  segdistill evaluate runs/student
+  segdistill predict runs/student my/photos --output labels"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,8 +8,8 @@ from segdistill.cli.parsing import call
 from segdistill.playground.options import PlayOptions
 
 EXAMPLES = """\
-  segdistill play runs/teacher runs/alone runs/brd
-  segdistill play runs/teacher runs/brd/exports/model.onnx --port 8000 --max-megabytes 50"""
+  segdistill play runs/teacher runs/alone runs/student
+  segdistill play runs/teacher runs/student/exports/model.onnx --port 8000 --max-megabytes 50"""
 
 
 def run(argv: Sequence[str]) -> None:

@@ -9,10 +9,10 @@ from segdistill.recipe.recipes import TrainRecipe
 from segdistill.training.options import RunOptions
 
 EXAMPLES = """\
-  segdistill train recipes/idd-lite/teacher.yaml --data.root data/idd_lite --output runs/teacher
-  segdistill train recipes/idd-lite/teacher.yaml --output runs/teacher --resume
-  segdistill train --network smp:Unet:resnet34 --output runs/mine \\
-      --data '{dataset: folder, root: my/data, classes: [road, roof, tree], crop: [256, 256]}'"""
+  segdistill train --network smp:Unet:resnet34 --init_weights imagenet --output runs/teacher \\
+      --data '{dataset: folder, root: my/data, classes: [road, roof, tree], crop: [256, 256]}'
+  segdistill train --resume runs/teacher
+  segdistill train runs/teacher/config.yaml --train.epochs 100 --output runs/longer"""
 
 
 def run(argv: Sequence[str]) -> None:

@@ -126,7 +126,7 @@ class BenchmarkOptions:
         if self.output is not None:
             check_json_file(self.output, "output")
         if not self.folders:
-            raise UserError("runs names no run; expected run folders, such as runs/teacher runs/brd")
+            raise UserError("runs names no run; expected run folders, such as runs/teacher runs/student")
         if self.threads is not None and (not self.threads or min(self.threads) < 1):
             raise UserError(f"threads is {self.threads}, expected numbers of at least 1, such as 1,2")
         for runtime in self.runtimes or ():

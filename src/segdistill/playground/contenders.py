@@ -74,7 +74,7 @@ def open_contenders(runs: Sequence[str], device: str = "auto") -> list[Contender
         UserError: none, one twice, one that cannot be read or takes other images, or other classes than the first's.
     """
     if not runs:
-        raise UserError("runs names no run; expected run folders or exported files, such as runs/teacher runs/brd")
+        raise UserError("runs names no run; expected run folders or exported files, such as runs/teacher runs/student")
     paths = [Path(run) for run in runs]
     for path, count in Counter(path.resolve() for path in paths).items():
         if count > 1:
