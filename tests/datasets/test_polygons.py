@@ -19,6 +19,8 @@ pytest.importorskip("rasterio")
 SIZE = 20, 30
 SQUARE = [4, 2, 24, 2, 24, 18, 4, 18]
 WHEEL = [10, 6, 14, 6, 14, 10, 10, 10]
+#: What COCO's own tools (pycocotools 2.0.11) made of the mask of `test_run_length_masks_of_crowds`.
+RUNS = "P28<0000000000000000000000000000000`5IgJ"
 TRIANGLE = [0.0, 0.0, 30.0, 0.0, 0.0, 20.0]
 
 
@@ -78,16 +80,42 @@ def test_an_object_of_several_parts_and_a_pixel_by_its_centre(tmp_path: Path) ->
             {},
             "train.json, a.png, holds a polygon of 4 numbers; expected x and y of three corners or more",
         ),
-        ({"counts": "abc", "size": [20, 30]}, {}, "holds a run-length mask for a.png; expected polygons"),
+        ({"counts": "abc", "size": [20, 30]}, {}, "a.png, holds a run-length mask that cannot be read: Invalid RLE"),
+        ({"counts": "", "size": [20, 30]}, {}, "a.png, holds a run-length mask that cannot be read: it has no counts"),
+        ({"counts": None, "size": [20, 30]}, {}, "that cannot be read: it has no counts"),
+        ({"counts": [3, 4], "size": [20, 30]}, {}, "holds a run-length mask of 7 pixels, expected 600"),
+        ({"counts": [], "size": [20, 30]}, {}, "holds a run-length mask of 0 pixels, expected 600"),
+        ({"counts": [600], "size": [30, 20]}, {}, r"mask of size \[30, 20\], expected that of the image, \[20, 30\]"),
         ([SQUARE], {"height": 30, "width": 20}, "says that a.png is 20 x 30 pixels, but it is 30 x 20"),
-        ([], {}, "train.json holds an object without a polygon for a.png; expected its outline"),
+        ([], {}, "train.json, a.png, holds an object without a polygon; expected its outline"),
         ([SQUARE], {"file_name": "b.png"}, "1 image named in .*train.json not there: b.png"),
     ],
 )
 def test_what_is_wrong_in_a_coco_file(tmp_path: Path, shape: Any, of_image: dict[str, Any], told: str) -> None:
     coco(tmp_path, [(3, shape)], **of_image)
+    if isinstance(shape, dict):
+        pytest.importorskip("pycocotools")
     with pytest.raises(UserError, match=told):
         COCOPolygons(tmp_path)[0]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_run_length_masks_of_crowds(tmp_path: Path, compressed: bool) -> None:
+    """Runs go down the columns, from pixels outside on; a smaller polygon lies on top, a larger one below."""
+    pytest.importorskip("pycocotools")
+    crowd = np.zeros(SIZE, bool)
+    crowd[4:12, 3:20] = crowd[0, 29] = True
+    runs, inside = [0], False
+    for pixel in crowd.T.flatten():
+        if pixel != inside:
+            runs, inside = [*runs, 0], pixel
+        runs[-1] += 1
+    counts = RUNS if compressed else runs
+    small, large = [[5, 6, 9, 6, 9, 9, 5, 9]], [[0, 0, 30, 0, 30, 20, 0, 20]]
+    coco(tmp_path, [(3, small), (9, {"counts": counts, "size": list(SIZE)}), (3, large)])
+    expected = np.where(crowd, 2, 1)
+    expected[6:9, 5:9] = 1
+    assert (COCOPolygons(tmp_path)[0][1].numpy() == expected).all()
 
 
 def changed(root: Path, change: Any) -> None:

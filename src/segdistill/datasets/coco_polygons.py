@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segdistill.datasets.reading.files import existing_folder, refuse_missing
 from segdistill.datasets.reading.polygons import Area, PolygonDataset, ring_of
-from segdistill.errors import UserError
+from segdistill.errors import UserError, missing_package
 
 
 class COCOPolygons(PolygonDataset):
@@ -19,7 +24,7 @@ class COCOPolygons(PolygonDataset):
     The file is ``annotations/SPLIT.json``, ``annotations/instances_SPLIT*.json``, ``SPLIT.json`` or
     ``SPLIT/_annotations.coco.json`` in ``root``; images lie beside it, in ``images/``, ``images/SPLIT/``, ``SPLIT/`` or
     ``SPLIT*/``. Classes are the categories in the order of their ids. Where objects overlap, the smaller one counts.
-    Needs rasterio.
+    A crowd counts as its class. Needs rasterio, and for run-length masks, as COCO has them for crowds, pycocotools.
 
     Args:
         root: the folder.
@@ -29,7 +34,8 @@ class COCOPolygons(PolygonDataset):
         resize: (height, width) on reading, see :class:`FileDataset`.
 
     Raises:
-        UserError: missing folder, file or image, no COCO file, an unknown category, or a mask that is no polygon.
+        UserError: missing folder, file or image, no COCO file, an unknown category, or an outline or run-length
+            mask that cannot be read.
     """
 
     def __init__(
@@ -92,15 +98,34 @@ class COCOPolygons(PolygonDataset):
             )
         found = []
         for category, shape in self._objects[self._numbers[index]]:
-            if isinstance(shape, Mapping) or not isinstance(shape, list):
-                raise UserError(
-                    f"{file} holds a run-length mask for {image.name}; expected polygons, export it as such"
-                )
-            if not shape:
-                raise UserError(f"{file} holds an object without a polygon for {image.name}; expected its outline")
-            rings = tuple(ring_of(part, f"{file}, {image.name},") for part in shape)
-            found.append(Area(self._labels_of[category], rings))
+            where, label = f"{file}, {image.name},", self._labels_of[category]
+            if isinstance(shape, Mapping):
+                found.append(Area(label, (), mask=_decoded(shape, size, where)))
+            elif isinstance(shape, list) and shape:
+                found.append(Area(label, tuple(ring_of(part, where) for part in shape)))
+            else:
+                raise UserError(f"{where} holds an object without a polygon; expected its outline")
         return found
+
+
+def _decoded(run_lengths: Mapping[str, Any], size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """The pixels, bool (H, W), of a run-length mask, compressed or not, as COCO has it for crowds."""
+    if importlib.util.find_spec("pycocotools") is None:
+        raise missing_package("reading run-length masks", "pycocotools", "coco")
+    masks = importlib.import_module("pycocotools.mask")
+    told, counts = list(run_lengths.get("size", ())), run_lengths.get("counts")
+    if told != list(size):
+        raise UserError(f"{where} holds a run-length mask of size {told}, expected that of the image, {list(size)}")
+    if isinstance(counts, list) and (min(counts, default=-1) < 0 or sum(counts) != size[0] * size[1]):
+        raise UserError(f"{where} holds a run-length mask of {sum(counts)} pixels, expected {size[0] * size[1]}")
+    try:
+        if not counts:  # of no character pycocotools makes pixels of what the memory holds
+            raise ValueError("it has no counts")
+        packed = masks.frPyObjects(run_lengths, *size) if isinstance(counts, list) else dict(run_lengths)
+        pixels: NDArray[np.uint8] = masks.decode(packed)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{where} holds a run-length mask that cannot be read: {error}") from None
+    return pixels.astype(bool)
 
 
 def _refuse_twice(file: Path, what: str, given: Sequence[Any]) -> None:
