@@ -80,16 +80,6 @@ def test_help_tells_of_every_option(command: str, capsys: pytest.CaptureFixture[
         assert f"--{name}" in printed or parameter.kind is parameter.POSITIONAL_ONLY
 
 
-def test_recipes_in_examples_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in COMMANDS:
-        with pytest.raises(SystemExit):
-            main([command, "--help"])
-    main([])
-    named = {word for word in capsys.readouterr().out.split() if word.startswith("recipes/")}
-    assert named
-    assert all((REPOSITORY / name).is_file() for name in named)
-
-
 def test_methods_are_listed_and_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["methods"]) == 0
