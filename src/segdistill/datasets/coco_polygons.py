@@ -113,14 +113,14 @@ def _decoded(run_lengths: Mapping[str, Any], size: tuple[int, int], where: str) 
     if importlib.util.find_spec("pycocotools") is None:
         raise missing_package("reading run-length masks", "pycocotools", "coco")
     masks = importlib.import_module("pycocotools.mask")
-    told, counts = list(run_lengths.get("size", ())), run_lengths.get("counts")
-    if told != list(size):
-        raise UserError(f"{where} holds a run-length mask of size {told}, expected that of the image, {list(size)}")
-    if isinstance(counts, list) and (min(counts, default=-1) < 0 or sum(counts) != size[0] * size[1]):
-        raise UserError(f"{where} holds a run-length mask of {sum(counts)} pixels, expected {size[0] * size[1]}")
+    counts = run_lengths.get("counts")
     try:
+        if run_lengths.get("size") != list(size):
+            raise ValueError(f"its size is {run_lengths.get('size')}, expected that of the image, {list(size)}")
         if not counts:  # of no character pycocotools makes pixels of what the memory holds
             raise ValueError("it has no counts")
+        if isinstance(counts, list) and (min(counts) < 0 or sum(counts) != size[0] * size[1]):
+            raise ValueError(f"it has {sum(counts)} pixels, expected {size[0] * size[1]}")
         packed = masks.frPyObjects(run_lengths, *size) if isinstance(counts, list) else dict(run_lengths)
         pixels: NDArray[np.uint8] = masks.decode(packed)
     except (TypeError, ValueError, KeyError) as error:
