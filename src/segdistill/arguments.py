@@ -32,6 +32,46 @@ only_true_and_false(_TrueAndFalse)
 set_loader(PARSER_MODE, load_yaml, exceptions=(yaml.YAMLError,))
 
 
+def parse_options(query: str, what: str) -> dict[str, Any]:
+    """Parse ``key=value&key=value``, each value as YAML.
+
+    Args:
+        query: what follows the ``?`` of the spec of a network or a method.
+        what: whose options they are, for messages.
+
+    Raises:
+        UserError: a part without "=", a key twice, or a value that is no YAML.
+
+    Example:
+        >>> parse_options("depths=[2, 2]&dropout=0.1&norm=null", what="")
+        {'depths': [2, 2], 'dropout': 0.1, 'norm': None}
+        >>> parse_options("dropout=1e-1", what="")
+        {'dropout': 0.1}
+    """
+    options: dict[str, Any] = {}
+    for part in query.split("&") if query else []:
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise UserError(f"option '{part}' of {what} cannot be read: expected key=value")
+        if key in options:
+            raise UserError(f"option '{key}' of {what} is given twice")
+        try:
+            options[key] = _numbers(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise UserError(f"option '{key}' of {what}: '{value}' is no YAML value") from error
+    return options
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 1e-1 as text, for it wants a point and a sign: ``1.0e-1``."""
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _numbers(one) for key, one in value.items()}
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.IGNORECASE)
+    return float(value) if is_number else value
+
+
 def construct(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> T:
     """Call ``kind`` with ``values``, after checking every key and type against its signature.
 

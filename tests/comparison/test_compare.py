@@ -73,6 +73,20 @@ def test_hyper_parameters_and_combinations(tmp_path: Path, teacher: Path) -> Non
     assert fingerprint(cell(tmp_path / "out", "kd+cwd")) == fingerprint(distilled)
 
 
+def test_one_method_with_several_hyper_parameters(tmp_path: Path, teacher: Path) -> None:
+    """Those behind a name are put on those of the recipe, and are part of the name everywhere."""
+    out, given = tmp_path / "out", {"kd": {"temperature": 3.0}}
+    compare_tiny(out, teacher, methods="none,kd,kd?weight=2&temperature=1.5+cwd", method=given)
+    found = compare_tiny(out, teacher, methods="none,kd,kd?weight=2&temperature=1.5+cwd", method=given)
+    assert [row.method for row in found.rows] == ["none", "kd", "kd?weight=2&temperature=1.5+cwd"]
+    assert sorted(path.name for path in (out / "cells").iterdir()) == ["kd", "kd,weight=2,temperature=1.5+cwd", "none"]
+    method = {"kd": {"weight": 2.0, "temperature": 1.5}, "cwd": {}}
+    distilled = distill_tiny(tmp_path / "run", teacher, method=method)
+    assert fingerprint(cell(out, "kd,weight=2,temperature=1.5+cwd")) == fingerprint(distilled)
+    of_recipe = distill_tiny(tmp_path / "other", teacher, method=given)
+    assert fingerprint(cell(out, "kd")) == fingerprint(of_recipe)
+
+
 def test_what_is_written(finished: Path, teacher: Path) -> None:
     found = load_comparison(finished)
     assert found.finished

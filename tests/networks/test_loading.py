@@ -5,9 +5,10 @@ import pytest
 import torch
 
 import segdistill
+from segdistill.arguments import parse_options
 from segdistill.errors import UserError
 from segdistill.networks.loading import has_own_weights, load_network
-from segdistill.networks.request import IMAGENET_MEAN, Request, parse_options
+from segdistill.networks.request import IMAGENET_MEAN, Request
 from segdistill.networks.there import check_there
 from segdistill.reporting.names import network_name
 
@@ -137,7 +138,7 @@ def test_options_reach_the_constructor() -> None:
 
 
 def test_values_of_options_are_yaml() -> None:
-    assert parse_options("a=[1, 2]&b=null&c=x=y&d={k: 1e-1}", "") == {
+    assert parse_options("a=[1, 2]&b=null&c=x=y&d={k: 1e-1}", what="") == {
         "a": [1, 2],
         "b": None,
         "c": "x=y",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segdistill.arguments import parse_options
 from segdistill.comparison.options import ALONE, BASELINE, PSEUDO
 from segdistill.comparison.pseudo import PseudoLabels
 from segdistill.errors import UserError, unknown_name
@@ -33,7 +34,7 @@ def parse_methods(methods: str | Sequence[Any], given: Any = None) -> tuple[tupl
 
     Args:
         methods: names (see `resolve`), or combinations of them joined by ``+``, in a list or a text with commas; in a
-            list also methods, or lists of them for combinations.
+            list also methods, or lists of them for combinations. A name may have hyper-parameters, ``kd?weight=3``.
         given: the recipe's ``method``, for hyper-parameters other than the defaults.
 
     Returns:
@@ -54,7 +55,7 @@ def parse_methods(methods: str | Sequence[Any], given: Any = None) -> tuple[tupl
     for entry in methods.split(",") if isinstance(methods, str) else methods:
         parts = _parts(entry, specs)
         name = "+".join(parts)
-        if len(set(parts)) < len(parts):
+        if len({own_name(part) for part in parts}) < len(parts):
             raise UserError(f"methods holds '{name}', which names a method twice")
         if frozenset(parts) in seen:
             raise UserError(f"methods holds '{seen[frozenset(parts)]}' and '{name}', which are the same")
@@ -83,13 +84,36 @@ def _parts(entry: Any, specs: Specs) -> list[str]:
         return [entry.strip()]
     names = []
     for part in entry.strip().split("+"):
-        if part not in specs and ":" not in part and part not in known_names("method"):
-            raise unknown_name("method", part, [*ALONE, *known_names("method"), *specs])
-        name = part if part in specs else resolve("method", part).__name__.lower()
+        asked, mark, options = part.partition("?")
+        if is_alone(asked):
+            raise UserError(
+                f"methods holds '{entry}', but {asked} is no distillation method: it has no hyper-parameters, and "
+                "cannot be joined with one"
+            )
+        if asked not in specs and ":" not in asked and asked not in known_names("method"):
+            raise unknown_name("method", asked, sorted({*ALONE, *known_names("method"), *specs}))
+        name = asked if asked in specs else resolve("method", asked).__name__.lower()
         if name not in specs:
-            specs[name] = {part: {}}
-        names.append(name)
+            specs[name] = {asked: {}}
+        names.append(f"{name}{mark}{options}")
     return names
+
+
+def own_name(part: str) -> str:
+    """The name of a method without the hyper-parameters that follow it in a comparison."""
+    return part.partition("?")[0]
+
+
+def _spec(part: str, specs: Specs) -> dict[str, dict[str, Any]]:
+    """How a recipe writes one method of a comparison, with the hyper-parameters that follow its name, if any.
+
+    Example:
+        >>> _spec("brd?relation=0", {"brd": {"brd": {"boundary": 2.0}}})
+        {'brd': {'boundary': 2.0, 'relation': 0}}
+    """
+    name = own_name(part)
+    given = parse_options(part.partition("?")[2], f"method '{part}'")
+    return {called: {**values, **given} for called, values in specs.get(name, {name: {}}).items()}
 
 
 def _keep(specs: Specs, name: str, spec: dict[str, dict[str, Any]]) -> None:
@@ -122,7 +146,7 @@ def cell_recipe(recipe: DistillRecipe, method: str, seed: int) -> TrainRecipe | 
         return replace(recipe.alone(), seed=seed)
     given = recipe.method if isinstance(recipe.method, Mapping | list) and recipe.method else None
     specs: Specs = {} if given is None else {one.name: written("method", one) for one in build_methods(given)}
-    methods = build_methods([specs.get(name, name) for name in method.split("+")])
+    methods = build_methods([_spec(part, specs) for part in method.split("+")])
     return replace(recipe, method=[written("method", one) for one in methods], teacher_cache=cache, seed=seed)
 
 

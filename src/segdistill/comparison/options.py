@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from segdistill.arguments import parse_options
 from segdistill.device import check_device
 from segdistill.errors import UserError, unknown_name
-from segdistill.naming import known_names
+from segdistill.naming import check_arguments, known_names
 from segdistill.recipe.recipes import DistillRecipe
 
 if TYPE_CHECKING:
@@ -81,8 +82,11 @@ def check_compared(methods: Any) -> None:
     """
     for entry in methods.split(",") if isinstance(methods, str) else methods or ():
         for part in entry.strip().split("+") if isinstance(entry, str) else ():
-            if part not in ALONE and ":" not in part and part not in known_names("method"):
-                raise unknown_name("method", part, [*ALONE, *known_names("method")])
+            name, _, options = part.partition("?")
+            if name not in ALONE and ":" not in name and name not in known_names("method"):
+                raise unknown_name("method", name, [*ALONE, *known_names("method")])
+            if options and name not in ALONE:
+                check_arguments("method", name, parse_options(options, f"method '{part}'"), f"method {name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +131,9 @@ class CompareOptions(CellOptions):
             alone, without its teacher, and must be in the list. none@time is the student alone, trained for as many
             seconds as the slowest method. none@plateau is the student alone, with its epochs doubled until that no
             longer helps. none@pseudo is the student trained on labels, and on pseudo-labels: for the images of
-            data.unlabelled, its teacher's most probable classes. Hyper-parameters are set under method in the recipe:
-            {brd: {boundary: 2.0}}.
+            data.unlabelled, its teacher's most probable classes. Hyper-parameters follow a name, brd?relation=0&kd=0,
+            so that one method can be compared with several, or are set under method in the recipe: {brd: {boundary:
+            2.0}}.
         seeds: number of seeds, counted from seed, or a list of them; take three or more to see how much the results
             differ between seeds.
     """

@@ -98,7 +98,10 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
 
 def cell_folder(folder: Path, method: str, seed: int) -> Path:
     """Where a cell's run lies."""
-    return folder / "teacher" if method == "teacher" else folder / "cells" / method / f"seed-{seed}"
+    if method == "teacher":
+        return folder / "teacher"
+    # Windows has no "?" in names of files, and a shell reads "?" and "&" as its own signs.
+    return folder / "cells" / method.replace("?", ",").replace("&", ",") / f"seed-{seed}"
 
 
 def error_file(run: Path) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from segdistill.arguments import parse_options
 from segdistill.errors import UserError
 from segdistill.files import as_typed
 from segdistill.naming import check_nameable
@@ -15,7 +16,7 @@ from segdistill.networks import from_onnx, from_python, from_smp, from_timm, fro
 from segdistill.networks.folder import CARD_FILE, read_description
 from segdistill.networks.network import Network
 from segdistill.networks.pretrained import PRETRAINED_FILE
-from segdistill.networks.request import Request, parse_options
+from segdistill.networks.request import Request
 from segdistill.networks.transformers_backbones import BACKBONES
 from segdistill.networks.transformers_families import FAMILIES
 from segdistill.networks.weights import WEIGHTS_FILE
@@ -100,7 +101,7 @@ def load_network(
     source, rest = _source_of(text)
     if source is not None:
         name, _, query = rest.partition("?")
-        options, normalization = _split_normalization(parse_options(query, text))
+        options, normalization = _split_normalization(parse_options(query, f"network '{text}'"))
         request = Request(text, name, options, num_classes, in_channels, imagenet, encoder)
         network = SOURCES[source](request)
         if normalization:
@@ -353,7 +354,7 @@ def _load_folder(folder: Path, num_classes: int | None, in_channels: int) -> Net
     if source is None:
         raise UserError(f"{folder / CARD_FILE}: spec is '{described.spec}', expected one of {', '.join(SOURCES)}")
     name, _, query = rest.partition("?")
-    options, _ = _split_normalization(parse_options(query, described.spec))
+    options, _ = _split_normalization(parse_options(query, f"network '{described.spec}'"))
     request = Request(described.spec, name, options, described.num_classes, described.in_channels)
     if source == "transformers":
         # The folder has the whole configuration, while the spec may name a place that has moved on since.

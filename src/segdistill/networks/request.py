@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from segdistill.errors import UserError, reason
 from segdistill.networks.fetching import impatient
@@ -78,39 +75,3 @@ class Request:
                     "random ones"
                 ) from error
             raise UserError(f"cannot build network '{self.spec}': {reason(error)}") from error
-
-
-def parse_options(query: str, spec: str) -> dict[str, Any]:
-    """Parse ``key=value&key=value``, each value as YAML.
-
-    Raises:
-        UserError: a part without "=", a key twice, or a value that is no YAML.
-
-    Example:
-        >>> parse_options("depths=[2, 2]&dropout=0.1&norm=null", spec="")
-        {'depths': [2, 2], 'dropout': 0.1, 'norm': None}
-        >>> parse_options("dropout=1e-1", spec="")
-        {'dropout': 0.1}
-    """
-    options: dict[str, Any] = {}
-    for part in query.split("&") if query else []:
-        key, equals, value = part.partition("=")
-        if not key or not equals:
-            raise UserError(f"option '{part}' of network '{spec}' cannot be read: expected key=value")
-        if key in options:
-            raise UserError(f"option '{key}' of network '{spec}' is given twice")
-        try:
-            options[key] = _numbers(yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise UserError(f"option '{key}' of network '{spec}': '{value}' is no YAML value") from error
-    return options
-
-
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads 1e-1 as text, for it wants a point and a sign: ``1.0e-1``."""
-    if isinstance(value, list):
-        return [_numbers(one) for one in value]
-    if isinstance(value, dict):
-        return {key: _numbers(one) for key, one in value.items()}
-    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?e[-+]?\d+", value, re.IGNORECASE)
-    return float(value) if is_number else value
