@@ -21,7 +21,12 @@ from segdistill import load_network
 from segdistill.device import choose_precision, processor
 
 NARROW = "?decoder_pyramid_channels=64&decoder_segmentation_channels=32"
-NETWORKS = (f"smp:FPN:tu-mobilenetv3_small_100{NARROW}", "smp:FPN:tu-tf_efficientnet_lite2", "smp:Unet:resnet34")
+NETWORKS = (
+    f"smp:FPN:tu-mobilenetv3_small_100{NARROW}",
+    "smp:FPN:tu-mobilenetv3_small_050",
+    "smp:FPN:tu-tf_efficientnet_lite2",
+    "smp:Unet:resnet34",
+)
 CLASSES = 11
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from segdistill.data import scoring
 from segdistill.datasets import Images
 from segdistill.datasets.reading import strips
 from segdistill.datasets.reading.image_folders import images_below
 from segdistill.errors import UserError
+from segdistill.prediction import rasters
 from segdistill.prediction.geotiff import PROBABILITY_STEPS, Raster
 from segdistill.prediction.job import Options, Wanted
 from segdistill.prediction.predict import predict_files
@@ -236,6 +238,23 @@ def test_a_resized_raster_is_read_in_strips(tmp_path: Path, missing: bool, monke
     assert (labels_in(tmp_path / "strips.tif") == 255).sum() == (pixels[0] == 0).sum() * missing
 
 
+@pytest.mark.parametrize("side", [2048, 100])
+def test_the_overlay_of_a_raster_is_half_colour_half_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    monkeypatch.setattr(rasters, "OVERLAY_SIDE", side)
+    monkeypatch.setattr(rasters, "STRIP", 7)
+    pixels = noise(height=301, width=350)
+    write_tif(tmp_path / "a.tif", pixels, **PLACE)
+    predict_files(predictor(), tmp_path / "a.tif", tmp_path / "out.tif", wanted=Wanted(overlay=True))  # windows of 64
+    step = {2048: 1, 100: 4}[side]
+    mixed = np.array(Image.open(tmp_path / "out-overlay.png")).astype(float)
+    colours = np.array(PALETTE)[labels_in(tmp_path / "out.tif")[::step, ::step]]
+    expected = (pixels.transpose(1, 2, 0)[::step, ::step].astype(float) + colours) / 2
+    assert mixed.shape == expected.shape
+    assert np.abs(mixed - expected).max() <= 1
+
+
 def test_label_maps_among_the_images_are_no_images(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     write_tif(tmp_path / "a.tif", blobs(700, 800), **PLACE)
@@ -245,7 +264,7 @@ def test_label_maps_among_the_images_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "a.tif").rename(folder / "a.tif")
     images = [folder / name for name in ("a.tif", *names)]
     predict_files(predictor(), folder, folder / "labels", wanted=Wanted(overlay=True, probabilities=True))
-    assert len([file for file in (folder / "labels").iterdir() if file.suffix != ".xml"]) == 6
+    assert len([file for file in (folder / "labels").iterdir() if file.suffix != ".xml"]) == 7
     assert images_below(folder) == images == [folder / name for name in Images(folder).ids]
     assert len(predict_files(predictor(), folder, tmp_path / "again")) == 3
     with pytest.raises(UserError, match="labels holds label maps of segdistill alone; expected files ending in"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segdistill.errors import UserError
-from segdistill.prediction.job import Options, Wanted
+from segdistill.prediction.job import Options
 from segdistill.prediction.predict import predict_files
 from tests.prediction.pointwise import labels_of, predictor
 from tests.prediction.rasters import PLACE, labels_in, noise, predicted, write_tif
@@ -88,8 +88,6 @@ def test_a_picture_as_a_name_for_a_geotiff_is_told(tmp_path: Path) -> None:
     write_tif(tmp_path / "a.tif", noise(), **PLACE)
     with pytest.raises(UserError, match=r"out.png ends in '.png'; expected .tif for the label map of a.tif"):
         predict_files(predictor(), tmp_path / "a.tif", tmp_path / "out.png")
-    with pytest.raises(UserError, match="overlay is for pictures and videos, and there is none among the images"):
-        predict_files(predictor(), tmp_path / "a.tif", tmp_path / "out.tif", wanted=Wanted(overlay=True))
 
 
 def test_without_rasterio_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,10 @@ import pytest
 import rich
 import torch
 from rich.console import Console
-from torch import nn
 
 import segdistill
 from segdistill import UserError, progress
 from segdistill.progress import Bar, Tasks, during, tracked
-from segdistill.training.preparation import tell_precision
 from segdistill.training.step import Step
 from tests.training.runs import FAST, SCENES, STUDENT, distill_tiny, train_tiny
 
@@ -193,24 +191,6 @@ def test_precision_that_is_not_to_be_had_is_told(tmp_path: Path, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "this machine has no fast fp16; training in fp32"
     assert any(line.startswith("epoch 1/1") for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("asked", "chosen", "groups", "device", "told"),
-    [
-        ("auto", "bf16", 4, "cpu", True),
-        ("bf16", "bf16", 4, "cpu", False),
-        ("auto", "fp32", 4, "cpu", False),
-        ("auto", "bf16", 1, "cpu", False),
-        ("auto", "bf16", 4, "cuda", False),
-    ],
-)
-def test_hint_of_a_faster_precision(
-    asked: str, chosen: str, groups: int, device: str, told: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    network = nn.Sequential(nn.Conv2d(4, 4, 3, groups=groups))
-    tell_precision(asked, chosen, network, torch.device(device), Console(width=200))
-    assert ("hint: train.precision auto takes bf16" in capsys.readouterr().out) is told
 
 
 def test_too_little_memory(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:

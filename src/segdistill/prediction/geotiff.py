@@ -257,7 +257,8 @@ class UnfinishedMap:
         # Not by GDAL, which closes a file on a full disk without a word.
         write_atomically(path, lambda file: file.write(zlib.compress(pixels.tobytes(), level=1)))
 
-    def _pieces(self, kind: str) -> Iterator[tuple[Window, np.ndarray]]:
+    def pieces(self, kind: str) -> Iterator[tuple[Window, np.ndarray]]:
+        """The finished pieces of the "labels" or "probabilities", each with its place, uint8 (1 or K, h, w)."""
         for row in self._grid.rows:
             for window in self._windows(row):
                 pixels = np.frombuffer(zlib.decompress(self._file(kind, window).read_bytes()), dtype=np.uint8)
@@ -293,7 +294,7 @@ class UnfinishedMap:
                 BIGTIFF="IF_SAFER",
             ) as file:
                 self._describe(kind, file, raster.file)
-                for window, pixels in self._pieces(kind):
+                for window, pixels in self.pieces(kind):
                     file.write(pixels, window=_part(window))
             importlib.import_module("rasterio.shutil").copy(
                 whole,
@@ -306,7 +307,7 @@ class UnfinishedMap:
             )
             whole.unlink()
             with self._rasterio.open(optimised) as file:
-                for window, pixels in self._pieces(kind):
+                for window, pixels in self.pieces(kind):
                     if not np.array_equal(file.read(window=_part(window)), pixels):
                         raise OSError("what was written does not read back; is the disk full?")
         return optimised

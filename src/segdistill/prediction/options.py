@@ -35,8 +35,8 @@ class PredictOptions:
         flips: average the scores over mirror images: horizontal, or both (also top to bottom, for images from above);
             better labels in 2 or 4 times the time. none: no mirror images.
         bands: numbers of the bands to read, counted from 1; by default those that the run was trained on.
-        overlay: beside each label map of a picture or a video, NAME-overlay.png or .mp4: the image under the colours of
-            its labels.
+        overlay: beside each label map NAME-overlay.png, or .mp4 for a video: the image under the colours of its labels.
+            Of a GeoTIFF it is at most 2048 pixels wide and high.
         probabilities: beside each GeoTIFF, NAME-probabilities.tif: a band per class.
         vector: beside each GeoTIFF, NAME.gpkg: its areas as polygons; holds all polygons of a map in memory.
         overwrite: replace label maps that were made with other options.

@@ -198,13 +198,9 @@ def _gathered(job: Job, results: Iterator[tuple[Item, int | str | RuntimeError]]
 def _check_wanted(job: Job, items: Sequence[Item], kinds: Kinds) -> None:
     if job.wanted.vector:
         require_pyogrio()
-    for name, has_it, called in (
-        ("overlay", ("picture", "video"), "pictures and videos"),
-        ("probabilities", ("raster",), "GeoTIFFs"),
-        ("vector", ("raster",), "GeoTIFFs"),
-    ):
-        if getattr(job.wanted, name) and all(item.kind not in has_it for item in items):
-            raise UserError(f"{name} is for {called}, and there is none among the images; leave --{name} out")
+    for name in ("probabilities", "vector"):
+        if getattr(job.wanted, name) and all(item.kind != "raster" for item in items):
+            raise UserError(f"{name} is for GeoTIFFs, and there is none among the images; leave --{name} out")
     taken = {item.target for item in items} | {item.path for item in items}
     for item in items:
         for file in kinds[item.kind].companions(item, job.wanted):

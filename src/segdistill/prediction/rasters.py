@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from segdistill.colors import Color
 from segdistill.data.ahead import ahead
 from segdistill.data.tiling import Piece
 from segdistill.datasets.base import IGNORE_INDEX, Window
-from segdistill.datasets.reading.image_folders import PROBABILITIES
+from segdistill.datasets.reading.image_folders import OVERLAY, PROBABILITIES
+from segdistill.files import write_atomically
 from segdistill.prediction.geotiff import (
     PROBABILITY_STEPS,
     Raster,
@@ -24,8 +26,15 @@ from segdistill.prediction.geotiff import (
 )
 from segdistill.prediction.images_in import Item
 from segdistill.prediction.job import Job, Wanted
+from segdistill.reporting.picture import overlaid
 
 __all__ = ["companions", "counts_in", "made_from", "predict_all"]
+
+OVERLAY_SIDE = 2048
+"""Longest side of an overlay in pixels: a picture to look at, of a raster that may be larger than memory."""
+
+STRIP = 64
+"""Rows of an overlay that are read at once."""
 
 
 def predict_all(job: Job, bar: Progress, items: Sequence[Item], together: int) -> Iterator[Item]:
@@ -41,7 +50,7 @@ def predict_all(job: Job, bar: Progress, items: Sequence[Item], together: int) -
 
 def companions(item: Item, wanted: Wanted) -> list[Path]:
     """The files that go with a label map."""
-    endings = {PROBABILITIES: wanted.probabilities, ".gpkg": wanted.vector}
+    endings = {OVERLAY: wanted.overlay, PROBABILITIES: wanted.probabilities, ".gpkg": wanted.vector}
     return [item.beside(ending) for ending, asked in endings.items() if asked]
 
 
@@ -74,7 +83,32 @@ def _predict(job: Job, bar: Progress, item: Item, raster: Raster) -> None:
     with ThreadPoolExecutor(1, "label map") as writer:
         for _ in ahead(writer, lambda piece: unfinished.write(*piece), made()):
             pass
+    if job.wanted.overlay:
+        _write_overlay(item.beside(OVERLAY), raster, unfinished.pieces("labels"), job.predictor.palette)
     unfinished.finish(raster, vector=job.wanted.vector)
+
+
+def _write_overlay(
+    target: Path, raster: Raster, pieces: Iterable[tuple[Window, np.ndarray]], palette: Sequence[Color]
+) -> None:
+    """Write a raster under the colours of its labels; of a larger one than `OVERLAY_SIDE` every n-th row and column."""
+    step = -(-max(raster.size) // OVERLAY_SIDE)
+    height, width = (-(-side // step) for side in raster.size)
+    image, labels = torch.empty(0), torch.empty(height, width, dtype=torch.uint8)
+    for window, found in pieces:
+        columns = slice(-window.left % step, None, step)
+        for top in range(-window.top % step, window.height, step * STRIP):
+            rows = min(step * STRIP, window.height - top)
+            pixels, _ = raster.read(Window(window.top + top, window.left, rows, window.width))
+            kept = pixels[:, ::step, columns]
+            if not image.numel():
+                image = torch.empty(len(kept), height, width, dtype=kept.dtype)
+            row, column = (window.top + top) // step, -(-window.left // step)
+            place = (slice(row, row + kept.shape[1]), slice(column, column + kept.shape[2]))
+            image[:, *place] = kept
+            labels[place] = torch.tensor(found[0, top : top + rows : step, columns])
+    mixed = overlaid(image, labels, palette)
+    write_atomically(target, lambda file: mixed.save(file, "PNG"))
 
 
 def _probabilities(piece: Piece) -> np.ndarray:

@@ -42,8 +42,7 @@ class TrainConfig:
             summed: {ce: {}, dice: {}}.
         aux: weight of an auxiliary head's loss on labels, often 0.4; 0 for none. The head gets the second-to-last stage
             of the backbone. It is neither saved nor scored; in a comparison all runs have it.
-        precision: bf16 or fp16 autocast, or fp32; auto: bf16 where the hardware supports it, otherwise fp32. On a CPU a
-            small network of depthwise convolutions is often faster in fp32.
+        precision: bf16 or fp16 autocast, or fp32; auto: bf16 where the hardware supports it, otherwise fp32.
         workers: data-loading processes; by default chosen to suit this machine.
         validate_every: epochs between validations; the last epoch is always validated.
         patience: number of validations without a better mIoU after which the run stops; null: all epochs are trained.

@@ -112,21 +112,10 @@ def warn_of_small_data(data: Data, recipe: TrainRecipe | DistillRecipe, console:
     warn_of_enlarging(data, console)
 
 
-def tell_precision(asked: str, chosen: str, network: nn.Module, device: torch.device, console: Console) -> None:
-    """Says where a run's precision is not the one asked for, or another is probably faster.
-
-    Processors with instructions for bf16 have fast matrix products in it, but no fast depthwise convolutions
-    (docs/benchmarks/training.md).
-    """
+def tell_precision(asked: str, chosen: str, console: Console) -> None:
+    """Says where a run's precision is not the one asked for."""
     if asked not in ("auto", chosen):
         console.out(f"this machine has no fast {asked}; training in {chosen}", highlight=False)
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    if device.type == "cpu" and asked == "auto" and chosen == "bf16" and any(one.groups > 1 for one in convolutions):
-        console.out(
-            "hint: train.precision auto takes bf16 on this processor, but depthwise convolutions, which this network "
-            "has, are often faster in fp32: compare the seconds of a step with --dry_run and --train.precision fp32",
-            highlight=False,
-        )
 
 
 def warn_of_enlarging(data: Data, console: Console) -> None:

@@ -181,7 +181,7 @@ class Run:
         folder = None if cache is None or self.options.dry_run else Path(cache)
         self.source = None if job.load_teacher is None else TeacherSource(job.load_teacher, folder)
         self.learner = job.make_learner(self.source)
-        tell_precision(self.train_config.precision, self.precision, self.learner.student, self.device, self.console)
+        tell_precision(self.train_config.precision, self.precision, self.console)
         networks = {"network" if self.source is None else "student": self.learner.student}
         if self.source is not None and self.source.network is not None:
             networks["teacher"] = self.source.network
