@@ -21,6 +21,10 @@ class UserError(ValueError):
         super().__init__(printable(message))
 
 
+class NoSplitError(UserError):
+    """A split that a data set does not have, unlike one that it has and that cannot be read."""
+
+
 def printable(text: str) -> str:
     r"""``text`` with what no terminal can show escaped: control characters, bytes of file names that are no UTF-8.
 

@@ -185,7 +185,7 @@ def test_trials_of_the_plateau_of_another_recipe_or_data_are_refused(
         options["train"] = replace(FAST, lr=1e-3)
     else:
         told = "images or masks of the data have changed since the runs"
-        (copy / "plan.json").write_text(json.dumps(plan | {"data_hash": "another"}))
+        (copy / "plan.json").write_text(json.dumps(plan | {"content_hash": "another"}))
     with pytest.raises(UserError, match=told):
         compare_tiny(copy, teacher, **options)
 

@@ -130,6 +130,21 @@ def test_a_mask_that_shows_0_as_white_is_told_of_and_can_be_swapped(tmp_path: Pa
         assert (Folder(**values, **more, mask_values={0: 1, 1: 0})[0][1].numpy() == 1 - white).all()
 
 
+@pytest.mark.parametrize(("nodata", "mapped", "told"), [(0, {}, 1), (0, {0: 255, 1: 0, 2: 1}, 0), (9, {}, 0)])
+def test_masks_whose_no_data_value_is_a_class_are_told_of(
+    tmp_path: Path, nodata: int, mapped: dict[int, int], told: int
+) -> None:
+    data = tree(tmp_path, noise(255, "uint8"), noise(254, "uint8"))
+    labels = np.where(np.indices(SIZE)[0] < 4, nodata, 1 + np.indices(SIZE)[1] % 2 if mapped else 1)
+    (tmp_path / "masks/train/train.png").unlink()
+    write(tmp_path / "masks/train/train.tif", labels[None].astype(np.uint8), nodata=nodata)
+    if mapped:
+        mask(tmp_path / "masks/val/val.png", labels)
+    found = findings(data | {"mask_values": mapped}, "nodata-class")
+    assert [finding.severity for finding in found] == ["note"] * told
+    assert all(finding.what.startswith("1 mask whose no-data value") for finding in found)
+
+
 @pytest.mark.parametrize(
     ("of_mask", "apart"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from segdistill.datasets.base import UNLABELLED
 from segdistill.inspection.before_run import check_before_run
 from segdistill.recipe.data import Data, build_data, labels_alone
 from segdistill.recipe.recipes import DistillRecipe
+from tests.datasets.trees import folder_tree
 from tests.training.runs import FAST, SCENES, STUDENT, distill_tiny, fingerprint, train_tiny
 from tests.training.test_resume import Killed, stop_in
 
@@ -196,6 +198,34 @@ def test_bad_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dic
     pictures(tmp_path / "more", 1)
     with pytest.raises(UserError, match=message):
         build_data(SCENES | values)
+
+
+@pytest.mark.parametrize(
+    ("test", "told"),
+    [
+        (None, None),
+        ("no masks", r"the folder \S*masks/test does not exist; expected the masks"),
+        ("broken", r"\S*images/test/test0.png cannot be read"),
+        ("empty list", r"\S*test.txt is an empty file"),
+    ],
+)
+def test_a_test_split_that_cannot_be_read_is_told_of_unlike_one_that_is_not_there(
+    tmp_path: Path, test: str | None, told: str | None
+) -> None:
+    root = folder_tree(tmp_path / "data", {"train": 1, "val": 1, "test": 0 if test in (None, "empty list") else 1})
+    if test == "no masks":
+        shutil.rmtree(root / "masks" / "test")
+    elif test == "broken":
+        (root / "images" / "test" / "test0.png").write_bytes(b"no picture")
+    elif test == "empty list":
+        (root / "test.txt").touch()
+    values = {"dataset": "folder", "root": str(root), "classes": ["a", "b", "c"]}
+    console = Console(file=io.StringIO(), width=300)
+    more = pictures(tmp_path / "more", 2, (50, 50))
+    check_before_run(build_data(values | {"unlabelled": str(more)}), console)
+    lines = [line for line in console.file.getvalue().splitlines() if "the test split" in line]  # type: ignore[attr-defined]
+    assert len(lines) == (told is not None)
+    assert told is None or re.search(f"warning: the test split cannot be read, .*: {told}", lines[0])
 
 
 def test_images_of_val_or_test_among_the_unlabelled_ones_stop_a_run(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def _plan(
         "classes": list(sets.val.classes),
         "palette": [list(color) for color in sets.val.palette],
         "ids": list(sets.val.ids),
-        "data_hash": sets.fingerprint(),
+        "content_hash": sets.fingerprint(),
         "teacher_hash": teacher_hash(recipe),
         "student_hash": student_hash(recipe),
         "versions": _versions(),
@@ -148,7 +148,7 @@ def _check_folder(folder: Path, plan: dict[str, Any], resume: bool) -> None:
             f"the runs in {folder} were scored on {len(old['ids'])} validation images, but the data has "
             f"{len(plan['ids'])}{_changed(old['ids'], plan['ids'])}; choose another output folder"
         )
-    if old.get("data_hash", plan["data_hash"]) != plan["data_hash"]:
+    if old.get("content_hash", plan["content_hash"]) != plan["content_hash"]:
         raise UserError(
             f"images or masks of the data have changed since the runs in {folder} were made; choose another output "
             "folder"
@@ -176,7 +176,7 @@ def forget_other_teacher(folder: Path, plan: dict[str, Any]) -> None:
         return [
             of["classes"],
             of["ids"],
-            of.get("data_hash"),
+            of.get("content_hash"),
             of.get("teacher_hash"),
             *(of["recipe"].get(key) for key in keys),
         ]

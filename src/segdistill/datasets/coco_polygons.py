@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segdistill.datasets.reading.files import existing_folder, refuse_missing
 from segdistill.datasets.reading.polygons import Area, PolygonDataset, ring_of
-from segdistill.errors import UserError, missing_package
+from segdistill.errors import NoSplitError, UserError, missing_package
 
 
 class COCOPolygons(PolygonDataset):
@@ -144,7 +144,7 @@ def _annotations(root: Path, split: str) -> Path:
     for file in candidates:
         if file.is_file():
             return file
-    raise UserError(
+    raise NoSplitError(
         f"{root} has no split '{split}': there is no annotations/{split}.json, {split}.json or "
         f"{split}/_annotations.coco.json"
     )

@@ -18,7 +18,7 @@ from segdistill.datasets.reading.masks import resized_labels
 from segdistill.datasets.reading.rasters import read_header, require_rasterio, with_companions
 from segdistill.datasets.reading.tiles import checked_bands
 from segdistill.datasets.reading.videos import VIDEOS, FrameAt, VideoFrame, frames_of
-from segdistill.errors import UserError
+from segdistill.errors import NoSplitError, UserError
 from segdistill.files import bytes_of
 
 SPLITS = ("all", "train", "val")
@@ -158,7 +158,7 @@ class _UnlabelledSample(Sample):
 
 def _check(split: str, frame_step: int, held_out: float, crops_per_image: int, evaluation_window: int | None) -> None:
     if split not in SPLITS:
-        raise UserError(f"a folder of images has no split '{split}'; expected one of {', '.join(SPLITS)}")
+        raise NoSplitError(f"a folder of images has no split '{split}'; expected one of {', '.join(SPLITS)}")
     if frame_step < 1:
         raise UserError(f"frame_step is {frame_step}; expected at least 1")
     if not 0 < held_out < 1:

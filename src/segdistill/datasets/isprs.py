@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.files import existing_folder, missing_split, refuse_missing
-from segdistill.datasets.reading.masks import MaskReader
+from segdistill.datasets.reading.masks import MaskPixels, MaskReader
 from segdistill.datasets.reading.tiles import TileDataset
 
 _CLASSES = ("impervious surfaces", "building", "low vegetation", "tree", "car", "clutter")
@@ -228,11 +228,11 @@ class _IsprsMaskReader(MaskReader):
         self.clutter = clutter
         self.identity += f" isprs {clutter}"
 
-    def decode(self, values: np.ndarray, transparent: np.ndarray | None, path: Path) -> Tensor:
+    def decode(self, pixels: MaskPixels, path: Path) -> Tensor:
         if path.name.startswith(self.OFF_PALETTE):
             # All colours of the palette are corners of the colour cube, so that each channel can be rounded alone.
-            values = np.where(values < 128, 0, 255).astype(np.uint8)
-        labels = super().decode(values, transparent, path)
+            pixels = pixels._replace(values=np.where(pixels.values < 128, 0, 255).astype(np.uint8))
+        labels = super().decode(pixels, path)
         return labels if self.clutter else labels.masked_fill(labels == _CLUTTER, IGNORE_INDEX)
 
 

@@ -52,14 +52,14 @@ def check_before_run(
     images: dict[str, list[Path]] = {}
     scored: dict[str, Names] = {}
     for split, dataset in splits.items():
-        palette = None
+        reader = None
         if data.values.get("dataset") in TOLERANT:
             tolerant = open_tolerantly(data.values, split)
-            palette = tolerant.reader.palette
+            reader = tolerant.reader
             findings += tolerant.findings
         pairs, contents = _pairs(dataset), list(_contents(dataset, progress))
         samples[split] = [
-            facts_of(dataset.ids[index], None if pairs is None else pairs[index], content, palette, bands_of(dataset))
+            facts_of(dataset.ids[index], None if pairs is None else pairs[index], content, reader, bands_of(dataset))
             for index, content in enumerate(contents)
         ]
         if split == "val":
@@ -75,7 +75,7 @@ def check_before_run(
         # At the size of those that are scored, also where the teacher looks closer.
         unlabelled_images = data.unlabelled.at_size(data.val.resize)
         contents = list(_contents(unlabelled_images, progress))
-        refuse_leaks(data, names_by_pixels(unlabelled_images, contents), scored, progress)
+        refuse_leaks(data, names_by_pixels(unlabelled_images, contents), scored, console, progress)
         samples["unlabelled"] = [
             facts_of(name, None, content, None) for name, content in zip(data.unlabelled.ids, contents, strict=True)
         ]

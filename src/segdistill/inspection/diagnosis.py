@@ -60,6 +60,11 @@ REMARKS: dict[str, tuple[Severity, str, str]] = {
         "mask{s} that show 0 as white: the numbers in the file count, so that white is class 0",
         "look at `segdistill data preview`; to take white as class 1, say mask_values: {0: 1, 1: 0}",
     ),
+    "nodata-class": (
+        "note",
+        "mask{s} whose no-data value is also the number of a class: these pixels count as that class",
+        "nothing if they are of that class; if they have no label, say so, such as mask_values: {0: 255}",
+    ),
     "other-place": (
         "warning",
         "mask{s} with another place on the map than the image: pixels are paired by row and column, whatever the map",

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from segdistill.datasets.reading.images import has_other_colors
+from segdistill.datasets.reading.masks import MaskReader
 from segdistill.datasets.reading.orientation import exif_orientation
 from segdistill.datasets.reading.rasters import has_rasterio, read_by_rasterio, read_header
 from segdistill.errors import UserError
@@ -90,15 +91,22 @@ def image_remarks(path: Path, bands: Bands, size: tuple[int, int]) -> list[tuple
     return remarks
 
 
-def mask_remarks(path: Path) -> list[tuple[str, str]]:
+def mask_remarks(path: Path, reader: MaskReader | None) -> list[tuple[str, str]]:
     """Remarks on a readable mask: kind and text of each."""
     remarks = []
     picture = picture_header(path)
     # A WebP file says in its first chunk whether it is the lossy kind.
     if picture.format in ("JPEG", "MPO") or (picture.format == "WEBP" and _start(path)[12:] == b"VP8 "):
         remarks.append(("lossy-mask", str(path)))
-    if read_by_rasterio(path) and read_header(path).photometric == 0:
+    if not read_by_rasterio(path):
+        return remarks
+    header = read_header(path)
+    if header.photometric == 0:
         remarks.append(("white-is-zero", str(path)))
+    nodata = header.nodata[0]
+    # In colours every channel may be 0 or 255 in some class.
+    if header.bands == 1 and nodata is not None and reader is not None and reader.is_class(nodata):
+        remarks.append(("nodata-class", f"{path} has the no-data value {nodata:g}"))
     return remarks
 
 

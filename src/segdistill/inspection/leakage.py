@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import chain
 
+from rich.console import Console
+
 from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.reading.checking import SampleContent, read_contents
-from segdistill.errors import UserError
+from segdistill.errors import NoSplitError, UserError, reason
 from segdistill.progress import counted
 from segdistill.recipe.data import Data, build_split
 
@@ -25,11 +27,12 @@ def image_name(dataset: SegmentationDataset, index: int) -> str:
     return next(chain(map(str, dataset.files(index)), [f"sample {dataset.ids[index]}"]))
 
 
-def check_leaks(data: Data, progress: bool) -> None:
+def check_leaks(data: Data, console: Console, progress: bool) -> None:
     """Refuse unlabelled images that are also images of val or test, after reading all of them.
 
     Args:
         data: the splits of the run, with unlabelled images.
+        console: where a test split that cannot be read is told of.
         progress: show a progress bar on the standard error stream.
 
     Raises:
@@ -38,24 +41,23 @@ def check_leaks(data: Data, progress: bool) -> None:
     assert data.unlabelled is not None
     unlabelled = data.unlabelled.at_size(data.val.resize)
     found, scored = (names_by_pixels(one, read_contents(one, progress)) for one in (unlabelled, data.val))
-    refuse_leaks(data, found, {"val": scored}, progress)
+    refuse_leaks(data, found, {"val": scored}, console, progress)
 
 
-def refuse_leaks(data: Data, unlabelled: Names, scored: Mapping[str, Names], progress: bool) -> None:
+def refuse_leaks(data: Data, unlabelled: Names, scored: Mapping[str, Names], console: Console, progress: bool) -> None:
     """Refuse unlabelled images of which a split that is scored holds an equal, pixel by pixel.
 
     Args:
         data: the splits of the run; its test split is read where it has one.
         unlabelled: the unlabelled images.
         scored: the images of the validation split, by its name.
+        console: where a test split that cannot be read is told of.
         progress: show a progress bar on the standard error stream.
 
     Raises:
         UserError: there are some; it names two of them.
     """
-    test = _test_split(data)
-    held_out = dict(scored) | ({} if test is None else {"test": names_by_pixels(test, read_contents(test, progress))})
-    for split, names in held_out.items():
+    for split, names in (dict(scored) | {"test": _test_images(data, console, progress)}).items():
         pairs = [f"{unlabelled[pixels]} = {names[pixels]}" for pixels in unlabelled if pixels in names]
         if pairs:
             raise UserError(
@@ -65,9 +67,17 @@ def refuse_leaks(data: Data, unlabelled: Names, scored: Mapping[str, Names], pro
             )
 
 
-def _test_split(data: Data) -> SegmentationDataset | None:
+def _test_images(data: Data, console: Console, progress: bool) -> Names:
     values = {key: value for key, value in data.values.items() if key != "tiled_copy"}
     try:
-        return build_split(values, "test")
-    except UserError:  # it has none
-        return None
+        test = build_split(values, "test")
+        return names_by_pixels(test, read_contents(test, progress))
+    except NoSplitError:
+        return {}
+    except Exception as error:  # a class of one's own may raise anything
+        console.out(
+            "warning: the test split cannot be read, so that unlabelled images may be among its images, and its scores "
+            f"too good: {reason(error)}",
+            highlight=False,
+        )
+        return {}

@@ -12,7 +12,7 @@ import numpy as np
 
 from segdistill.colors import hex_color
 from segdistill.datasets.reading.checking import slopes
-from segdistill.datasets.reading.masks import MaskFile, MaskReader, NeitherError
+from segdistill.datasets.reading.masks import MaskFile, MaskReader, NeitherError, packed
 from segdistill.inspection.findings import Finding, percent
 from segdistill.progress import counted
 
@@ -64,19 +64,19 @@ def examine(path: Path, sentence: str, reader: MaskReader) -> RefusedMask:
         UserError: if the file cannot be decoded after all.
     """
     try:
-        values, transparent = MaskFile(path).read()
+        values, *without_label = MaskFile(path).read()
     except NeitherError:
         return RefusedMask(path, sentence, "neither", Counter(), 0, frozenset(), soft=False)
+    # Pixels that need no label get a value that is known.
+    unasked = np.logical_or.reduce([where for where in without_label if where is not None], initial=False)
     if values.ndim == 2:
-        numbers = values.astype(np.int64)
+        numbers = np.where(unasked, min(reader.known), values.astype(np.int64))
         return _refused(path, sentence, "index", numbers, numbers, reader.known)
-    pixels = values.transpose(1, 2, 0).astype(np.int32)
-    if transparent is not None and reader.palette is not None:
-        pixels[transparent] = reader.palette[0]  # a colour that is known, since they have no label
-    packed = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+    if reader.palette is not None:
+        values = np.where(unasked, np.array(reader.palette[0], dtype=np.uint8)[:, None, None], values)
     known = frozenset(red << 16 | green << 8 | blue for red, green, blue in reader.palette or ())
     # The packed number does not rise evenly from one colour to another; the sum of the channels mostly does.
-    return _refused(path, sentence, "color", packed, pixels.sum(axis=2), known)
+    return _refused(path, sentence, "color", packed(values), values.sum(axis=0, dtype=np.int32), known)
 
 
 def alone(values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from segdistill.datasets import SegmentationDataset
 from segdistill.datasets.base import Sample, Window
 from segdistill.datasets.reading.checking import LabelTally, SampleContent, in_threads
 from segdistill.datasets.reading.files import FileDataset, Pair
+from segdistill.datasets.reading.masks import MaskReader
 from segdistill.datasets.reading.pictures import decoded
 from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.errors import UserError
@@ -82,7 +83,7 @@ def bands_of(dataset: SegmentationDataset) -> Bands:
 
 
 def facts_of(
-    name: str, pair: Pair | None, content: SampleContent, palette: Sequence[Color] | None, bands: Bands = None
+    name: str, pair: Pair | None, content: SampleContent, reader: MaskReader | None, bands: Bands = None
 ) -> SampleFacts:
     """The same of a sample that was read already; only the heads of its files are looked at here.
 
@@ -90,7 +91,7 @@ def facts_of(
         name: of the sample.
         pair: its files, if it has any.
         content: what they hold.
-        palette: the colours by which masks are read, if they are.
+        reader: of the masks; None: they are not looked at in more detail.
         bands: numbers of the bands that are read; None: red, green and blue.
     """
     facts = SampleFacts(f"sample {name}", f"sample {name}") if pair is None else SampleFacts(str(pair[0]), str(pair[1]))
@@ -98,7 +99,7 @@ def facts_of(
     facts.largest = content.largest
     _note_labels(content.labels, facts)
     if pair is not None:
-        _look_at_headers(pair, facts, palette=palette, bands=bands)
+        _look_at_headers(pair, facts, reader=reader, bands=bands)
     return facts
 
 
@@ -133,8 +134,8 @@ def _read(dataset: SegmentationDataset, index: int) -> SampleFacts:
                 _look_at_image_alone(dataset, index, facts)
             if odd[mask] is None:
                 _look_at_mask_alone(dataset, index, facts)
-    palette = dataset.reader.palette if isinstance(dataset, TolerantFiles) else None
-    _look_at_headers((image, mask), facts, palette=palette, bands=bands_of(dataset))
+    reader = dataset.reader if isinstance(dataset, TolerantFiles) else None
+    _look_at_headers((image, mask), facts, reader=reader, bands=bands_of(dataset))
     return facts
 
 
@@ -219,15 +220,16 @@ def _windows(size: tuple[int, int], side: int) -> Iterator[Window]:
             yield Window(top, left, min(side, height - top), min(side, width - left))
 
 
-def _look_at_headers(pair: Pair, facts: SampleFacts, *, palette: Sequence[Color] | None, bands: Bands) -> None:
+def _look_at_headers(pair: Pair, facts: SampleFacts, *, reader: MaskReader | None, bands: Bands) -> None:
     """What the heads of two files say, each only where the file could be read."""
     image, mask = pair
     if facts.size is not None:
         facts.remarks += image_remarks(image, bands, facts.size)
         facts.kind = pixel_kind(image, bands)
     if facts.counts is not None:
-        facts.remarks += mask_remarks(mask)
+        facts.remarks += mask_remarks(mask, reader)
         facts.remarks += [] if facts.size is None else place_remarks(image, mask, facts.size)
+        palette = None if reader is None else reader.palette
         if palette is not None and picture_header(mask).mode == "P":
             _compare_palettes(mask, palette, np.flatnonzero(facts.counts[: len(palette)]).tolist(), facts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,10 +19,11 @@ from segdistill.datasets.base import Window
 from segdistill.datasets.reading.decoded_cache import DecodedCache
 from segdistill.datasets.reading.first import FirstSamples
 from segdistill.datasets.reading.joined import Joined
-from segdistill.errors import UserError
+from segdistill.errors import NoSplitError, UserError
 from segdistill.naming import OBJECT, is_plain, recipe_name, resolve
 from segdistill.plugins import PREFIX, name_of
 from segdistill.recipe.data_keys import AUGMENTING, FOR_A_TEACHER, SPLITS, check_keys, check_mapping, dataset_name
+from segdistill.recipe.fingerprint import fingerprint
 from segdistill.recipe.unlabelled import build_unlabelled, check_unlabelled, share_of, unlabelled_in_batch
 from segdistill.recipe.values import plain
 
@@ -128,15 +128,8 @@ class Data:
             raise UserError(f"the splits disagree on classes: train {self.train.classes}, val {self.val.classes}")
 
     def fingerprint(self) -> str:
-        """A hash of all samples: their names, and names and sizes of their files; that of a copy elsewhere is equal."""
-        told = hashlib.blake2b(digest_size=16)
-        for dataset in (self.train, self.val, self.unlabelled):
-            for index, name in enumerate(() if dataset is None else dataset.ids):
-                files = () if dataset is None else dataset.files(index)
-                sizes = [(file.name, file.stat().st_size if file.exists() else None) for file in files]
-                told.update(repr((name, sizes)).encode())
-            told.update(b"\n")
-        return told.hexdigest()
+        """A hash of all samples and of what their files hold, see `segdistill.recipe.fingerprint.fingerprint`."""
+        return fingerprint((self.train, self.val, self.unlabelled))
 
     def unlabelled_in_batch(self, batch_size: int) -> int:
         """How many of so many images of a batch are unlabelled ones.
@@ -313,7 +306,7 @@ def build_split(values: Mapping[str, Any], split: str) -> SegmentationDataset:
     check_mapping(values)
     if "dataset" not in values and any(name in values for name in SPLITS):
         if not isinstance(values.get(split), Mapping):
-            raise UserError(f"data has no split '{split}'; it names {', '.join(n for n in SPLITS if n in values)}")
+            raise NoSplitError(f"data has no split '{split}'; it names {', '.join(n for n in SPLITS if n in values)}")
         own = values[split]
         kind = _dataset_class(own)
         parameter = inspect.signature(kind).parameters.get("split")

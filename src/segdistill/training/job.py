@@ -32,4 +32,4 @@ class Job:
     def inputs(self) -> dict[str, str | None]:
         """Hashes of what a run reads besides its recipe: its images and masks, and its teacher's weights."""
         teacher = teacher_hash(self.recipe) if isinstance(self.recipe, DistillRecipe) else None
-        return {"data": self.data.fingerprint(), "teacher": teacher}
+        return {"content": self.data.fingerprint(), "teacher": teacher}

@@ -248,7 +248,7 @@ def check_checkpoint(
             f"checkpoint {folder.checkpoint_file} is of another recipe: {'; '.join(differences)}; "
             "start over with --overwrite"
         )
-    for key, what in (("data", "images or masks of the data"), ("teacher", "weights of the teacher")):
+    for key, what in (("content", "images or masks of the data"), ("teacher", "weights of the teacher")):
         if state is not None and state.get(key) not in (None, inputs[key]):
             console.out(
                 f"warning: {what} have changed since {folder.path} was begun, and its result will be of both; start "

@@ -60,7 +60,7 @@ class PretrainRun(Run):
             for _ in in_threads(_reader(dataset), len(dataset), "reading images", self.shown):
                 pass
         if self.data.unlabelled is not None:
-            check_leaks(self.data, self.shown)
+            check_leaks(self.data, self.console, self.shown)
 
     def validation_loaders(self) -> tuple[DataLoader[Any], ...]:
         """See `Run.validation_loaders`."""

@@ -65,7 +65,7 @@ def test_what_was_read_by_other_rules_is_refused(tmp_path: Path, monkeypatch: py
     root = tree(tmp_path / "data")
     keep(root, tmp_path / "kept")
     monkeypatch.setattr(module, "READING", "another")
-    assert "the rules by which files are read was '3', now 'another'" in keep_error(root, tmp_path / "kept")
+    assert "the rules by which files are read was '4', now 'another'" in keep_error(root, tmp_path / "kept")
 
 
 def keep_error(root: Path, folder: Path, **more: Any) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segdistill.colors import parse_palette
 from segdistill.datasets.base import Window
 from segdistill.datasets.reading.file_samples import WindowedMask
 from segdistill.datasets.reading.masks import MaskReader
@@ -161,3 +162,58 @@ def test_the_check_does_not_report_transparent_colours(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds the colour #070707, not in the palette") as refused:
         reader.read(path)
     assert examine(path, str(refused.value), reader).unknown == {0x070707}
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize(
+    ("nodata", "dtype", "options", "expected"),
+    [
+        (99, "uint8", {}, [[255, 0, 1], [2, 255, 255]]),
+        (-9999, "int16", {}, [[255, 0, 1], [2, 255, 255]]),
+        (2**16 - 1, "uint16", {}, [[255, 0, 1], [2, 255, 255]]),
+        (2, "uint8", {}, [[2, 0, 1], [2, 2, 2]]),  # which is a class
+        (2, "uint8", {"values": {2: 255}}, [[255, 0, 1], [255, 255, 255]]),
+        (99, "uint8", {"values": {99: 1}}, [[1, 0, 1], [2, 1, 1]]),
+    ],
+)
+def test_the_no_data_value_of_a_mask_is_ignored_unless_it_is_a_class(
+    tmp_path: Path, nodata: int, dtype: str, options: dict[str, dict[int, int]], expected: list[list[int]]
+) -> None:
+    path = tmp_path / "mask.tif"
+    write_numbers(path, np.array([[nodata, 0, 1], [2, nodata, nodata]], dtype=dtype), nodata=nodata)
+    reader = MaskReader(3, **options)  # type: ignore[arg-type]
+    assert reader.read(path).tolist() == expected
+    assert WindowedMask(path, reader).read(Window(1, 0, 1, 2)).tolist() == [expected[1][:2]]
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_other_values_beside_the_no_data_value_are_still_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mask.tif"
+    write_numbers(path, np.array([[99, 0, 7]], dtype=np.uint8), nodata=99)
+    with pytest.raises(UserError, match=r"holds the label value 7, outside") as refused:
+        MaskReader(3).read(path)
+    assert examine(path, str(refused.value), MaskReader(3)).unknown == {7}
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_what_a_mask_hides_has_no_label_even_where_it_holds_a_class(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "mask.tif"
+    write_numbers(path, np.array([[0, 1, 9]], dtype=np.uint8))
+    with rasterio.open(path, "r+") as file:
+        file.write_mask(np.array([[True, False, False]]))
+    assert MaskReader(2).read(path).tolist() == [[0, 255, 255]]
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize(("palette", "expected"), [("#ffffff #ff0000", 255), ("#000000 #ff0000", 0)])
+def test_the_no_data_colour_of_a_mask_is_ignored_unless_it_is_a_class(
+    tmp_path: Path, palette: str, expected: int
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "mask.tif"
+    colors = np.array([[[0, 255]], [[0, 0]], [[0, 0]]], dtype=np.uint8)
+    with rasterio.open(path, "w", driver="GTiff", width=2, height=1, count=3, dtype="uint8", nodata=0) as file:
+        file.write(colors)
+    reader = MaskReader(2, palette=parse_palette(palette.split(), ["a", "b"]))
+    assert reader.read(path).tolist() == [[expected, 1]]

@@ -70,7 +70,7 @@ class CodedMaskReader(MaskReader):
     def _values(self, path: Path) -> np.ndarray:
         if path.suffix == MATLAB_SUFFIX:
             return read_matlab(path, self.variable)
-        values, _ = MaskFile(path).read()
+        values = MaskFile(path).read().values
         if values.ndim != 2:
             raise UserError(f"{path} is an RGB picture; expected an index mask: {self.meaning}")
         return values

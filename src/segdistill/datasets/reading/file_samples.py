@@ -77,7 +77,7 @@ class WindowedMask:
 
     def read(self, window: Window) -> Tensor:
         """Labels of a part."""
-        return self._reader.decode(*self._file.read(window), self.path)
+        return self._reader.decode(self._file.read(window), self.path)
 
 
 class LabelMap:

@@ -11,7 +11,7 @@ from segdistill.datasets.base import IGNORE_INDEX, SegmentationDataset
 from segdistill.datasets.reading.images import SUFFIXES, image_size, is_turned, open_image, resized
 from segdistill.datasets.reading.masks import MaskReader, resized_labels
 from segdistill.datasets.reading.rasters import with_companions
-from segdistill.errors import UserError, reason
+from segdistill.errors import NoSplitError, UserError, reason
 
 Pair = tuple[Path, Path]
 
@@ -93,10 +93,10 @@ def existing_folder(path: Path, holding: str) -> Path:
     return path
 
 
-def missing_split(root: Path, split: str, known: Iterable[str]) -> UserError:
+def missing_split(root: Path, split: str, known: Iterable[str]) -> NoSplitError:
     """The error for a split that a data set does not have."""
     names = sorted(known)
-    return UserError(f"{root} has no split '{split}'; it has {', '.join(names) if names else 'none at all'}")
+    return NoSplitError(f"{root} has no split '{split}'; it has {', '.join(names) if names else 'none at all'}")
 
 
 def files_by_stem(folder: Path) -> dict[str, Path]:

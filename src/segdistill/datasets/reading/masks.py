@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,11 +34,26 @@ class NeitherError(UserError):
     """A mask whose pixels are neither numbers nor colours."""
 
 
+class MaskPixels(NamedTuple):
+    """What a mask file holds in a part of it.
+
+    Attributes:
+        values: numbers (h, w) or colours, uint8 (3, h, w).
+        blank: bool (h, w), pixels without a label, whatever they hold: a colour mask is transparent there, or the mask
+            inside the file or beside it hides them; None: there are none.
+        nodata: bool (h, w), pixels that hold the no-data value of the file, which may also be a class; None: none do.
+    """
+
+    values: np.ndarray
+    blank: np.ndarray | None = None
+    nodata: np.ndarray | None = None
+
+
 class MaskFile:
     """The numbers or colours of a mask file, of which windows are read.
 
     The numbers are those in the file, whatever colour they are shown in: those of a palette, and those of a TIFF that
-    shows 0 as white. Of a colour mask the pixels that are transparent have no label, whatever their colour.
+    shows 0 as white.
 
     Args:
         path: a picture, decoded whole at the first look, or a raster.
@@ -76,25 +92,21 @@ class MaskFile:
         colors, alpha = channels[:3], channels[3:]
         return colors, alpha[0] == 0 if mask.mode == "RGBA" and is_alpha(alpha, colors) else None
 
-    def read(self, window: Window | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """A part of the mask; all of it if ``window`` is None.
-
-        Returns:
-            values: numbers (h, w) or colours, uint8 (3, h, w).
-            transparent: bool (h, w), where a colour mask is transparent; None: nowhere.
-        """
+    def read(self, window: Window | None = None) -> MaskPixels:
+        """A part of the mask; all of it if ``window`` is None."""
         if self._file is None:
             values, transparent = self._whole
             top, left, height, width = window or (0, 0, *values.shape[-2:])
             part = (..., slice(top, top + height), slice(left, left + width))
-            return values[part], None if transparent is None else transparent[part]
+            return MaskPixels(values[part], None if transparent is None else transparent[part])
         header = self._file.header
+        bands = (1,) if header.bands == 1 else RGB
+        values, valid = self._file.read_with_valid(bands, window or Window(0, 0, *header.size))
         if header.bands == 1:
-            return self._file.read((1,), window)[0], None
-        if not header.has_mask and header.alpha is None:
-            return self._file.read(RGB, window), None
-        colors, valid = self._file.read_with_valid(RGB, window or Window(0, 0, *header.size))
-        return colors, None if valid is None else ~valid
+            values = values[0]
+        missing = None if valid is None else ~valid
+        says_so = header.has_mask or (header.alpha is not None and header.alpha not in bands)
+        return MaskPixels(values, missing) if says_so else MaskPixels(values, nodata=missing)
 
 
 class MaskReader:
@@ -157,6 +169,10 @@ class MaskReader:
         """The numbers that an index mask may hold."""
         return frozenset(np.flatnonzero(self._table != _UNKNOWN).tolist()) | frozenset(self._beyond)
 
+    def is_class(self, number: float) -> bool:
+        """Whether a number in an index mask stands for a class."""
+        return number in self.known and number != self.ignore and self.values.get(int(number)) != IGNORE_INDEX
+
     def size(self, path: Path) -> tuple[int, int]:
         """(height, width) of a mask file, from its header where that says it."""
         return image_size(path)
@@ -168,32 +184,33 @@ class MaskReader:
             UserError: missing or broken file, a value or colour that is no class, a colour mask without
                 palette.
         """
-        return resized_labels(self.decode(*MaskFile(path).read(), path), size)
+        return resized_labels(self.decode(MaskFile(path).read(), path), size)
 
-    def decode(self, values: np.ndarray, transparent: np.ndarray | None, path: Path) -> Tensor:
-        """The label map, int64 (H, W), of pixels from ``path``.
+    def decode(self, pixels: MaskPixels, path: Path) -> Tensor:
+        """The label map, int64 (H, W), of pixels from ``path``; no-data values that are no class are ignored.
 
         Args:
-            values: numbers (H, W) or colours, uint8 (3, H, W).
-            transparent: bool (H, W), pixels without a label; None: there are none.
+            pixels: numbers or colours.
             path: where they come from, for messages.
 
         Raises:
             UserError: a value or colour that is no class, or colours without a palette.
         """
+        values, blank, nodata = pixels
         if values.ndim == 2:
-            return torch.from_numpy(self._from_indices(values, path).astype(np.int64))
-        if self.palette is None:
+            found, labels = values, self._from_indices(values)
+        elif self.palette is None:
             raise UserError(f"{path} is an RGB mask, and no palette says which colour is which class")
-        packed = values[0].astype(np.int32)
-        for channel in values[1:]:
-            packed <<= 8
-            packed |= channel
-        labels = self._label_of_color.take(packed)
-        if transparent is not None:
-            labels[transparent] = IGNORE_INDEX
+        else:
+            found = packed(values)
+            labels = self._label_of_color.take(found)
+        if blank is not None:
+            labels[blank] = IGNORE_INDEX
+        if nodata is not None:
+            labels[nodata & (labels == _UNKNOWN)] = IGNORE_INDEX
         if labels.min() == _UNKNOWN:
-            self._refuse_colors(np.unique(packed[labels == _UNKNOWN]), path)
+            unknown = np.unique(found[labels == _UNKNOWN])
+            (self._refuse_numbers if values.ndim == 2 else self._refuse_colors)(unknown, path)
         return torch.from_numpy(labels.astype(np.int64))
 
     @cached_property
@@ -203,24 +220,24 @@ class MaskReader:
         table[self._colors] = self._color_labels
         return table
 
-    def _from_indices(self, values: np.ndarray, path: Path) -> np.ndarray:
+    def _from_indices(self, values: np.ndarray) -> np.ndarray:
         if values.dtype in (np.uint8, np.uint16, np.bool_):
-            labels = self._table[values.astype(np.uint16, copy=False)]
-        else:
-            inside = (values >= 0) & (values < len(self._table))
-            labels = np.where(inside, self._table[np.where(inside, values, 0)], np.int16(_UNKNOWN))
-            for value, label in self._beyond.items():
-                labels[values == value] = label
-        if labels.min() == _UNKNOWN:
-            found = np.unique(values[labels == _UNKNOWN]).tolist()
-            shown = ", ".join(str(value) for value in found[:8]) + (", ..." if len(found) > 8 else "")
-            raise UserError(
-                f"{path} holds the label value{'s' * (len(found) > 1)} {shown}, outside the classes 0 to "
-                f"{self.classes - 1} and the ignore label {self.ignore} (masks written as 0/255, or from "
-                "an RGB palette, are the usual cause; numbers that stand for classes are named in mask_values, such as "
-                f"{{{found[0]}: {min(1, self.classes - 1)}}})"
-            )
+            return self._table[values.astype(np.uint16, copy=False)]
+        inside = (values >= 0) & (values < len(self._table))
+        labels = np.where(inside, self._table[np.where(inside, values, 0)], np.int16(_UNKNOWN))
+        for value, label in self._beyond.items():
+            labels[values == value] = label
         return labels
+
+    def _refuse_numbers(self, unknown: np.ndarray, path: Path) -> None:
+        found = unknown.tolist()
+        shown = ", ".join(str(value) for value in found[:8]) + (", ..." if len(found) > 8 else "")
+        raise UserError(
+            f"{path} holds the label value{'s' * (len(found) > 1)} {shown}, outside the classes 0 to "
+            f"{self.classes - 1} and the ignore label {self.ignore} (masks written as 0/255, or from "
+            "an RGB palette, are the usual cause; numbers that stand for classes are named in mask_values, such as "
+            f"{{{found[0]}: {min(1, self.classes - 1)}}})"
+        )
 
     def _refuse_colors(self, found: np.ndarray, path: Path) -> None:
         names = [hex_color((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255)) for c in found[:4]]
@@ -238,6 +255,15 @@ def resized_labels(labels: Tensor, size: tuple[int, int] | None) -> Tensor:
     # NEAREST_EXACT, since NEAREST would shift labels by up to half a pixel against the bilinear image.
     nearest: Tensor = F.resize(Mask(labels), list(size), InterpolationMode.NEAREST_EXACT).as_subclass(Tensor)
     return nearest
+
+
+def packed(colors: np.ndarray) -> np.ndarray:
+    """Colours uint8 (3, ...) as numbers 0xrrggbb, int32 (...)."""
+    numbers: np.ndarray = colors[0].astype(np.int32)
+    for channel in colors[1:]:
+        numbers <<= 8
+        numbers |= channel
+    return numbers
 
 
 def _packed(color: Color) -> int:

@@ -21,7 +21,7 @@ from segdistill.datasets.reading.rasters import TiledWriter, read_header, requir
 from segdistill.errors import UserError
 from segdistill.progress import counted, tracked
 
-READING = "3"
+READING = "4"
 """Changes with the rules by which files are read, so that what was converted by others is not used."""
 
 _ROWS = 512
