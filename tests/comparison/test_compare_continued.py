@@ -125,3 +125,23 @@ def test_a_failed_cell_is_listed(
     found = compare_tiny(tmp_path / "out", teacher, methods="none,kd,cwd", seeds=2)
     assert found.finished
     assert not any("failed" in text for text in (*found.warnings, found.verdict))
+
+
+def test_a_finished_comparison_that_cannot_be_written_to_is_shown(
+    copy: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a read-only disk not even a lock can be made; with more seeds there is something to write."""
+    monkeypatch.setattr("segdistill.comparison.compare.os.access", lambda path, mode: path != copy)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    found = compare_tiny(copy, teacher, seeds=2, resume=True, quiet=False)
+    told = " ".join(capsys.readouterr().out.split())  # it wraps lines
+    assert f"{copy} cannot be written to, and all of its runs are finished" in told
+    assert found.verdict in told
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+    def refuse(*given: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("segdistill.comparison.compare.alone_in", refuse)
+    with pytest.raises(PermissionError, match="read-only"):
+        compare_tiny(copy, teacher, seeds=3, resume=True)

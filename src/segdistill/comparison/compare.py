@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +28,7 @@ from segdistill.comparison.options import (
     in_commands,
 )
 from segdistill.comparison.plan import checked_plan, choose_seeds, forget_other_teacher
-from segdistill.comparison.reading import load_comparison, read_cell
+from segdistill.comparison.reading import load_comparison, read_cell, read_plan
 from segdistill.comparison.results import Comparison
 from segdistill.comparison.table import comparison_table
 from segdistill.device import choose_device
@@ -74,6 +75,11 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
         wide.print(_cost_table(folder, recipe, plan, options.device), markup=False)
         return None
 
+    if not os.access(folder, os.W_OK) and _is_finished(folder, plan):
+        comparison = load_comparison(folder)
+        _show(comparison, wide)
+        wide.print(f"{folder} cannot be written to, and all of its runs are finished", highlight=False, markup=False)
+        return comparison
     with alone_in(folder):
         forget_other_teacher(folder, plan)
         write_json(folder / "plan.json", plan)
@@ -81,15 +87,30 @@ def compare(recipe: DistillRecipe, options: CompareOptions) -> Comparison | None
         _run_all(recipe, folder, plan, options, console)
         comparison = load_comparison(folder)
         write_json(folder / "comparison.json", comparison.as_dict())
-        if not wide.is_jupyter:  # a notebook shows what is returned
-            wide.print(comparison_table(comparison, wide.width), markup=False)
-            for text in (comparison.verdict, *(f"note: {warning}" for warning in comparison.warnings)):
-                wide.print(text, highlight=False, markup=False)
+        _show(comparison, wide)
         from segdistill.comparison.report import write_report
 
         write_report(comparison, folder / "report.html", device=options.device, quiet=options.quiet, recipe=recipe)
     wide.print(f"report: {folder / 'report.html'}", highlight=False, markup=False)
     return comparison
+
+
+def _is_finished(folder: Path, plan: dict[str, Any]) -> bool:
+    """Whether a folder holds all runs of a comparison, and no others."""
+    old = read_plan(folder)
+    if old is None or any(old[key] != plan[key] for key in ("methods", "seeds")):
+        return False
+    cells = [(name, seed) for name in plan["methods"] for seed in plan["seeds"]]
+    cells += [("teacher", -1)] * plan["teacher_scored"]
+    return all(read_cell(folder, name, seed, plan).finished for name, seed in cells)
+
+
+def _show(comparison: Comparison, wide: Console) -> None:
+    if wide.is_jupyter:  # a notebook shows what is returned
+        return
+    wide.print(comparison_table(comparison, wide.width), markup=False)
+    for text in (comparison.verdict, *(f"note: {warning}" for warning in comparison.warnings)):
+        wide.print(text, highlight=False, markup=False)
 
 
 def check_executor(recipe: DistillRecipe, options: CellOptions) -> None:

@@ -32,7 +32,7 @@ def check_leaks(data: Data, console: Console, progress: bool) -> None:
 
     Args:
         data: the splits of the run, with unlabelled images.
-        console: where a test split that cannot be read is told of.
+        console: gets a warning where the test split cannot be read.
         progress: show a progress bar on the standard error stream.
 
     Raises:
@@ -51,7 +51,7 @@ def refuse_leaks(data: Data, unlabelled: Names, scored: Mapping[str, Names], con
         data: the splits of the run; its test split is read where it has one.
         unlabelled: the unlabelled images.
         scored: the images of the validation split, by its name.
-        console: where a test split that cannot be read is told of.
+        console: gets a warning where the test split cannot be read.
         progress: show a progress bar on the standard error stream.
 
     Raises:
