@@ -180,6 +180,12 @@ def test_what_is_advised(tmp_path: Path) -> None:
     assert found("b", {"none": better, "kd": better})[0] == "none"
     assert found("c", {"none": better, "kd": alone})[0] == "none"
     assert found("d", {"none": alone, "kd": better, "none@time": better})[0] == "none@time"
+    method, text = found("g", {"none": alone, "kd": alone, "none@time": better})
+    assert method == "none@time"
+    assert "the student alone, trained for as many seconds as the slowest method, was" in text
+    assert "trained for as many seconds as the slowest method is better: +" in load_comparison(tmp_path / "g").verdict
+    assert found("h", {"none": better, "kd": better, "none@time": alone})[0] == "none"
+    assert "as many seconds" not in load_comparison(tmp_path / "h").verdict
     assert found("e", {"none": alone, "kd": better, "none@time": alone})[0] == "kd"
     assert found("f", {"none": alone}) == (
         None,

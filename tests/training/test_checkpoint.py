@@ -73,7 +73,7 @@ def test_the_one_before_is_gone_on_from(tmp_path: Path, kind: str) -> None:
     save_checkpoint(state_of(1), path)
     save_checkpoint(state_of(2), path)
     spoil(path)
-    assert load(path) == (1, f"checkpoint {path} {told}; going on from the one before")
+    assert load(path) == (1, f"checkpoint {path} {told}; continuing from the one before")
 
 
 @pytest.mark.parametrize("kind", SPOILT)

@@ -6,6 +6,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 import segdistill
 from tests.reporting.test_report import Page
 from tests.training.runs import FAST, SCENES, STUDENT
@@ -15,7 +17,7 @@ def read(run: Path) -> Page:
     return Page((run / "report.html").read_text(encoding="utf-8"))
 
 
-def test_of_a_distilled_run(tmp_path: Path, teacher: Path) -> None:
+def test_of_a_distilled_run(tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Scores beside the teacher's, speed, size, curves, and the weights that were found instead of "auto"."""
     run = segdistill.distill(
         data=SCENES,
@@ -26,7 +28,6 @@ def test_of_a_distilled_run(tmp_path: Path, teacher: Path) -> None:
         loss_weights="auto",
         device="cpu",
         output=tmp_path / "a<b>",
-        quiet=True,
     )
     page = read(run.path)
     metrics = run.read_metrics()
@@ -40,7 +41,9 @@ def test_of_a_distilled_run(tmp_path: Path, teacher: Path) -> None:
     assert re.search(r"time for an image\s*[\d.]+ msteacher [\d.]+ ms; 32 x 32 pixels, on cpu", page.text)
     assert re.search(r"parameters\s*[\d.]+ Mteacher [\d.]+ M", page.text)
     assert {"mIoU by epoch", "loss by epoch", "IoU by class"} <= set(page.labels)
-    assert f"segdistill compare {run.path}/config.yaml --methods none,kd --seeds 3 --output comparison" in page.text
+    compare = f"segdistill compare {run.path}/config.yaml --methods none,none@time,kd --seeds 3 --output comparison"
+    assert compare in page.text
+    assert capsys.readouterr().out.endswith(f"  teacher's mIoU {of_teacher:.2f} %  more in report.html\n")
     assert "loss_weights: auto" not in page.text
     assert re.search(r"loss_weights:\n  [\w.]+: [\d.]+", page.text)
     assert page.row("mean")[1] == f"{miou:.2f}"

@@ -80,7 +80,9 @@ def test_train_distill_evaluate_with_smp(tmp_path: Path, capsys: pytest.CaptureF
     epochs = [line.split()[1] for line in lines if line.startswith("epoch")]
     assert epochs == ["1/3", "2/3", "3/3"] * 2
     warnings = [line for line in lines if line.startswith("warning: ")]
-    assert len(lines) - len(warnings) == 8  # nothing else but a line for each run's end
+    hints = [line for line in lines if line.startswith("hint: ")]
+    assert [hint[:13] for hint in hints] == ["hint: teacher"]  # it began with random weights
+    assert len(lines) - len(warnings) - len(hints) == 8  # nothing else but a line for each run's end
 
     files = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
     events = {name for name in files if name.startswith("tensorboard/events")}

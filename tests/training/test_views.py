@@ -38,13 +38,13 @@ def test_the_warning_says_what_more_views_cost(
     assert told is not None
     size = 2 * 5 * (record + 1)
     assert "each augmented image is shown 3.0 times" in told[1]
-    assert f"take views: 2, {size / 1e3:.2f} kB of teacher cache, and views: auto" in told[1]
+    assert f"set views: 2, {size / 1e3:.2f} kB of teacher cache, and views: auto" in told[1]
 
 
 def test_without_a_cache_there_is_no_size(tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     distil(tmp_path / "run", teacher, method="kd", views=1)
     told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: with 1 view in"))
-    assert told.endswith("take views: 2")
+    assert told.endswith("set views: 2")
 
 
 def test_auto_takes_one_for_each_epoch(tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:

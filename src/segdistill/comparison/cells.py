@@ -25,7 +25,7 @@ from segdistill.networks.size import count_macs, count_parameters
 from segdistill.recipe.data import Data, build_data
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.run_folder import RunFolder, recipe_differences
-from segdistill.training.distill import distill
+from segdistill.training.distill import run_distillation
 from segdistill.training.loading import load_teacher
 from segdistill.training.options import RunOptions
 from segdistill.training.train import train
@@ -50,7 +50,7 @@ def train_cell(recipe: DistillRecipe, folder: Path, method: str, seed: int, *, d
     """
     options = RunOptions(output=cell_folder(folder, method, seed), device=device, resume=True, quiet=quiet)
     own = cell_recipe(recipe, method, seed)
-    return train(own, options) if isinstance(own, TrainRecipe) else distill(own, options)
+    return train(own, options) if isinstance(own, TrainRecipe) else run_distillation(own, options)
 
 
 def measure_cell(recipe: DistillRecipe, folder: Path, method: str, seed: int, *, device: str, quiet: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from segdistill.comparison.methods import is_alone
-from segdistill.comparison.options import BASELINE, PSEUDO
+from segdistill.comparison.options import BASELINE, LONGER, PSEUDO
 from segdistill.comparison.results import Cell, Comparison, Row
 from segdistill.comparison.verdict import HOW_LONG, ON_PSEUDO_LABELS
 
@@ -61,6 +61,14 @@ def advised(comparison: Comparison) -> Advised:
     if not better:
         if not tried:
             return Advised(None, "Nothing can be recommended before a method is trained: run the command again.")
+        longer = _longer_and_better(comparison)
+        if longer is not None:
+            return Advised(
+                longer,
+                "Train the small network (the student) without the large one (the teacher), but for longer: no method "
+                "was seen to be better than the student alone, and the student alone, trained "
+                f"{HOW_LONG[longer.method]}, was. Compare again with as many epochs: a method may need them, too.",
+            )
         return Advised(
             baseline,
             "Train the small network (the student) without the large one (the teacher): no method was seen to be "
@@ -88,6 +96,13 @@ def advised(comparison: Comparison) -> Advised:
         "Train the small network (the student) with the help of the large one (the teacher), by the method "
         f"{best.method}: this makes it better than training without the teacher.",
     )
+
+
+def _longer_and_better(comparison: Comparison) -> Row | None:
+    """The longer training of the student alone that was better by most than the recipe's; None where none was."""
+    found = [(row, row.difference) for row in comparison.rows if row.method in LONGER and row.difference is not None]
+    better = [(row, one.difference) for row, one in found if one.verdict == "better"]
+    return max(better, key=lambda pair: pair[1])[0] if better else None
 
 
 def lead(row: Row, teacher: Row, milliseconds: Mapping[str, float]) -> str:

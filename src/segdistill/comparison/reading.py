@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segdistill.comparison import verdict
 from segdistill.comparison.methods import is_alone
-from segdistill.comparison.options import BASELINE, EQUAL_TIME, REFERENCES, called
+from segdistill.comparison.options import BASELINE, EQUAL_TIME, LONGER, REFERENCES, called
 from segdistill.comparison.results import Cell, Comparison, Row, summary_of
 from segdistill.comparison.statistics import Difference, Overlaps, compare_miou, gap_closure
 from segdistill.errors import UserError
@@ -76,6 +76,7 @@ def load_comparison(folder: str | Path) -> Comparison:
             differences={row.method: row.difference for row in distilled if row.difference is not None},
             against={row.method: row.against for row in distilled},
             gaps={row.method: row.gap for row in distilled if row.gap is not None},
+            longer={row.method: row.difference for row in rows if row.method in LONGER and row.difference is not None},
         ),
         warnings=_warnings(rows, len(plan["ids"]), plan),
         versions=plan["versions"],

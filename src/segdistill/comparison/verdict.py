@@ -15,7 +15,7 @@ _WORDS = {
 }
 
 #: How long each longer training of the student alone is, in words.
-HOW_LONG = {EQUAL_TIME: "for as many seconds", PLATEAU: "until more epochs no longer helped"}
+HOW_LONG = {EQUAL_TIME: "for as many seconds as the slowest method", PLATEAU: "until more epochs no longer helped"}
 
 #: What a student is trained on with `PSEUDO`, in words.
 ON_PSEUDO_LABELS = "on labels and on its teacher's pseudo-labels of the unlabelled images"
@@ -92,6 +92,7 @@ def headline(
     differences: Mapping[str, Difference],
     against: Mapping[str, Mapping[str, Difference]],
     gaps: Mapping[str, GapClosure],
+    longer: Mapping[str, Difference],
 ) -> str:
     """The few sentences at the top of a comparison; what speaks against all of it comes first.
 
@@ -102,6 +103,7 @@ def headline(
         differences: mIoU of each distillation method minus the baseline's.
         against: of each method, the same against each other training without a method, by its name in `ALONE`.
         gaps: how much of the gap to the teacher each closed.
+        longer: mIoU of each longer training of the student alone minus the baseline's.
     """
     sentences = _against_the_teacher(teacher)
     if missing or failed:
@@ -129,6 +131,11 @@ def headline(
             f"No method is seen to be better than the same student trained alone; the largest difference is {best}'s: "
             f"{told}."
         )
+        sentences += [
+            f"The student alone trained {HOW_LONG[name]} is better: {points(one)}."
+            for name, one in longer.items()
+            if one.verdict == "better"
+        ]
     if worse:
         sentences.append(f"Worse than the student alone: {', '.join(worse)}.")
     if better:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,9 +50,9 @@ class Evaluation(Scores):
             predicted class.
     """
 
-    boundary: BoundaryScores
-    connectivity: ConnectivityScores
-    confusion: Tensor
+    boundary: BoundaryScores = field(repr=False)
+    connectivity: ConnectivityScores = field(repr=False)
+    confusion: Tensor = field(repr=False)  # thousands of numbers, which nobody wants to see in an interpreter
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, ready for JSON; without the counts of each image."""
@@ -88,7 +88,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         tiled = replace(tiled, resize=size)
     elif tiled.resize != dataset.resize:
         at = "are not resized" if tiled.resize is None else f"are resized to {tiled.resize[0]} x {tiled.resize[1]}"
-        told = "as the run was validated, whatever data.resize says; --resize asks for another size"
+        told = "as in the run's validation; --resize asks for another size"
         console.out(f"note: images {at}, {told}", highlight=False)
     check_dataset(dataset, progress=not options.quiet, is_train=options.split == "train")
     found = measure(tiled, dataset, batch_size=options.batch_size, quiet=options.quiet, lines=options.lines or ())
@@ -119,7 +119,7 @@ def _data_of(
         own = run.read_config().get("data")
         data = {**own, **(data or {})} if isinstance(own, Mapping) else data
     if data is None:
-        raise UserError(f"'{model}' is no run folder whose config.yaml names the data; give data")
+        raise UserError(f"'{model}' is no run folder whose config.yaml names the data; give it as --data")
     return build_split(data, split), data
 
 

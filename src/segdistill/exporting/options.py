@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -134,6 +135,10 @@ class BenchmarkOptions:
                 raise unknown_name("runtime", runtime, get_args(Runtime))
         for run in self.folders:
             check_there(run, "run")
+            if os.path.isfile(run):
+                raise UserError(
+                    f"run {run} is a file; expected the folder of a run, whose exported files are made and measured"
+                )
 
     @property
     def folders(self) -> tuple[str, ...]:

@@ -56,7 +56,7 @@ def play(options: PlayOptions) -> None:
         host = options.host
         is_local = play_server.is_loopback(host)
         if not is_local:
-            note = f"warning: whoever can reach {host} can use this page; it asks nobody who they are"
+            note = f"warning: everybody who can reach {host} can use this page; it has no password"
             print(f"segdistill: {note}", file=sys.stderr)
         shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{listening.getsockname()[1]}  (Ctrl-C ends it)", flush=True)

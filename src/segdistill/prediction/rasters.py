@@ -68,7 +68,7 @@ def _predict(job: Job, bar: Progress, item: Item, raster: Raster) -> None:
     )
     rows = unfinished.finished_rows()
     if rows:
-        job.note(f"going on with {item.target}: {rows} of {len(grid.rows)} rows of windows are done")
+        job.note(f"continuing {item.target}: {rows} of {len(grid.rows)} rows of windows are done")
 
     def made() -> Iterator[tuple[Window, np.ndarray, np.ndarray | None, np.ndarray | None]]:
         for piece in job.pieces(bar, raster, rows):

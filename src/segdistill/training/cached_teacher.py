@@ -131,7 +131,7 @@ def warn_of_repeats(views: int, epochs: int, console: Console, bytes_per_view: i
     best = "" if bytes_per_view is None else f", and views: auto for as many as the disk holds (at most {epochs})"
     console.out(
         f"warning: with {counted(views, 'view')} in {epochs} epochs each augmented image is shown {epochs / views:.1f} "
-        f"times, which trades accuracy for speed; take views: {more}{cost}{best}",
+        f"times, which is faster and less accurate; set views: {more}{cost}{best}",
         highlight=False,
     )
 

@@ -73,7 +73,7 @@ def load_checkpoint(path: Path, console: Console) -> dict[str, Any] | None:
                 "resume with the version that wrote it, or start over with --overwrite"
             )
         if faults:
-            console.out(f"checkpoint {faults[0]}; going on from the one before", highlight=False)
+            console.out(f"checkpoint {faults[0]}; continuing from the one before", highlight=False)
         return state
     if faults:
         raise UserError(

@@ -12,7 +12,7 @@ from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.recipes import DistillRecipe
 from segdistill.run_folder import RunFolder
 from segdistill.training.job import Job
-from segdistill.training.loading import load_student, load_teacher
+from segdistill.training.loading import hint_of_random_start, load_student, load_teacher
 from segdistill.training.options import RunOptions
 from segdistill.training.run import run
 from segdistill.training.teacher_labels import check_without_labels, with_classes
@@ -29,6 +29,11 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
     Raises:
         UserError: a recipe or data that cannot work, before anything is written.
     """
+    return run_distillation(recipe, options, hint=hint_of_random_start(recipe.teachers()))
+
+
+def run_distillation(recipe: DistillRecipe, options: RunOptions, *, hint: str = "") -> RunFolder:
+    """`distill`, for one run of many: a comparison's cells do not repeat the ``hint``."""
     methods = build_methods(recipe.method)
     data = with_classes(build_data(recipe.data, recipe.overfit, converting=not options.dry_run), recipe)
     if data.train.unlabelled_index is not None:
@@ -54,4 +59,4 @@ def distill(recipe: DistillRecipe, options: RunOptions) -> RunFolder:
         return learner
 
     complete = replace(recipe, data=data.values, method=methods)
-    return run(Job(complete, data, make, load_teacher=lambda: load_teacher(recipe, data)), options)
+    return run(Job(complete, data, make, load_teacher=lambda: load_teacher(recipe, data), hint=hint), options)

@@ -22,12 +22,14 @@ class Job:
         data: splits and augmentation.
         make_learner: builds the learner, given the teacher where there is one; its task loss is set later.
         load_teacher: loads the teacher; None where there is none.
+        hint: a line to print once the networks are made, or nothing.
     """
 
     recipe: TrainRecipe | DistillRecipe
     data: Data
     make_learner: Callable[[TeacherSource | None], Distiller | Supervised]
     load_teacher: Callable[[], Network] | None = None
+    hint: str = ""
 
     def inputs(self) -> dict[str, str | None]:
         """Hashes of what a run reads besides its recipe: its images and masks, and its teacher's weights."""

@@ -175,6 +175,22 @@ def load_given(given: GivenTeacher, images: Images, *, features: bool = False) -
     return network
 
 
+def hint_of_random_start(given: Sequence[GivenTeacher]) -> str:
+    """A line where a teacher's run says that it began with random weights; else nothing."""
+    for one in given:
+        run = RunFolder(one.source) if isinstance(one.source, str | Path) else None
+        config = run.read_config() if run is not None and run.config_file.exists() else {}
+        network = str(config.get("network"))
+        # Of a network from elsewhere nobody knows what weights its code loads.
+        known = network.partition(":")[0] in ("smp", "torchvision", "transformers")
+        if known and config.get("init_weights") is None and not has_own_weights(network):
+            return (
+                f"hint: {label(one)} began with random weights; on real images such a teacher gave no better student "
+                "where we measured it: begin it with pre-trained weights (segdistill train --init_weights)"
+            )
+    return ""
+
+
 def _other_bands(network: Network, chosen: Sequence[int], images: Images) -> list[str]:
     """A line where a teacher sees other bands of the files than it was trained on."""
     trained = network.description.bands

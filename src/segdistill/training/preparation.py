@@ -251,8 +251,8 @@ def check_checkpoint(
     for key, what in (("content", "images or masks of the data"), ("teacher", "weights of the teacher")):
         if state is not None and state.get(key) not in (None, inputs[key]):
             console.out(
-                f"warning: {what} have changed since {folder.path} was begun, and its result will be of both; start "
-                "over with --overwrite for one that can be repeated",
+                f"warning: {what} have changed since {folder.path} was begun, so its result depends on the old and "
+                "the new ones; --overwrite starts again with the new ones alone",
                 highlight=False,
             )
 

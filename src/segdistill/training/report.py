@@ -101,13 +101,14 @@ def image_counts(data: Data, *, agreement: bool) -> dict[str, int | str]:
     }
 
 
-def last_line(folder: RunFolder, scores: Scores, *, agreement: bool) -> str:
-    """What a run says at its end."""
+def last_line(folder: RunFolder, scores: Scores, teacher_miou: float | None, *, agreement: bool) -> str:
+    """What a run says at its end: its scores, its teacher's where it is known, and where more is."""
     if agreement:
         told = f"val agreement with the teacher (not accuracy): mIoU {scores.miou:.2f} %  equal pixels"
     else:
         told = f"val mIoU {scores.miou:.2f} %  pixel accuracy"
-    return f"{folder.path}  {told} {scores.pixel_accuracy:.2f} %"
+    teacher = "" if teacher_miou is None else f"  teacher's mIoU {teacher_miou:.2f} %"
+    return f"{folder.path}  {told} {scores.pixel_accuracy:.2f} %{teacher}  more in {folder.report_file.name}"
 
 
 def _training_images(data: Data) -> str:
@@ -166,8 +167,11 @@ def _next_steps(folder: RunFolder, config: Mapping[str, Any]) -> list[Block]:
     if next(objects_in(config), None) is not None:  # no command line can name them
         return blocks
     if "teacher" in config:
-        told = "See how much the teacher helped: train the same network with it and without it, with three seeds each:"
-        methods = ",".join(["none", *(name for one in config["method"] for name in one)])
+        told = (
+            "See how much the teacher helped: train the same network with it, without it, and without it for as long, "
+            "with three seeds each:"
+        )
+        methods = ",".join(["none", "none@time", *(name for one in config["method"] for name in one)])
         command = f"segdistill compare {folder.path}/config.yaml --methods {methods} --seeds 3 --output comparison"
     else:
         told = "Or make it the teacher of a smaller network, on the same images:"

@@ -188,6 +188,8 @@ class Run:
         for role, network in networks.items():
             for note in network.notes:
                 self.console.out(f"{role}: {note}", highlight=False)
+        if job.hint:
+            self.console.out(job.hint, highlight=False)
 
     def prepare(self) -> None:
         """Checks the data, fills the teacher cache, makes the loaders, begins the run folder, runs the pre-stage."""
@@ -286,7 +288,8 @@ class Run:
                 }
             )
         self.fabric.barrier()
-        self.console.out(last_line(self.folder, scores, agreement=self.against_teacher), highlight=False)
+        told = last_line(self.folder, scores, teacher_miou, agreement=self.against_teacher)
+        self.console.out(told, highlight=False)
 
     @property
     def teacher_has_our_classes(self) -> bool:
