@@ -89,6 +89,6 @@ def test_a_run_that_failed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def failing(*_: object) -> None:
         raise UserError("it broke")
 
-    monkeypatch.setattr("segdistill.comparison.cells.distill", failing)
+    monkeypatch.setattr("segdistill.comparison.cells.run_distillation", failing)
     with pytest.raises(UserError, match="the student with kd failed: it broke"):
         demo(output=tmp_path, method="kd", teacher_epochs=1, epochs=1, device="cpu", quiet=True)

@@ -99,12 +99,12 @@ def test_dry_run_writes_nothing(tmp_path: Path, teacher: Path, capsys: pytest.Ca
 
 def killed_advice(output: Path, teacher: Path) -> None:
     """What a process does until it is killed: it gets no further than the second rung's second run."""
-    real = cells.distill
+    real = cells.run_distillation
 
     def waiting(recipe: Any, options: Any) -> Any:
         return time.sleep(600) if "rung-2" in str(options.output) else real(recipe, options)
 
-    cells.__dict__["distill"] = waiting
+    cells.__dict__["run_distillation"] = waiting
     module.__dict__["_check_folder"] = lambda folder: None
     advise_tiny(output, teacher, eta=2)
 
@@ -139,20 +139,22 @@ def test_goes_on_after_a_kill(tmp_path: Path, teacher: Path, advised: Path) -> N
 
 @pytest.mark.slow
 def test_a_method_that_fails_is_left_out(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = cells.distill
+    real = cells.run_distillation
 
     def failing(recipe: Any, options: Any) -> Any:
         if "cwd" in recipe.method[0]:
             raise UserError("it broke")
         return real(recipe, options)
 
-    monkeypatch.setattr(cells, "distill", failing)
+    monkeypatch.setattr(cells, "run_distillation", failing)
     found = advise_tiny(tmp_path / "out", teacher, methods="kd,cwd", train=replace(FAST, epochs=3))
     assert [rung.length for rung in found.rungs] == [1, 3]
     assert found.rungs[0].standings[1].said == "failed: it broke"
     assert "cwd failed in the runs of 1 epoch and was left out: it broke" in found.notes
 
-    monkeypatch.setattr(cells, "distill", lambda recipe, options: failing(replace(recipe, method=["cwd"]), options))
+    monkeypatch.setattr(
+        cells, "run_distillation", lambda recipe, options: failing(replace(recipe, method=["cwd"]), options)
+    )
     with pytest.raises(UserError, match=r"every method failed in .*rung-1, .*\(kd, seed 0: it broke\)"):
         advise_tiny(tmp_path / "other", teacher, methods="kd,cwd", train=replace(FAST, epochs=3))
 

@@ -84,7 +84,7 @@ def test_a_stopped_cell_stops_the_comparison(tmp_path: Path, teacher: Path, monk
     def stopped(*_: Any, **__: Any) -> None:
         raise Stopped(signal.SIGINT, "epoch 1")
 
-    monkeypatch.setattr(cells, "distill", stopped)
+    monkeypatch.setattr(cells, "run_distillation", stopped)
     with pytest.raises(KeyboardInterrupt):
         compare_tiny(tmp_path / "out", teacher)
     assert load_comparison(tmp_path / "out").finished is False
@@ -106,14 +106,14 @@ def test_a_failed_cell_is_listed(
     error: Exception,
     told: str,
 ) -> None:
-    real = cells.distill
+    real = cells.run_distillation
 
     def failing(recipe: Any, options: Any) -> RunFolder:
         if recipe.seed == 0 and "kd" in recipe.method[0]:
             raise error
         return real(recipe, options)
 
-    monkeypatch.setattr(cells, "distill", failing)
+    monkeypatch.setattr(cells, "run_distillation", failing)
     found = compare_tiny(tmp_path / "out", teacher, methods="none,kd,cwd", seeds=2, quiet=False)
     assert f"kd, seed 0 failed: {told}" in capsys.readouterr().out
     assert [one.status for one in row(found, "kd").cells] == ["failed", "finished"]
@@ -121,7 +121,7 @@ def test_a_failed_cell_is_listed(
     assert len(row(found, "cwd").finished) == 2
     assert "1 run failed; what follows is about the others." in found.verdict
     assert f"kd failed with seed 0: {told}" in found.warnings
-    monkeypatch.setattr(cells, "distill", real)
+    monkeypatch.setattr(cells, "run_distillation", real)
     found = compare_tiny(tmp_path / "out", teacher, methods="none,kd,cwd", seeds=2)
     assert found.finished
     assert not any("failed" in text for text in (*found.warnings, found.verdict))

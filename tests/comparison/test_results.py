@@ -110,10 +110,8 @@ def test_equal_time(tmp_path: Path) -> None:
     assert kd.verdict == "better than the student alone"
     assert set(kd.against) == {"none@time"}
     assert kd.against["none@time"].verdict == "no difference seen"
-    longer = (
-        "Against the student alone trained for as many seconds as the slowest method, kd is not seen to be better: "
-    )
-    assert longer in found.verdict
+    told = "Against the student alone trained for as many seconds as the slowest method, kd is not seen to be better: "
+    assert told in found.verdict
     assert longer.verdict == "better than the student alone"
     assert longer.against == {}
     assert found.verdict.startswith("kd is better")  # none@time is no method to be praised
