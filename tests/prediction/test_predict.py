@@ -203,7 +203,7 @@ def test_what_a_user_should_know_of_the_labels(
     (run / "network.json").write_text(json.dumps(card | {"resize": [96, 128]}))
     photo(tmp_path / "a.png")
     predict(model=run, input=tmp_path / "a.png", output=tmp_path / "a-labels.png", device="cpu", resize="none")
-    assert "note: the model was validated on images resized to 96 x 128; these go through it at the size that they" in (
+    assert "note: the model was validated on images resized to 96 x 128; these go through it at their own size" in (
         capsys.readouterr().err
     )
     file = export(run=run, size="64x80", images=tmp_path / "a.png", quiet=True).path

@@ -217,7 +217,7 @@ def test_other_bands_than_it_was_trained_on_are_told(tmp_path: Path, rasters: di
     data = rasters | {"bands": [1, 2, 3, 4, 5]}
     given: dict[str, Any] = {"data": data, "student": STUDENT, "teacher": str(taught.path), "teacher_bands": [1, 2, 3]}
     network = load_teacher(DistillRecipe.from_dict(given), build_data(data))
-    assert network.notes == ["trained on bands 3, 2, 1 of its files, and sees bands 1, 2, 3 of these"]
+    assert network.notes == ["trained on bands 3, 2, 1 of its own files, but here it sees bands 1, 2, 3"]
     given["teacher_bands"] = [3, 2, 1]
     assert load_teacher(DistillRecipe.from_dict(given), build_data(data)).notes == []
 
@@ -230,7 +230,7 @@ def test_a_teacher_of_8_bits_beside_other_pixels(tmp_path: Path, teacher: Path, 
 
 
 @pytest.mark.parametrize(
-    ("resize", "seen"), [([32, 32], None), ([16, 16], "resized to 16 x 16"), (None, "at the size")]
+    ("resize", "seen"), [([32, 32], None), ([16, 16], "resized to 16 x 16"), (None, "at their own size")]
 )
 def test_a_teacher_of_images_of_another_size_is_noted(tmp_path: Path, resize: Any, seen: str | None) -> None:
     root = folder_tree(tmp_path / "data", {"train": 2, "val": 1})
@@ -238,6 +238,6 @@ def test_a_teacher_of_images_of_another_size_is_noted(tmp_path: Path, resize: An
     teacher = train_tiny(tmp_path / "teacher", TEACHER, epochs=1, data=data | {"resize": [32, 32]}).path
     images = Images.of(build_data(data | {"resize": resize}).train)
     network = teacher_for([GivenTeacher(teacher)], images)
-    told = [note for note in network.notes if "resized to 32 x 32, and sees these" in note]
+    told = [note for note in network.notes if "resized to 32 x 32, but here it sees them" in note]
     assert len(told) == (seen is not None)
     assert seen is None or seen in told[0]

@@ -175,7 +175,7 @@ def _notes_of(own: tuple[int, int] | None, asked: tuple[int, int] | None) -> tup
     if asked == own:
         return ()
     validated, here = (
-        "at the size that they have" if size is None else f"resized to {size[0]} x {size[1]}" for size in (own, asked)
+        "at their own size" if size is None else f"resized to {size[0]} x {size[1]}" for size in (own, asked)
     )
     return (f"the model was validated on images {validated}; these go through it {here}, and scores may be lower",)
 

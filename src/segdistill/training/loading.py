@@ -86,7 +86,7 @@ class Images:
     def of(cls, dataset: SegmentationDataset) -> Images:
         """Those of a data set."""
         size = dataset.resize
-        seen = "at the size that they have" if size is None else f"resized to {size[0]} x {size[1]}"
+        seen = "at their own size" if size is None else f"resized to {size[0]} x {size[1]}"
         return cls(tuple(dataset.classes), dataset.in_channels, dataset.pixel_type(), dataset.bands, seen)
 
 
@@ -132,7 +132,7 @@ def seeing(network: Network, given: GivenTeacher, images: Images) -> Network:
         network.description.check_pixels(images.pixels, "the data", name)
     size = network.description.resize
     if size is not None and images.seen not in (None, told := f"resized to {size[0]} x {size[1]}"):
-        network.notes.append(f"it was validated on images {told}, and sees these {images.seen}")
+        network.notes.append(f"it was validated on images {told}, but here it sees them {images.seen}")
     if given.bands is not None:
         network = SelectedBands(network, given.bands, images.in_channels, name)
         network.notes += _other_bands(network.networks[0], given.bands, images)
@@ -199,7 +199,7 @@ def _other_bands(network: Network, chosen: Sequence[int], images: Images) -> lis
     shown = tuple(images.bands[channel - 1] for channel in chosen)
     if shown == tuple(trained):
         return []
-    told = "trained on bands {} of its files, and sees bands {} of these"
+    told = "trained on bands {} of its own files, but here it sees bands {}"
     return [told.format(*(", ".join(map(str, bands)) for bands in (trained, shown)))]
 
 
