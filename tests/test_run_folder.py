@@ -44,6 +44,10 @@ def test_history_keeps_all_columns(tmp_path: Path) -> None:
     assert len(run.read_history()) == 4
 
 
+def test_an_interpreter_shows_where_a_run_is() -> None:
+    assert repr(RunFolder("runs/a")) == "RunFolder('runs/a')"
+
+
 def test_differences_name_every_key(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.start(CONFIG, resume=False)

@@ -43,6 +43,9 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
     @classmethod
     def of(cls, path: str | Path) -> RunFolder:
         """The run that ``path`` is, or whose ``best/`` it is.

@@ -273,6 +273,11 @@ def test_classes_are_those_of_the_plan(tmp_path: Path) -> None:
     assert len(found.ids) == IMAGES
 
 
+def test_an_interpreter_shows_folder_and_verdict(tmp_path: Path) -> None:
+    found = load_comparison(plant(tmp_path, {"none": ALONE, "kd": GAIN}))
+    assert repr(found) == f"Comparison(folder={str(tmp_path)!r}, verdict={found.verdict!r})"
+
+
 def test_a_notebook_shows_a_comparison(tmp_path: Path) -> None:
     found = load_comparison(plant(tmp_path, {"none": ALONE, "kd": GAIN}))
     kd = row(found, "kd")

@@ -64,6 +64,8 @@ def test_a_run_is_scored_on_its_own_data(run: Path, capsys: pytest.CaptureFixtur
     assert saved["data"]["dataset"] == "synthetic-aerial"
     printed = capsys.readouterr()
     assert "pixel accuracy" in printed.out
+    assert repr(scores).startswith("Evaluation(miou=")
+    assert "tensor" not in repr(scores)
     assert "impervious surfaces" in printed.out
     assert printed.err == ""
     test = segdistill.evaluate(model=run, split="test", device="cpu", quiet=True)

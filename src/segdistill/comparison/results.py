@@ -212,6 +212,10 @@ class Comparison:
     machine: dict[str, str]
     teacher_scored: bool = True
 
+    def __repr__(self) -> str:
+        # All fields would fill screens of an interpreter.
+        return f"Comparison(folder={str(self.folder)!r}, verdict={self.verdict!r})"
+
     @property
     def baseline(self) -> Row:
         """The row of the student alone."""
