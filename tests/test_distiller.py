@@ -156,5 +156,7 @@ def test_a_supervised_students_own_loss() -> None:
     def constant(*, logits: torch.Tensor, labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
         return logits.sum() * 0 + ignore_index
 
-    out = Supervised(student, task_loss=constant, ignore_index=9)(torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32))
+    out = Supervised(student, task_loss=constant, ignore_index=9)(
+        torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32).long()
+    )
     assert out.loss == 9

@@ -173,6 +173,23 @@ def test_a_mask_is_shrunk_once_for_each_size(monkeypatch: pytest.MonkeyPatch) ->
     assert losses[0] == losses[2] != losses[1]
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda images, labels: (images.numpy(), labels), "images are a ndarray, expected a torch tensor"),
+        (lambda images, labels: (images, labels.numpy()), "labels are a ndarray, expected a torch tensor"),
+        (lambda images, labels: (images, labels / 2), r"labels are torch\.float32, expected integers"),
+    ],
+)
+def test_what_is_no_tensor_of_the_right_kind_is_refused(change: Any, told: str) -> None:
+    """Labels that are fractions were rounded down without a word."""
+    teacher, student = pair()
+    images, labels = change(torch.rand(1, 3, 64, 64), torch.randint(0, 5, (1, 64, 64)))
+    for learner in (Distiller(teacher, student, [KD()]), Supervised(student)):
+        with pytest.raises(UserError, match=told):
+            learner(images, labels)
+
+
 def test_labels_of_one_byte() -> None:
     """As they come from data-loading processes; the values are those of int64 labels."""
     teacher, student = pair()

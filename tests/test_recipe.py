@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -9,6 +11,7 @@ from segdistill import UserError
 from segdistill.methods import BRD, CWD, KA, KD
 from segdistill.methods.building import build_methods
 from segdistill.recipe.data import LARGEST_DEFAULT_CROP, build_data, build_split
+from segdistill.recipe.keywords import from_values
 from segdistill.recipe.values import plain
 from tests.datasets.trees import folder_tree, index_mask, write_image, write_mask
 
@@ -148,3 +151,37 @@ def test_plain_values() -> None:
     }
     with pytest.raises(UserError, match=r"^data.root holds a object, expected what a recipe can write down"):
         plain({"data": {"root": object()}}, "")
+
+
+@dataclass
+class Fields:
+    """Of every kind that a recipe has."""
+
+    number: int = 0
+    maybe: int | None = None
+    choice: Literal["a", "b"] = "a"
+    place: str | Path = "here"
+    anything: Any = None
+    several: list[int] | int = 1
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"number": None}, "number: expected int, found null"),
+        ({"choice": None}, "choice: expected text, found null"),
+        ({"place": None}, "place: expected text or a path, found null"),
+        ({"several": None}, "several: expected list[int] or int, found null"),
+        ({"number": KD}, "number: expected int, found <class 'segdistill.methods.kd.KD'>"),
+        ({"maybe": KD}, "maybe: expected int or null, found <class 'segdistill.methods.kd.KD'>"),
+    ],
+)
+def test_null_and_objects_are_refused_where_the_field_does_not_take_them(values: dict[str, Any], told: str) -> None:
+    """The parser passes both on; a recipe with ``seed: null`` ended in a traceback."""
+    with pytest.raises(UserError, match=re.escape(told)):
+        from_values(Fields, values)
+
+
+def test_null_and_objects_are_taken_where_the_field_takes_them() -> None:
+    made = from_values(Fields, {"maybe": None, "anything": KD, "place": Path("there"), "several": [1, 2]})
+    assert made == Fields(maybe=None, anything=KD, place=Path("there"), several=[1, 2])

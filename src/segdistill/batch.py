@@ -27,10 +27,15 @@ def checked_labels(
         ignore, unlabelled: the other labels that may occur; ``unlabelled`` may be None.
 
     Raises:
-        UserError: for labels of another size, or, on a CPU, of another value.
+        UserError: for labels of another size or kind, or, on a CPU, of another value.
     """
+    for what, given in (("images", images), ("labels", labels)):
+        if given is not None and not isinstance(given, Tensor):
+            raise UserError(f"{what} are a {type(given).__name__}, expected a torch tensor")
     if labels is None:
         return None
+    if labels.is_floating_point():
+        raise UserError(f"labels are {labels.dtype}, expected integers")
     _check_labels(images, labels, classes, [label for label in (ignore, unlabelled) if label is not None])
     return labels.long()
 

@@ -9,8 +9,8 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
@@ -18,6 +18,9 @@ from segdistill.arguments import PARSER_MODE, explain
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import as_typed, read_yaml, recipe_file
 from segdistill.naming import is_plain
+
+_NUMBERS = {bool: "true or false", int: "int", float: "float", NoneType: "null"}
+_NAMES = {**_NUMBERS, str: "text", Path: "a path"}
 
 K = TypeVar("K")
 T = TypeVar("T", covariant=True)
@@ -82,6 +85,7 @@ def from_values(kind: type[K], values: Mapping[str, Any], *, where: str = "") ->
                 raise UserError(f"{prefix}{key} is {value!r}, expected a mapping of keys to values")
             made[key] = from_values(hints[key], value, where=f"{prefix}{key}")
         else:
+            _check_kind(value, hints[key], f"{prefix}{key}")
             made[key] = checked(value, hints[key], f"{prefix}{key}") if is_plain(value) else value
     return kind(**made)
 
@@ -95,6 +99,19 @@ def check_required(known: Iterable[Field[Any]], values: Mapping[str, Any], prefi
     ]
     if missing:
         raise UserError(f"{', '.join(missing)} missing; expected a value for {'each' if missing[1:] else 'it'}")
+
+
+def _check_kind(value: Any, expected: Any, key: str) -> None:
+    """Refuse what the parser takes without a look: null, and objects where a number is expected, not a name."""
+    if value is not None and is_plain(value):
+        return
+    union = get_args(expected) if get_origin(expected) in (Union, UnionType) else (expected,)
+    kinds = [str if get_origin(one) is Literal else one for one in union]
+    if NoneType in kinds if value is None else not all(kind in _NUMBERS for kind in kinds):
+        return
+    if Any not in kinds:
+        told = " or ".join(_NAMES.get(kind, str(kind)) for kind in kinds)
+        raise UserError(f"{key}: expected {told}, found {'null' if value is None else repr(value)}")
 
 
 def checked(value: Any, expected: Any, key: str) -> Any:
