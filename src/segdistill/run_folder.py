@@ -241,6 +241,18 @@ class RunFolder:
         return fragment(_unfinished(self.path, history) if metrics is None else _finished(self.path, history, metrics))
 
 
+def unfinished_note(model: str | Path) -> list[str]:
+    """Return a line where a model is a run whose training has not ended, so that its network may still change; or none.
+
+    Args:
+        model: the folder of a run or another model.
+    """
+    run = RunFolder.of(model)
+    if not run.config_file.exists() or run.metrics_file.exists():
+        return []
+    return [f"the training of {run.path} has not ended: this is its network so far"]
+
+
 def _unfinished(path: Path, history: Sequence[Mapping[str, float]]) -> list[Block]:
     text = f"{path}: not finished, {counted(len(history), 'epoch')} so far"
     scored = [row for row in history if "val/miou" in row]

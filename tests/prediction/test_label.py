@@ -353,6 +353,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     describe_network(network, build_split(SCENES, "val"))
     network.save(folder)
     write_yaml(folder / "config.yaml", {"data": SCENES, "network": STUDENT})
+    (folder / "metrics.json").write_text("{}")
     return folder
 
 

@@ -36,7 +36,7 @@ from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.sizes import parse_resize
 from segdistill.recipe.values import plain
 from segdistill.reporting import page
-from segdistill.run_folder import RunFolder
+from segdistill.run_folder import RunFolder, unfinished_note
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ def _opened(
         described, tiled = predictor.description, predictor.model
     else:
         network = load_trained(model, len(dataset.classes), dataset.in_channels, weights)
-        for note in network.notes:
+        for note in [*unfinished_note(model), *network.notes]:
             console.out(f"{model}: {note}", highlight=False)
         described, network = network.description, network.to(choose_device(device))
         as_saved = weights is None and network_folder(model) is not None

@@ -99,7 +99,7 @@ def export(options: ExportOptions) -> Exported:
         check_installed(package, f"export to {format}", kind.extra)
     if int8:
         check_installed("nncf", "int8", "deploy")
-    predictor, network = _opened(run)
+    predictor, network = _opened(run, console)
     only = network.info.size
     if only is not None and form.size != only:
         raise UserError(f"the network of {run} takes images of one size alone; give --size {only[0]}x{only[1]}")
@@ -142,8 +142,10 @@ def export(options: ExportOptions) -> Exported:
     return _quantised(exported, kind, model, tuned, sets, options.calibration, report, console)
 
 
-def _opened(run: str | Path) -> tuple[Predictor, Network]:
+def _opened(run: str | Path, console: Console) -> tuple[Predictor, Network]:
     predictor = open_predictor(run, "cpu")
+    for line in predictor.notes:
+        console.print(f"note: {line}", highlight=False, markup=False, soft_wrap=True)
     network = predictor.model.scorer
     assert isinstance(network, Network)
     return predictor, network
@@ -151,7 +153,7 @@ def _opened(run: str | Path) -> tuple[Predictor, Network]:
 
 def _to_hub(run: str | Path, output: str | Path | None, images: str | Path | None, console: Console) -> Exported:
     """The folder for a hub, compared like any other export."""
-    predictor, network = _opened(run)
+    predictor, network = _opened(run, console)
     path, form = Path(run) / FOLDER / HUB if output is None else Path(output), Form("nchw", "labels", None, None)
     sets, trouble = splits_of(Path(run), ("val",), len(predictor.classes))
     samples, compared_on = comparison_images(network, sets.get("val"), trouble, images, form)

@@ -17,6 +17,7 @@ from segdistill.formats.exported import ExportedModel
 from segdistill.networks.description import Description
 from segdistill.networks.identity import network_digest
 from segdistill.networks.loading import files_of, load_run
+from segdistill.run_folder import unfinished_note
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def open_predictor(model: str | Path, device: str = "auto") -> Predictor:
         TiledModel.of(network.to(choose_device(device)), window=described.window, resize=described.resize),
         described,
         identity=digest(*files) if files else network_digest(network),
+        notes=tuple(unfinished_note(model)),
     )
 
 

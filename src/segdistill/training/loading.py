@@ -23,7 +23,7 @@ from segdistill.networks.wrapping import as_network, as_student
 from segdistill.recipe.data import Data
 from segdistill.recipe.recipes import DistillRecipe, TrainRecipe
 from segdistill.recipe.teachers import GivenTeacher
-from segdistill.run_folder import RunFolder
+from segdistill.run_folder import RunFolder, unfinished_note
 
 
 def load_student(recipe: TrainRecipe | DistillRecipe, data: Data) -> Network:
@@ -166,12 +166,10 @@ def load_given(given: GivenTeacher, images: Images, *, features: bool = False) -
     network = load_trained(
         given.source, classes, channels, given.weights, role="teacher", key="teacher_weights", features=features
     )
-    run = RunFolder(given.source)
-    if run.config_file.exists() and run.read_metrics() is None:
-        network.notes.append(
-            f"the training of {given.source} has not ended: this is its network so far, and a teacher cache made of it "
-            "cannot be used once it changes"
-        )
+    network.notes += [
+        f"{line}, and a teacher cache made of it cannot be used once it changes"
+        for line in unfinished_note(given.source)
+    ]
     return network
 
 
