@@ -85,3 +85,9 @@ def test_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "zeros", missing)
     with pytest.raises(UserError, match=r"^device 'cuda' is not available here"):
         choose_device("cuda")
+
+
+def test_a_device_of_torch_is_taken_too() -> None:
+    assert choose_device(CPU) == choose_device("cpu") == CPU
+    with pytest.raises(UserError, match="device 'xpu' is not available here"):
+        choose_device(torch.device("xpu"))

@@ -8,6 +8,7 @@ import pytest
 
 from segdistill import DistillRecipe, UserError
 from segdistill.recipe.teachers import GivenTeacher, given_teachers
+from segdistill.training.loading import Images, seeing
 from tests.tiny import tiny_network
 
 BOTH = ["runs/a", "smp:FPN:resnet18"]
@@ -83,3 +84,10 @@ def test_a_recipe_is_written_and_read_again() -> None:
 def test_a_mistake_is_found_when_the_recipe_is_made() -> None:
     with pytest.raises(UserError, match="the weight 0"):
         DistillRecipe.from_dict({"data": {}, "student": "a", "teacher": {"runs/a": 0}})
+
+
+@pytest.mark.parametrize(("channels", "advice"), [(1, r"\[1, 1, 1\]"), (5, r"\[1, 2, 3\]")])
+def test_advice_on_bands_names_bands_that_are_there(channels: int, advice: str) -> None:
+    images = Images(("road", "roof", "tree"), channels)
+    with pytest.raises(UserError, match=f"takes 3 channels, .* have {channels}; .* teacher_bands, such as {advice}"):
+        seeing(tiny_network(classes=3), GivenTeacher("runs/a"), images)

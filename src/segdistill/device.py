@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     import torch
 
 
-def check_device(device: str) -> None:
+def check_device(device: str | torch.device) -> None:
     """Check how a device is written, without torch; `choose_device` also checks that it is there.
 
     Raises:
         UserError: it is none of auto, cpu, cuda, cuda:N and mps.
     """
-    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device) is None:
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(device)) is None:
         raise _no_such(device)
 
 
-def choose_device(device: str) -> torch.device:
+def choose_device(device: str | torch.device) -> torch.device:
     """The device that ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"`` means on this machine.
 
     Raises:
@@ -76,7 +76,7 @@ def peak_memory_mb() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes
 
 
-def _no_such(device: str) -> UserError:
+def _no_such(device: str | torch.device) -> UserError:
     return UserError(f"device '{device}' is not available here; expected auto, cpu, cuda, cuda:N or mps")
 
 

@@ -20,8 +20,8 @@ def test_the_default_palette_has_a_colour_of_its_own_for_each_of_255_classes() -
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"classes": ["road"]}, r"classes has 1 names \(road\); expected 2 to 254"),
-        ({"classes": [str(n) for n in range(256)]}, "classes has 256 names"),
+        ({"classes": ["road"]}, r"classes names 1 \(road\); expected 2 to 254"),
+        ({"classes": [str(n) for n in range(256)]}, "classes names 256"),
         ({"classes": ["road", " "]}, "classes has no name for the class 1"),
         ({"classes": ["road", "sky", "road"]}, "names 'road' more than once"),
         ({"classes": "road"}, "classes must be a list of names, found 'road'"),

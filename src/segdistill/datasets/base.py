@@ -253,7 +253,7 @@ def _checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     names = tuple(classes)
     if not 2 <= len(names) <= UNLABELLED:
         raise UserError(
-            f"classes has {len(names)} names ({', '.join(names[:3])}); expected 2 to {UNLABELLED}, "
+            f"classes names {len(names)} ({', '.join(names[:3])}); expected 2 to {UNLABELLED}, "
             "the background being a class too"
         )
     blank = next((label for label, name in enumerate(names) if not name.strip()), None)

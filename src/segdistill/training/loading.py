@@ -139,7 +139,8 @@ def seeing(network: Network, given: GivenTeacher, images: Images) -> Network:
     elif network.info.in_channels != images.in_channels:
         raise UserError(
             f"{name} takes {network.info.in_channels} channels, but the images of the data have {images.in_channels}; "
-            f"say which of them it sees as teacher_bands, such as {list(range(1, network.info.in_channels + 1))}"
+            "say which of them it sees as teacher_bands, such as "
+            f"{[min(band, images.in_channels) for band in range(1, network.info.in_channels + 1)]}"
         )
     return network
 
