@@ -10,6 +10,7 @@ import yaml
 
 from segdistill.cli.main import main
 from segdistill.comparison.reading import load_comparison
+from segdistill.methods import KD
 from tests.cli.failing import fails
 from tests.training.runs import SCENES, STUDENT
 
@@ -38,7 +39,7 @@ def test_from_a_recipe(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "out" / "report.html").stat().st_size > 0
     found = load_comparison(tmp_path / "out")
     assert [cell.seed for cell in found.baseline.cells] == [3, 4]
-    assert found.recipe["method"] == [{"kd": {"weight": 1.0, "temperature": 2.0, "balance": None}}]
+    assert found.recipe["method"] == [{"kd": KD(temperature=2.0).hyper_parameters()}]
     assert main([*arguments, "--resume"]) == 0
     assert "seed 3" not in capsys.readouterr().out
 

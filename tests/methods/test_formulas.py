@@ -72,6 +72,37 @@ def test_kd_balanced_by_labels(case: dict[str, object]) -> None:
     assert term.item() == pytest.approx((total / scale).item(), rel=1e-6)
 
 
+@pytest.mark.parametrize(("adjust", "teacher_adjust"), [(0.5, None), (0.0, 1.0), (1.0, 0.25)])
+def test_kd_adjusted_is_the_balanced_loss_of_soft_labels(
+    case: dict[str, object], adjust: float, teacher_adjust: float | None
+) -> None:
+    """Each class in turn as the label, as probable as the teacher has it; less what the teacher itself would pay."""
+    method = KD(balance="teacher", adjust=adjust, teacher_adjust=teacher_adjust)
+    term = built(method)(**case)["logits"]
+    z, t = (torch.cat([positions(case[role].logits, i) for i in range(2)]) for role in ("student", "teacher"))
+    weights = balanced_weights(torch.bincount(t.argmax(1), minlength=5)).double()
+    log = weights.log()
+    assert weights.min() > 0
+    of_teacher = adjust if teacher_adjust is None else teacher_adjust
+    total = scale = torch.zeros((), dtype=torch.float64)
+    for pixel in range(len(z)):
+        true = (t[pixel] - (1 - of_teacher) * log).softmax(0)
+        for label in range(5):
+            paid = -(z[pixel] + adjust * log).log_softmax(0)[label]
+            least = -(t[pixel] + of_teacher * log).log_softmax(0)[label]
+            total = total + true[label] * weights[label] * (paid - least)
+            scale = scale + true[label] * weights[label]
+    assert term.item() == pytest.approx((total / scale).item(), rel=1e-6)
+
+
+def test_kd_adjusted_weighs_nothing_by_a_class_that_was_never_seen(case: dict[str, object]) -> None:
+    never = torch.tensor([0.0, 0.0, 0.0, 0.0, -50.0], dtype=torch.float64)[:, None, None]
+    teacher = dataclasses.replace(case["teacher"], logits=case["teacher"].logits + never)
+    term = built(KD(balance="teacher", adjust=0.5))(**(case | {"teacher": teacher}))["logits"]
+    assert torch.isfinite(term)
+    assert term > 0
+
+
 def standardised(vectors: Tensor, dim: int) -> Tensor:
     """Mean 0, variance 1 along ``dim``."""
     return (vectors - vectors.mean(dim, keepdim=True)) / vectors.std(dim, unbiased=False, keepdim=True)
@@ -110,8 +141,19 @@ def test_feature_at_every_stage_is_a_mean_over_places(case: dict[str, object]) -
     assert method(**case)["features"].item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-6)
 
 
-def test_auto_is_kd_and_feature_at_every_stage(case: dict[str, object]) -> None:
-    method, kd = built(Auto(logits=2.0, features=3.0)), built(KD(balance="teacher"))
+@pytest.mark.parametrize(
+    ("options", "of_kd"),
+    [
+        ({}, {"balance": "teacher", "adjust": 0.5}),
+        ({"adjust": 0.25, "teacher_adjust": 1.0}, {"balance": "teacher", "adjust": 0.25, "teacher_adjust": 1.0}),
+        ({"adjust": None}, {"balance": "teacher"}),
+        ({"balance": None}, {}),
+    ],
+)
+def test_auto_is_kd_and_feature_at_every_stage(
+    case: dict[str, object], options: dict[str, float], of_kd: dict[str, float]
+) -> None:
+    method, kd = built(Auto(logits=2.0, features=3.0, **options)), built(KD(**of_kd))
     terms = method(**case)
     assert set(terms) == {"logits", "features"}
     assert terms["logits"].item() == pytest.approx(2 * kd(**case)["logits"].item(), rel=1e-6)

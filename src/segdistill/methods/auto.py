@@ -7,6 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from segdistill.errors import UserError
+from segdistill.methods.balance import check_adjust
 from segdistill.methods.feature import Feature
 from segdistill.methods.kd import KD
 from segdistill.methods.method import Method, TeacherOutputs, check_choice, check_not_negative, check_ratio
@@ -30,6 +31,10 @@ class Auto(Method):
         features: weight of `Feature`; 0 leaves it out.
         balance: of `KD`: ``"teacher"``: rare classes count more, as with the class-balanced task loss, also on images
             without labels; mIoU counts them alike. ``None``: all pixels count alike. See `PixelWeights`.
+        adjust: of `KD`, which has it only with ``balance="teacher"``: 0 to 1, as in the balanced task loss; ``None``:
+            class scores are compared as they are.
+        teacher_adjust: of `KD`: 0 to 1, that of the loss that the teacher was trained with, 1 for plain cross-entropy;
+            ``None``: as ``adjust``.
         features_first: the first part's share of a run's epochs; 0 for one part. The first part of a run has at least
             500 steps, or 1000 where there are pixels without labels to learn from, or there is none.
     """
@@ -45,6 +50,8 @@ class Auto(Method):
         logits: float = 10.0,
         features: float = 5.0,
         balance: Literal["teacher"] | None = "teacher",
+        adjust: float | None = 0.5,
+        teacher_adjust: float | None = None,
         features_first: float = 0.5,
     ) -> None:
         super().__init__()
@@ -52,10 +59,13 @@ class Auto(Method):
         if not logits and not features:
             raise UserError("auto: logits and features are both 0, expected a weight above 0 for one of them")
         check_choice("auto", "balance", balance, ("teacher", None))
+        check_adjust("auto", "teacher", adjust, teacher_adjust)
         check_ratio("auto", features_first=features_first)
         self.logits = logits
         self.features = features
         self.balance: Literal["teacher"] | None = balance
+        self.adjust = adjust
+        self.teacher_adjust = teacher_adjust
         self.features_first = features_first
         self.needs_embedding = not logits  # of a teacher that shows none, class scores alone are taken
 
@@ -65,7 +75,7 @@ class Auto(Method):
         self.needs_logits = bool(self.logits) and student.num_classes == teacher.num_classes
         self.needs_embedding = bool(self.features and teacher.embedding.channels)
         self.needs_stages = bool(self.needs_embedding and student.stages and teacher.stages)
-        parts: list[Method] = [KD(weight=self.logits, balance=self.balance)] if self.needs_logits else []
+        parts: list[Method] = [self._kd()] if self.needs_logits else []
         if self.needs_embedding:
             parts.append(Feature(weight=self.features, stages=self.needs_stages))
         if not parts:
@@ -76,6 +86,11 @@ class Auto(Method):
         for part in parts:
             part.build(student, teacher)
         self.parts = nn.ModuleList(parts)
+
+    def _kd(self) -> KD:
+        if self.balance is None:
+            return KD(weight=self.logits)
+        return KD(weight=self.logits, balance=self.balance, adjust=self.adjust, teacher_adjust=self.teacher_adjust)
 
     @property
     def only_without_labels(self) -> bool:

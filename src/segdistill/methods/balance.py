@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, distributed, nn
 
+from segdistill.errors import UserError
 from segdistill.losses import shrink_valid, shrink_weights
 from segdistill.losses._class_weights import enet_weights
 from segdistill.methods.alignment import size_of
@@ -20,6 +21,17 @@ Balance = Literal["labels", "teacher"] | None
 def check_balance(method: str, balance: Balance) -> None:
     """Raises a `UserError` unless ``balance`` is one of the three."""
     check_choice(method, "balance", balance, ("labels", "teacher", None))
+
+
+def check_adjust(method: str, balance: Balance, adjust: float | None, teacher_adjust: float | None) -> None:
+    """Raises a `UserError` unless ``adjust`` and ``teacher_adjust`` are 0 to 1 or None, and fit ``balance``."""
+    for name, value in (("adjust", adjust), ("teacher_adjust", teacher_adjust)):
+        if value is not None and not 0 <= value <= 1:
+            raise UserError(f"{method}: {name} is {value}, expected 0 to 1, or null")
+    if adjust is not None and balance != "teacher":
+        raise UserError(f"{method}: adjust is {adjust}, which needs balance: teacher")
+    if teacher_adjust is not None and adjust is None:
+        raise UserError(f"{method}: teacher_adjust is {teacher_adjust}, which needs adjust")
 
 
 class CountedPixels:
@@ -82,6 +94,18 @@ class PixelWeights(nn.Module):
         """
         if self.balance is None:
             return CountedPixels(valid)
+        weights, classes, counted = self.class_weights(valid=valid, labels=labels, teacher=teacher)
+        return CountedPixels(valid, torch.where(classes < 0, counted.float(), weights[classes.clamp(min=0)]))
+
+    def class_weights(
+        self, *, valid: Tensor, labels: Tensor | None, teacher: TeacherOutputs
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights of the classes once the pixels of this batch are counted too; arguments as for `forward`.
+
+        Returns:
+            The weights, float32 (K,), 0 for a class that no pixel has had so far; the class of each pixel, (B, H, W),
+            -1 where it has none or does not count; and which pixels count, bool (B, H, W).
+        """
         if self.balance == "labels":
             assert labels is not None, "the Distiller refuses images without labels"
             classes, counted = labels.long(), valid
@@ -92,8 +116,7 @@ class PixelWeights(nn.Module):
         counts = self.counts + self._count(classes)
         if self.training:
             self.counts = counts
-        weights = enet_weights(counts.float())[classes.clamp(min=0)]
-        return CountedPixels(valid, torch.where(known, weights, counted.float()))
+        return enet_weights(counts.float()), classes, counted
 
     def _count(self, classes: Tensor) -> Tensor:
         """Pixels of each class, in all processes; those of class -1 are left out."""

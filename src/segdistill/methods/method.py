@@ -125,9 +125,9 @@ class Method(nn.Module, ABC):
         """The values that make this method again: one attribute of the same name for each argument of its class.
 
         Example:
-            >>> from segdistill.methods import KD
-            >>> KD(weight=2.0).hyper_parameters()
-            {'weight': 2.0, 'temperature': 1.0, 'balance': None}
+            >>> from segdistill.methods import DRD
+            >>> DRD(spatial=2.0).hyper_parameters()
+            {'spatial': 2.0, 'channel': 10.0, 'normalize': 'cosine', 'stages': False}
         """
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
