@@ -23,6 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     segdistill.load_network(STUDENT, num_classes=6).save(folder)
     write_yaml(folder / "config.yaml", {"data": SCENES, "network": STUDENT})
+    (folder / "metrics.json").write_text("{}")
     return folder
 
 
