@@ -367,23 +367,3 @@ def test_a_teacher_whose_training_has_not_ended_is_said(tmp_path: Path, capsys: 
     (teacher.path / "metrics.json").unlink()
     segdistill.distill(**values, output=tmp_path / "two")
     assert f"teacher: the training of {teacher.path} has not ended" in capsys.readouterr().out
-
-
-def test_a_network_whose_training_has_not_ended_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = train_tiny(tmp_path / "run", epochs=1).path
-    image = tmp_path / "image.png"
-    Image.new("RGB", (64, 64)).save(image)
-    jobs = {
-        "evaluate": lambda output: segdistill.evaluate(run, output=output / "scores.json", device="cpu"),
-        "predict": lambda output: segdistill.predict(run, image, output=output),
-        "export": lambda output: segdistill.export(run, size="64x64", images=str(image), output=output / "model.onnx"),
-    }
-    for ended in (True, False):
-        if not ended:
-            (run / "metrics.json").unlink()
-        for name, job in jobs.items():
-            (output := tmp_path / f"{name}-{ended}").mkdir()
-            job(output)
-            printed = capsys.readouterr()
-            said = f"the training of {run} has not ended: this is its network so far"
-            assert (said in printed.out + printed.err) is not ended
