@@ -33,6 +33,8 @@ def test_hyper_parameters_make_the_method_again(setting: Setting) -> None:
         ("feature", {"distance": "l1"}, "feature: distance is 'l1', expected 'mse', 'cosine' or 'normalised'"),
         ("feature", {"preset": "fitnets"}, "feature: preset is 'fitnets', expected 'normalised' or 'fitnet'"),
         ("auto", {"logits": 0.0, "features": 0.0}, "auto: logits and features are both 0, expected a weight above 0"),
+        ("auto", {"adjust": -0.5}, "auto: adjust is -0.5, expected 0 to 1, or null"),
+        ("auto", {"balance": None, "teacher_adjust": 1.0}, "auto: teacher_adjust is 1.0, which needs adjust"),
         ("auto", {"features_first": 1.0}, "auto: features_first is 1.0, expected at least 0 and below 1"),
         ("cwd", {"temperature": float("nan")}, "cwd: temperature is nan, expected a number above 0"),
         ("ka", {"latent_channels": -3}, "ka: latent_channels is -3, expected a number above 0"),

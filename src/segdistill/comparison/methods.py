@@ -55,7 +55,7 @@ def parse_methods(methods: str | Sequence[Any], given: Any = None) -> tuple[tupl
     for entry in methods.split(",") if isinstance(methods, str) else methods:
         parts = _parts(entry, specs)
         name = "+".join(parts)
-        if len({own_name(part) for part in parts}) < len(parts):
+        if len({_own_name(part) for part in parts}) < len(parts):
             raise UserError(f"methods holds '{name}', which names a method twice")
         if frozenset(parts) in seen:
             raise UserError(f"methods holds '{seen[frozenset(parts)]}' and '{name}', which are the same")
@@ -99,7 +99,7 @@ def _parts(entry: Any, specs: Specs) -> list[str]:
     return names
 
 
-def own_name(part: str) -> str:
+def _own_name(part: str) -> str:
     """The name of a method without the hyper-parameters that follow it in a comparison."""
     return part.partition("?")[0]
 
@@ -111,7 +111,7 @@ def _spec(part: str, specs: Specs) -> dict[str, dict[str, Any]]:
         >>> _spec("brd?relation=0", {"brd": {"brd": {"boundary": 2.0}}})
         {'brd': {'boundary': 2.0, 'relation': 0}}
     """
-    name = own_name(part)
+    name = _own_name(part)
     given = parse_options(part.partition("?")[2], f"method '{part}'")
     return {called: {**values, **given} for called, values in specs.get(name, {name: {}}).items()}
 

@@ -34,7 +34,7 @@ class Auto(Method):
         adjust: of `KD`, which has it only with ``balance="teacher"``: 0 to 1, as in the balanced task loss; ``None``:
             class scores are compared as they are.
         teacher_adjust: of `KD`: 0 to 1, that of the loss that the teacher was trained with, 1 for plain cross-entropy;
-            ``None``: as ``adjust``.
+            ``None``: as ``adjust``, without which it is refused.
         features_first: the first part's share of a run's epochs; 0 for one part. The first part of a run has at least
             500 steps, or 1000 where there are pixels without labels to learn from, or there is none.
     """
@@ -59,7 +59,7 @@ class Auto(Method):
         if not logits and not features:
             raise UserError("auto: logits and features are both 0, expected a weight above 0 for one of them")
         check_choice("auto", "balance", balance, ("teacher", None))
-        check_adjust("auto", "teacher", adjust, teacher_adjust)
+        check_adjust("auto", "teacher", adjust if balance else None, teacher_adjust)
         check_ratio("auto", features_first=features_first)
         self.logits = logits
         self.features = features
@@ -88,9 +88,8 @@ class Auto(Method):
         self.parts = nn.ModuleList(parts)
 
     def _kd(self) -> KD:
-        if self.balance is None:
-            return KD(weight=self.logits)
-        return KD(weight=self.logits, balance=self.balance, adjust=self.adjust, teacher_adjust=self.teacher_adjust)
+        adjust = self.adjust if self.balance else None
+        return KD(weight=self.logits, balance=self.balance, adjust=adjust, teacher_adjust=self.teacher_adjust)
 
     @property
     def only_without_labels(self) -> bool:
