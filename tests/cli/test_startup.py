@@ -72,7 +72,6 @@ MISTAKES = [
     ["export", ".", "--format", "onx"],
     ["export", ".", "--finetune", "3"],
     ["benchmark", "nowhere"],
-    ["benchmark", __file__],
     ["benchmark", ".", "--runtimes", "tensorrt"],
     ["play", "nowhere"],
     ["demo", "--method", "brb"],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import pytest
 
 from segdistill.cli.main import main
+from segdistill.errors import UserError
 from segdistill.evaluation import timing
 from segdistill.exporting import benchmark as module
+from segdistill.exporting import measurable
 from segdistill.exporting.benchmark import benchmark
+from segdistill.exporting.export import export
 from segdistill.files import write_json
 from segdistill.networks.loading import load_run
 from segdistill.networks.size import count_macs, count_parameters
@@ -40,7 +44,7 @@ def test_table_and_json(
     assert found["input"] == [32, 48]
     assert {"processor", "cores", "torch", "onnxruntime"} <= set(found["machine"])
     fp32 = [row for row in found["rows"] if row["precision"] == "fp32"]
-    assert [(row["run"], row["runtime"]) for row in fp32] == [(str(run), "pytorch"), (str(run), "onnxruntime")]
+    assert [(row["model"], row["runtime"]) for row in fp32] == [(str(run), "pytorch"), (str(run), "onnxruntime")]
     network = load_run(run)
     miou = json.loads((run / "metrics.json").read_text())["miou"]
     for row in fp32:
@@ -76,7 +80,7 @@ def test_what_fails_is_left_out_with_a_line(run: Path, monkeypatch: pytest.Monke
         options["output"].write_bytes(b"no model")
         write_json(options["output"].with_name("model.onnx.json"), REPORT)
 
-    monkeypatch.setattr(module, "export", broken)
+    monkeypatch.setattr(measurable, "export", broken)
     found = benchmark(runs=[str(run)], input=[32, 32], runtimes=["onnxruntime"], threads=[1, 2], quiet=True)
     assert found.rows == ()
     told = [line for line in found.skipped if line.startswith(f"{run}: onnxruntime fp32 fails: ")]
@@ -89,9 +93,9 @@ def test_networks_side_by_side(run: Path, tmp_path: Path, monkeypatch: pytest.Mo
     other = saved(tmp_path / "unscored", "python:tests.tiny:build_tiny")
     times = iter([0.03, 0.01, 0.002, 0.0001])
     monkeypatch.setattr(module, "_timed", lambda job: timing.summarise([next(times, 0.01)], None, None))
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(measurable.importlib.util, "find_spec", lambda name: None)
     found = benchmark(runs=[str(run), str(other)], input="64", quiet=True)
-    fp32 = [(row.run, row.runtime, row.miou is None) for row in found.rows if row.precision == "fp32"]
+    fp32 = [(row.model, row.runtime, row.miou is None) for row in found.rows if row.precision == "fp32"]
     assert fp32 == [
         (str(path), runtime, path == other) for path in (run, other) for runtime in ("pytorch", "torch.compile")
     ]
@@ -125,10 +129,10 @@ def test_int8_where_there_is_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return timing.summarise([0.01], 1.0, 1.0)
 
     def no_export(**options: Any) -> None:
-        raise module.UserError("no export in this test")
+        raise UserError("no export in this test")
 
     monkeypatch.setattr(module, "_timed", timed)
-    monkeypatch.setattr(module, "export", no_export)
+    monkeypatch.setattr(measurable, "export", no_export)
     folder = run / "exports"
     folder.mkdir(exist_ok=True)
     file, report = folder / "model-int8.onnx", folder / "model-int8.onnx.json"
@@ -154,6 +158,94 @@ def test_int8_where_there_is_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert any("is missing or damaged; export model-int8.onnx again" in line for line in found.skipped)
     file.unlink()
     report.unlink()
+
+
+@pytest.fixture(scope="module")
+def files(run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Exported files as users have them: moved away from their run."""
+    folder = tmp_path_factory.mktemp("files")
+    made = {name: folder / f"{name}.onnx" for name in ("plain", "other", "half", "bare", "many")}
+    export(run=run, output=made["plain"], quiet=True)
+    export(run=run, output=made["other"], layout="nhwc", outputs="probabilities", size="32x48", quiet=True)
+    export(run=run, output=made["half"], half=True, quiet=True)
+    export(run=run, output=made["many"], batch=3, quiet=True)
+    shutil.copy(made["plain"], made["bare"])
+    return made
+
+
+def test_an_exported_file_is_measured_as_it_is(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs: list[timing.Job] = []
+
+    def timed(job: timing.Job) -> timing.Timing:
+        jobs.append(job)
+        return timing.summarise([0.01], 1.0, 1.0)
+
+    monkeypatch.setattr(module, "_timed", timed)
+    monkeypatch.setenv("COLUMNS", "300")
+    found = benchmark([files[name] for name in ("plain", "other", "half", "bare")], input="32x48", threads=[2])
+    assert [(row.model, row.runtime, row.precision) for row in found.rows] == [
+        (str(files["plain"]), "onnxruntime", "fp32"),
+        (str(files["other"]), "onnxruntime", "fp32"),
+        (str(files["half"]), "onnxruntime", "fp16"),
+        (str(files["bare"]), "onnxruntime", ""),  # without its report
+    ]
+    assert found.skipped == ()
+    assert all(row.parameters is row.macs is row.miou is None for row in found.rows)
+    assert [row.file_mb for row in found.rows] == [Path(row.model).stat().st_size / 1e6 for row in found.rows]
+    assert [(job.path, job.channels, job.dtype, job.layout, job.size, job.threads) for job in jobs] == [
+        (row.model, 3, "uint8", "nhwc" if row.model == str(files["other"]) else "nchw", (32, 48), 2)
+        for row in found.rows
+    ]
+    printed = capsys.readouterr().out
+    assert f"{found.rows[3].model}, onnxruntime, 2 threads" == found.rows[3].name
+    assert f"speed-up: how many times faster than {files['plain']}, onnxruntime fp32, 2 threads" in printed
+
+
+@pytest.mark.slow
+def test_files_of_either_layout_are_timed(files: dict[str, Path]) -> None:
+    found = benchmark([files["half"], files["other"]], input="32x48", seconds=0.1, quiet=True)
+    assert found.skipped == ()
+    assert [row.timing.passes >= 10 for row in found.rows] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "line"),
+    [
+        ("other", {}, "takes images of one size alone; give --input 32x48"),
+        ("many", {}, "takes 3 images at once, expected a file for one; export it with --batch 1"),
+        ("plain", {"runtimes": ["openvino"]}, "runs in onnxruntime, which is not among the runtimes openvino"),
+    ],
+)
+def test_a_file_that_cannot_be_measured(files: dict[str, Path], name: str, options: dict[str, Any], line: str) -> None:
+    found = benchmark(files[name], input="64", quiet=True, **options)
+    assert found.rows == ()
+    assert len(found.skipped) == 1
+    assert found.skipped[0].startswith(str(files[name]))
+    assert found.skipped[0].endswith(line)
+
+
+def test_a_file_of_a_format_that_no_runtime_here_has(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.pt2"
+    export(run=run, format="torch-export", output=file, quiet=True)
+    found = benchmark(file, input="64", quiet=True)
+    line = f"{file}: files of format torch-export are not measured, those of onnx, openvino, tflite are"
+    assert (found.rows, found.skipped) == ((), (line,))
+
+
+def test_a_file_of_other_origin_is_refused_before_anything_is_measured(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_timed", lambda job: pytest.fail("measured"))
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"model .*model\.onnx cannot be read, it is damaged or no \.onnx model"):
+        benchmark([run, file], quiet=True)
+    weights = tmp_path / "model.pth"
+    weights.touch()
+    with pytest.raises(UserError, match=r"ends in '\.pth'; expected the folder of a run, or an exported file"):
+        benchmark([run, weights], quiet=True)
 
 
 def test_passes_are_timed_one_by_one() -> None:

@@ -9,7 +9,8 @@ from segdistill.exporting.options import BenchmarkOptions
 
 EXAMPLES = """\
   segdistill benchmark runs/teacher runs/alone runs/student --input 512x512 --threads 1,2
-  segdistill benchmark runs/student --runtimes onnxruntime,openvino -o speed.json"""
+  segdistill benchmark runs/student --runtimes onnxruntime,openvino -o speed.json
+  segdistill benchmark runs/student runs/student/exports/model-fp16.onnx --runtimes onnxruntime"""
 
 
 def run(argv: Sequence[str]) -> None:

@@ -34,10 +34,11 @@ class Job:
 
     Attributes:
         runtime: one of `RUNTIMES`.
-        precision: fp32, bf16 or int8.
+        precision: fp32, bf16, fp16 or int8.
         path: a run folder for the runtimes of PyTorch, a file for the others.
         channels: of the image.
         dtype: of the image, uint8 or float32.
+        layout: of the image, nchw or nhwc.
         size: (height, width) of the image.
         threads: of the computation.
         seconds: for which passes are timed.
@@ -48,6 +49,7 @@ class Job:
     path: str
     channels: int
     dtype: str
+    layout: str
     size: tuple[int, int]
     threads: int
     seconds: float
@@ -171,7 +173,8 @@ def main() -> None:
     """Measures the job on stdin and prints the result."""
     values = json.load(sys.stdin)
     job = Job(**(values | {"size": tuple(values["size"])}))
-    noise = np.random.default_rng(0).integers(0, 256, (1, job.channels, *job.size))
+    shape = (1, *job.size, job.channels) if job.layout == "nhwc" else (1, job.channels, *job.size)
+    noise = np.random.default_rng(0).integers(0, 256, shape)
     run, library = _prepare(job, noise.astype(job.dtype))
     times = time_passes(run, job.seconds)
     print(_MARK + json.dumps(asdict(summarise(times, peak_memory_mb(), library))))

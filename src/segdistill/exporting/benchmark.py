@@ -4,41 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
-import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from segdistill.device import choose_precision, processor
-from segdistill.errors import UserError, missing_package
+from segdistill.device import processor
 from segdistill.evaluation.timing import RUNTIMES, Job, Timing, job_line, timing_in
-from segdistill.exporting.export import FOLDER, export
+from segdistill.exporting.measurable import measurables_of_file, measurables_of_run
 from segdistill.exporting.options import BenchmarkOptions
 from segdistill.files import write_json
-from segdistill.formats.choosing import format_named
-from segdistill.networks.loading import files_of, load_run
+from segdistill.formats.choosing import format_of
+from segdistill.formats.exported import ExportedModel
+from segdistill.networks.loading import load_run
+from segdistill.networks.network import Network
 from segdistill.networks.size import count_macs, count_parameters
-from segdistill.networks.weights import SUFFIXES
 from segdistill.progress import counted, during
 from segdistill.recipe.keywords import takes_fields
 from segdistill.recipe.sizes import parse_size
-from segdistill.run_folder import RunFolder
-
-_FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino", "litert": "tflite"}
 
 
 @dataclass(frozen=True)
@@ -46,26 +40,26 @@ class Measurement:
     """One network in one runtime, precision and number of threads.
 
     Attributes:
-        run: the run folder.
+        model: the run folder, or the exported file.
         runtime: pytorch, torch.compile, onnxruntime, openvino or litert.
-        precision: fp32, bf16 or int8.
+        precision: fp32, bf16, fp16 or int8; "" for a file without the report that `segdistill export` wrote beside it.
         threads: of the computation.
         timing: latency, rate and memory.
-        parameters: number of parameters.
-        macs: multiply-accumulates for one image.
+        parameters: number of parameters; None for an exported file.
+        macs: multiply-accumulates for one image; None for an exported file.
         file_mb: size of the file, or pair of files, in 10^6 bytes.
         miou: on the validation split, in percent: of the finished run, for int8 of the int8 file; None if never
-            measured.
+            measured, and for other exported files.
         speedup: how many times faster than `Benchmark.reference`, by median latency.
     """
 
-    run: str
+    model: str
     runtime: str
     precision: str
     threads: int
     timing: Timing
-    parameters: int
-    macs: int
+    parameters: int | None
+    macs: int | None
     file_mb: float
     miou: float | None
     speedup: float
@@ -73,7 +67,8 @@ class Measurement:
     @property
     def name(self) -> str:
         """What was measured, in words."""
-        return f"{self.run}, {self.runtime} {self.precision}, {counted(self.threads, 'thread')}"
+        form = f"{self.runtime} {self.precision}".rstrip()
+        return f"{self.model}, {form}, {counted(self.threads, 'thread')}"
 
 
 @dataclass(frozen=True)
@@ -95,42 +90,32 @@ class Benchmark:
     skipped: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Model:
-    """One network in one form, ready to be timed."""
-
-    runtime: str
-    precision: str
-    path: Path
-    dtype: str
-    file_mb: float
-    miou: float | None
-
-
 @takes_fields
 def benchmark(options: BenchmarkOptions) -> Benchmark:
     """Measure latency, memory, size and mIoU of networks on the CPU, in every runtime and precision.
 
     Each measurement is a process of its own that sees one image at a time, from raw pixels to class ids. Files of
-    fp32 are made for the purpose; those of int8 are the runs' own, made by `segdistill export --int8`.
+    fp32 are made for the purpose; those of int8 are the runs' own, made by `segdistill export --int8`. Exported files
+    are measured as they are.
 
     Returns:
         The rows; `Benchmark` says what else.
 
     Raises:
-        UserError: for a folder that holds no network, an unknown runtime, or a JSON file that cannot be written.
+        UserError: for a folder that holds no network, a file that `segdistill export` did not make, an unknown runtime,
+            or a JSON file that cannot be written.
     """
     size = parse_size(options.input, "input")
     threads, runtimes = options.threads or [1], options.runtimes or list(RUNTIMES)
-    for run in options.folders:
-        load_run(run)  # whatever is wrong with the last one is told before the first one is measured
+    for path in options.models:
+        _opened(path)  # whatever is wrong with the last one is told before the first one is measured
     console = Console(quiet=options.quiet)
     rows: list[Measurement] = []
     skipped: list[str] = []
     with tempfile.TemporaryDirectory(prefix="segdistill-benchmark-") as temporary:
-        for number, run in enumerate(options.folders):
+        for number, path in enumerate(options.models):
             folder = Path(temporary) / str(number)
-            _measure(Path(run), size, runtimes, threads, options.seconds, folder, rows, skipped, console)
+            _measure(Path(path), size, runtimes, threads, options.seconds, folder, rows, skipped, console)
     reference = rows[0].name if rows else None
     found = Benchmark(size, _machine(), reference, tuple(rows), tuple(dict.fromkeys(skipped)))
     console.print(benchmark_tables(found), markup=False)
@@ -141,8 +126,13 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
     return found
 
 
+def _opened(path: str | Path) -> Network | ExportedModel:
+    """A run's network, or an exported file."""
+    return load_run(path) if Path(path).is_dir() and format_of(Path(path)) is None else ExportedModel(Path(path))
+
+
 def _measure(
-    run: Path,
+    path: Path,
     size: tuple[int, int],
     runtimes: Sequence[str],
     threads: Sequence[int],
@@ -152,22 +142,38 @@ def _measure(
     skipped: list[str],
     console: Console,
 ) -> None:
-    """Adds to ``rows`` all that can be measured of a run, and to ``skipped`` what cannot, and why."""
-    network = load_run(run)
-    channels, parameters, macs = network.info.in_channels, count_parameters(network), count_macs(network, size)
-    del network
-    for model in _models(run, size, runtimes, folder, skipped, console):
+    """Adds to ``rows`` all that can be measured of a run or file, and to ``skipped`` what cannot, and why."""
+    opened = _opened(path)
+    parameters, macs = None, None
+    if isinstance(opened, ExportedModel):
+        channels = opened.about.description.in_channels
+        models = measurables_of_file(opened, size, runtimes, skipped)
+    else:
+        channels, parameters, macs = opened.info.in_channels, count_parameters(opened), count_macs(opened, size)
+        models = measurables_of_run(path, size, runtimes, folder, skipped, console)
+    del opened
+    for model in models:
         for count in threads:
-            job = Job(model.runtime, model.precision, str(model.path), channels, model.dtype, size, count, seconds)
-            with during(f"measuring {run}, {model.runtime} {model.precision}, threads: {count}", console):
+            job = Job(
+                runtime=model.runtime,
+                precision=model.precision,
+                path=str(model.path),
+                channels=channels,
+                dtype=model.dtype,
+                layout=model.layout,
+                size=size,
+                threads=count,
+                seconds=seconds,
+            )
+            with during(f"measuring {path}, {model.runtime} {model.precision}, threads: {count}", console):
                 timing = _timed(job)
             if isinstance(timing, str):
-                skipped.append(f"{run}: {model.runtime} {model.precision} fails: {timing}")
+                skipped.append(f"{path}: {model.runtime} {model.precision} fails: {timing}")
                 break
             first = rows[0].timing.median_ms if rows else timing.median_ms
             rows.append(
                 Measurement(
-                    run=str(run),
+                    model=str(path),
                     runtime=model.runtime,
                     precision=model.precision,
                     threads=count,
@@ -185,10 +191,12 @@ def benchmark_tables(found: Benchmark) -> Group:
     """What was measured for the terminal, a table per run, none wider than 80 columns."""
     height, width = found.input
     parts: list[RenderableType] = [f"one image of {height} x {width} on {found.machine['processor']}"]
-    for run, rows in groupby(found.rows, key=lambda row: row.run):
+    for model, rows in groupby(found.rows, key=lambda row: row.model):
         own = list(rows)
-        size = f"{own[0].parameters / 1e6:.2f} million parameters, {own[0].macs / 1e9:.2f} G MACs"
-        table = Table(title=escape(f"{run}: {size}"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        title, (parameters, macs) = model, (own[0].parameters, own[0].macs)
+        if parameters is not None and macs is not None:
+            title += f": {parameters / 1e6:.2f} million parameters, {macs / 1e9:.2f} G MACs"
+        table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("runtime", no_wrap=True, min_width=13)
         table.add_column("", no_wrap=True, min_width=4)
         for heading in ("threads", "median ms", "speed- up", "images /s", "peak MB", "file MB", "mIoU"):
@@ -214,80 +222,6 @@ def benchmark_tables(found: Benchmark) -> Group:
     return Group(*parts)
 
 
-def _models(
-    run: Path,
-    size: tuple[int, int],
-    runtimes: Sequence[str],
-    folder: Path,
-    skipped: list[str],
-    console: Console,
-) -> Iterator[_Model]:
-    """Every form of a run's network that can be measured; what cannot is listed in ``skipped``."""
-    miou = RunFolder(run).read_accuracy().get("miou")
-    has_bf16 = choose_precision("auto", torch.device("cpu")) == "bf16"
-    precisions = ("fp32", "bf16") if has_bf16 else ("fp32",)
-    if not has_bf16:
-        skipped.append("bf16: this CPU has no instructions for it")
-    weights_mb = sum(file.stat().st_size for file in files_of(run) if file.suffix in SUFFIXES) / 1e6
-    for runtime in runtimes:
-        if runtime not in _FORMAT_OF:
-            for precision in precisions if runtime == "pytorch" else ("fp32",):
-                yield _Model(runtime, precision, run, "uint8", weights_mb, miou)
-            continue
-        kind = format_named(_FORMAT_OF[runtime])
-        missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
-        if missing:
-            skipped.append(str(missing_package(runtime, missing[0], kind.extra)))
-            continue
-        path = folder / f"model{kind.suffix}"
-        try:
-            with during(f"converting {run} to {_FORMAT_OF[runtime]}", console):
-                export(run=run, format=_FORMAT_OF[runtime], output=path, size=list(size), batch=1, quiet=True)
-        except UserError as error:
-            skipped.append(f"{run}: {error}")
-        else:
-            for precision in precisions if runtime == "openvino" else ("fp32",):
-                yield _Model(runtime, precision, path, _read_report(path)["dtype"], _megabytes(path), miou)
-        if kind.takes_int8:
-            yield from _quantised(run, runtime, size, skipped)
-
-
-def _quantised(run: Path, runtime: str, size: tuple[int, int], skipped: list[str]) -> Iterator[_Model]:
-    """The run's own int8 file, if it has one that takes the image."""
-    path = run / FOLDER / f"model-int8{format_named(_FORMAT_OF[runtime]).suffix}"
-    if not path.is_file():
-        skipped.append(
-            f"{run}: {runtime} int8 has no file; segdistill export {run} --format {_FORMAT_OF[runtime]} --int8 makes it"
-        )
-        return
-    try:
-        facts = _read_report(path)
-    except UserError as error:
-        skipped.append(str(error))
-        return
-    wanted = {"size": (None, list(size)), "batch": (None, 1), "layout": ("nchw",), "outputs": ("labels",)}
-    unfit = [f"{key} {facts[key]}" for key, values in wanted.items() if facts[key] not in values]
-    if unfit:
-        skipped.append(f"{path} is made for other images or outputs: {', '.join(unfit)}")
-        return
-    yield _Model(runtime, "int8", path, facts["dtype"], _megabytes(path), facts["miou"])
-
-
-def _read_report(path: Path) -> dict[str, Any]:
-    """What `export` wrote beside a file of itself: its form, the dtype of its images, for int8 its mIoU.
-
-    Raises:
-        UserError: missing or damaged.
-    """
-    report = path.with_name(f"{path.name}.json")
-    try:
-        values = json.loads(report.read_text())
-        dtype, miou = values["metadata"]["images"]["dtype"], values.get("cost", {}).get("miou_after")
-        return {**values["form"], "dtype": dtype, "miou": miou}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{report} is missing or damaged; export {path.name} again") from error
-
-
 def _timed(job: Job) -> Timing | str:
     """The measurement, or why there is none."""
     settings = os.environ | {"OMP_NUM_THREADS": str(job.threads), "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -304,12 +238,6 @@ def _timed(job: Job) -> Timing | str:
         lines = [line for line in process.stderr.strip().splitlines() if line.strip()]
         return lines[-1] if lines else f"exit code {process.returncode}"
     return timing
-
-
-def _megabytes(path: Path) -> float:
-    weights = path.with_suffix(".bin")
-    both = path.suffix == ".xml" and weights.exists()
-    return (path.stat().st_size + (weights.stat().st_size if both else 0)) / 1e6
 
 
 def _machine() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -101,10 +100,10 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """Which networks to measure, and how.
+    """Which models to measure, and how.
 
     Args:
-        runs: run folders, such as a teacher's and its students'.
+        runs: run folders, such as a teacher's and its students', or exported files, such as exports/model-fp16.onnx.
         input: height and width of the image, such as 512x512.
         threads: numbers of threads to measure with, such as [1, 2]; by default 1.
         runtimes: some of pytorch, torch.compile, onnxruntime, openvino, litert; by default all.
@@ -126,21 +125,17 @@ class BenchmarkOptions:
         parse_size(self.input, "input")
         if self.output is not None:
             check_json_file(self.output, "output")
-        if not self.folders:
-            raise UserError("runs names no run; expected run folders, such as runs/teacher runs/student")
+        if not self.models:
+            raise UserError("runs is empty, expected run folders or exported files, such as runs/teacher runs/student")
         if self.threads is not None and (not self.threads or min(self.threads) < 1):
             raise UserError(f"threads is {self.threads}, expected numbers of at least 1, such as 1,2")
         for runtime in self.runtimes or ():
             if runtime not in get_args(Runtime):
                 raise unknown_name("runtime", runtime, get_args(Runtime))
-        for run in self.folders:
-            check_there(run, "run")
-            if os.path.isfile(run):
-                raise UserError(
-                    f"run {run} is a file; expected the folder of a run, whose exported files are made and measured"
-                )
+        for path in self.models:
+            check_there(path, "run")
 
     @property
-    def folders(self) -> tuple[str, ...]:
-        """The run folders, also where a single one is given."""
+    def models(self) -> tuple[str, ...]:
+        """The models, also where a single one is given."""
         return tuple(map(str, self.runs)) if isinstance(self.runs, list | tuple) else (str(self.runs),)
