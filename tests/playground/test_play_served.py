@@ -239,6 +239,14 @@ def test_an_example_is_chosen(browser: Browser, page: Served) -> None:
     until(browser, f"{SHOWN}.length === 2 && {SHOWN}.every((image) => image.naturalWidth === 32)")
 
 
+def test_the_last_of_two_choices_is_shown(browser: Browser, page: Served) -> None:
+    """Also where the first one is still being predicted."""
+    browser.run("const all = document.querySelectorAll('#examples button'); all[3].click(); all[4].click()")
+    until(browser, "document.querySelector('#message').innerText === 'validation-5.png, 32 x 32 pixels'")
+    browser.run("const all = document.querySelectorAll('#examples button'); all[3].click(); all[2].click()")
+    until(browser, "document.querySelector('#message').innerText === 'validation-3.png, 32 x 32 pixels'")
+
+
 def test_a_bad_image_is_told_of(browser: Browser, page: Served) -> None:
     file = page.folder / "broken.png"
     file.write_bytes(picture(page.folder, "whole.png").read_bytes()[:400])

@@ -139,8 +139,9 @@ class Page:
                 with gr.Column(scale=1, min_width=280):
                     classes = gr.HTML(self._classes(), elem_id="classes", elem_classes="figures")
             outputs = [views, message, slider, networks, classes]
-            # One image at a time: two at once would measure each other.
-            one = {"concurrency_limit": 1, "concurrency_id": "predict", "api_visibility": "private"}
+            # One image at a time: two at once would measure each other. What is chosen meanwhile comes next; by default
+            # Gradio ignores it.
+            one = {"concurrency_limit": 1, "concurrency_id": "predict", "api_visibility": "private", "trigger_mode": "multiple"}
             dropped.upload(self._show_dropped, [dropped, left, right], outputs, **one)
             offered.select(self._show_example, [left, right], outputs, **one)
             for side in (left, right):
