@@ -65,7 +65,7 @@ def test_wrong_arguments_are_told_apart() -> None:
     with pytest.raises(UserError, match="unknown method 'kb': did you mean 'kd'"):
         Distiller(teacher, student, "kb")
     twice = KD()
-    with pytest.raises(UserError, match="the same kd stands twice"):
+    with pytest.raises(UserError, match="method holds the same kd object twice"):
         Distiller(teacher, student, [twice, twice])
     with pytest.raises(UserError, match="the teacher is a str, expected a segdistill Network"):
         Distiller("vit", student, KD())  # type: ignore[arg-type]

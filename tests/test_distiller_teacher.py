@@ -64,13 +64,13 @@ def test_a_teacher_of_one_size_gets_no_other() -> None:
     teacher.info = dataclasses.replace(teacher.info, size=(64, 96))
     distiller = Distiller(teacher, student, KD())
     assert distiller.teacher_outputs(torch.rand(1, 3, 64, 96))
-    with pytest.raises(UserError, match="64 x 96 pixels alone, but these are 96 x 64"):
+    with pytest.raises(UserError, match="64 x 96 pixels, but these are 96 x 64"):
         distiller.teacher_outputs(torch.rand(1, 3, 96, 64))
-    with pytest.raises(UserError, match="64 x 96 pixels alone, but these are 96 x 64"):
+    with pytest.raises(UserError, match="64 x 96 pixels, but these are 96 x 64"):
         distiller(torch.rand(1, 3, 96, 64))
     closer = Distiller(teacher, student, KD(), teacher_scale=2)
     assert closer.teacher_outputs(torch.rand(1, 3, 64, 96))
-    with pytest.raises(UserError, match="32 x 48 pixels alone, but these are 48 x 32;"):
+    with pytest.raises(UserError, match="32 x 48 pixels, but these are 48 x 32;"):
         closer.teacher_outputs(torch.rand(1, 3, 96, 64))
 
 

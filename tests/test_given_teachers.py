@@ -50,7 +50,10 @@ def test_forms(given: tuple[Any, ...], expected: list[GivenTeacher]) -> None:
         ),
         ((BOTH, ["a.pth"]), r"teacher_weights is \['a.pth'\], expected a list of 2 files"),
         ((BOTH, {"runs/a": "a.pth", "runs/c": "c.pth"}), "unknown teacher in teacher_weights: 'runs/c'"),
-        ((BOTH, None, {"runs/a": {}}), r"teacher_classes of runs/a is \{\}, expected \{theirs: ours\}"),
+        (
+            (BOTH, None, {"runs/a": {}}),
+            r"teacher_classes of runs/a is \{\}, expected \{class of the teacher: class of the data\}",
+        ),
         (("runs/a", None, {"x": None}), r"teacher_classes is \{'x': None\}, expected"),
         (
             ("runs/a", None, None, [0]),

@@ -54,5 +54,5 @@ def _check_labels(images: Tensor, labels: Tensor, classes: int, special: list[in
         if outside.any():
             raise UserError(
                 f"labels hold the values {sorted(set(labels[outside].tolist()))[:8]}, expected 0 to {classes - 1}, or "
-                f"{special[0]} for pixels that do not count"
+                f"{special[0]} for ignored pixels"
             )

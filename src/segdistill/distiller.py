@@ -155,7 +155,9 @@ class Distiller(nn.Module):
         # None is an empty list here: the task loss alone. A recipe must name one.
         for one in [] if isinstance(method, list | tuple) and not method else build_methods(method):
             if any(one is other for other in self.methods.values()):
-                raise UserError(f"the same {one.name} stands twice in method; make two of them")
+                raise UserError(
+                    f"method holds the same {one.name} object twice; make a second object, or leave one out"
+                )
             check_shown(one, teacher.info)
             one.build(student.info, seen_closer)
             check_taken(one, teacher.info)

@@ -122,7 +122,7 @@ def test_other_strengths_are_refused(strength: Any) -> None:
 def test_images_of_an_unknown_range_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = SyntheticAerial(count=2, size=(32, 32))
     monkeypatch.setattr(dataset, "pixel_type", lambda: "uint16")
-    with pytest.raises(UserError, match=r"strong is 0\.5, and the images hold uint16; it changes images of 8 bits"):
+    with pytest.raises(UserError, match=r"strong is 0\.5, but the images hold uint16; expected images of 8 bits"):
         Data(dataset, dataset, Augmentation((16, 16), strong=0.5))
     assert Data(dataset, dataset, Augmentation((16, 16))).augmentation.strong == 0
 

@@ -61,7 +61,7 @@ def test_made_and_checked(net: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["export", str(net), "--format", "coreml", "--size", "37x48", "-o", str(file)]) == 0
     assert {path.name for path in file.iterdir()} == {"Manifest.json", "Data"}
     printed = " ".join(capsys.readouterr().out.split())
-    told = "structure checked, values not compared with PyTorch: Core ML runs on macOS and iOS alone"
+    told = "structure checked, values not compared with PyTorch: Core ML runs only on macOS and iOS"
     assert f"net.mlpackage {told}" in printed
     spec = coremltools.utils.load_spec(str(file))
     (images,), (labels, logits) = spec.description.input, spec.description.output
@@ -120,7 +120,9 @@ def test_what_it_cannot_hold(net: Path, tmp_path: Path) -> None:
 
 
 def test_without_size_or_extra(net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="format coreml makes files of one size alone; give it, such as --size 512x512"):
+    with pytest.raises(
+        UserError, match="format coreml makes files for one image size only; give that size, such as --size 512x512"
+    ):
         export(net, format="coreml")
     monkeypatch.setitem(sys.modules, "coremltools", None)
     with pytest.raises(UserError, match=r"needs the package coremltools: pip install 'segdistill\[coreml\]'"):
@@ -132,5 +134,5 @@ def test_it_does_not_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     image = photo(tmp_path / "photo.png", 40, 50)
     assert main(["predict", str(tmp_path / "net.mlpackage"), str(image), "-o", str(tmp_path / "maps")]) == 2
     told = capsys.readouterr().err
-    assert "net.mlpackage is a Core ML package, and Core ML runs on macOS and iOS alone; use the run that" in told
+    assert "net.mlpackage is a Core ML package, and Core ML runs only on macOS and iOS; use the run that" in told
     assert told.count("\n") == 1

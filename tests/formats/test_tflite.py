@@ -40,7 +40,9 @@ def file(net: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_without_size_or_extra(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="format tflite makes files of one size alone; give it, such as --size 512x512"):
+    with pytest.raises(
+        UserError, match="format tflite makes files for one image size only; give that size, such as --size 512x512"
+    ):
         export(net, format="tflite")
     monkeypatch.setitem(sys.modules, "litert_torch", None)
     with pytest.raises(UserError, match=r"needs the package litert_torch: pip install 'segdistill\[tflite\]'"):
@@ -120,7 +122,7 @@ def test_files_that_are_none(file: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert f"model {broken} cannot be read, it is damaged or no .tflite model: " in told
         assert told.count("\n") == 1
     broken.write_bytes(whole.replace(b"segdistill\0", b"someoneels\0"))  # the name of our metadata
-    with pytest.raises(UserError, match=r"net.tflite says nothing of its classes; expected a file made by segdistill"):
+    with pytest.raises(UserError, match=r"net.tflite does not name its classes; expected a file made by segdistill"):
         ExportedModel(broken)
 
 

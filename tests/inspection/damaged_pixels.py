@@ -182,7 +182,7 @@ OF_PIXELS = {
         lambda r: (in_colors(r), with_permuted_palette(r)),
         "palette-order",
         "train1.png",
-        "numbers and colours say different classes",
+        "numbers and colours stand for different classes",
         data={"palette": PALETTE},
     ),
 }

@@ -96,7 +96,7 @@ def test_palettes_of_files_count_only_beside_one_of_the_data_set(root: Path) -> 
     mask.putpalette(COLORS[[1, 2, 0]].tobytes())
     save(mask, root / "masks/train/train1.png")
     assert told(folder_data(root)) == []
-    with pytest.raises(UserError, match=r"numbers and colours say different classes: .*shows index 0 in "):
+    with pytest.raises(UserError, match=r"numbers and colours stand for different classes: .*shows index 0 in "):
         told(folder_data(root, palette=["#ff0000", "#00ff00", "#0000ff"]))
 
 

@@ -112,7 +112,7 @@ def test_a_val_split_of_class_0_alone_is_accepted(tmp_path: Path) -> None:
     check_before_run(build_data(data), Console(quiet=True))
     mask(tmp_path / "masks/train/train.png", np.where(np.indices(SIZE)[1] < 8, 255, 0))
     assert {finding.severity for finding in findings(data, "two-values")} == {"error"}
-    with pytest.raises(UserError, match=r"as if written as 0/255 .* say mask_values: \{255: 1\}"):
+    with pytest.raises(UserError, match=r"as if written as 0/255 .* set mask_values: \{255: 1\}"):
         check_before_run(build_data(data), Console(quiet=True))
 
 
@@ -123,7 +123,7 @@ def test_a_mask_that_shows_0_as_white_is_told_of_and_can_be_swapped(tmp_path: Pa
     (tmp_path / "masks/train/train.png").unlink()
     write(tmp_path / "masks/train/train.tif", white[None], nbits=1, photometric="MINISWHITE")
     told = [finding.advice for finding in findings(data, "white-is-zero")]
-    assert told == ["look at `segdistill data preview`; to take white as class 1, say mask_values: {0: 1, 1: 0}"]
+    assert told == ["look at `segdistill data preview`; to make white class 1, set mask_values: {0: 1, 1: 0}"]
     values = {key: value for key, value in data.items() if key not in ("dataset", "crop")}
     for more in ({}, {"resize": SIZE}, {"tiled_copy": tmp_path / "copy"}):
         assert (Folder(**values, **more)[0][1].numpy() == white).all()

@@ -206,7 +206,7 @@ def test_what_was_asked_for_and_what_the_folder_holds_disagree(saved: Path) -> N
         load_network(saved, num_classes=6)
     with pytest.raises(UserError, match=r"has 3 channels, expected in_channels=4"):
         load_network(saved, in_channels=4)
-    with pytest.raises(UserError, match=r"a saved network has its own weights"):
+    with pytest.raises(UserError, match=r"is a saved network and has its own weights; leave init_weights out"):
         load_network(saved, init_weights="imagenet")
 
 

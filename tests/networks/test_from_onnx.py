@@ -88,7 +88,7 @@ def test_a_fixed_batch_and_size(tmp_path: Path) -> None:
     images = torch.rand(3, 3, 48, 64)
     torch.testing.assert_close(network.features(images).logits, model(images), rtol=1e-4, atol=1e-4)
     distiller = Distiller(network, tiny_network(CLASSES), "kd")
-    with pytest.raises(UserError, match=r"the teacher takes images of 48 x 64 pixels alone, .*give crop: \[48, 64\]"):
+    with pytest.raises(UserError, match=r"the teacher takes only images of 48 x 64 pixels, .*give crop: \[48, 64\]"):
         distiller(torch.rand(1, 3, 64, 64))
     assert distiller(images).loss > 0
 
@@ -106,7 +106,7 @@ def test_methods_of_class_scores_take_it(method: str, scores: Path) -> None:
 
 def test_methods_of_features_and_students_are_refused(scores: Path) -> None:
     network = load_network(scores)
-    told = "compares features of student and teacher, but the teacher shows class scores alone; .* are auto, kd, cwd"
+    told = "compares features of student and teacher, but the teacher gives only class scores; .* are auto, kd, cwd"
     for method in ("feature", "brd", "at", {"cwd": {"at": "embedding"}}):
         with pytest.raises(UserError, match=told):
             Distiller(network, tiny_network(CLASSES), method)

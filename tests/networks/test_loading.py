@@ -127,7 +127,7 @@ def test_a_function_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.Mo
         load_network("python:my_own_networks:wrong", num_classes=4)
     with pytest.raises(UserError, match=r"cannot build network 'python:my_own_networks:fails': the reason is missing"):
         load_network("python:my_own_networks:fails", num_classes=4)
-    with pytest.raises(UserError, match=r"the function itself can load them"):
+    with pytest.raises(UserError, match=r"which .* does not take; load the weights in the function itself"):
         load_network("python:my_own_networks:make", num_classes=4, init_weights="imagenet")
 
 

@@ -108,7 +108,7 @@ def test_a_plain_universal_model_is_wrapped_and_can_only_teach() -> None:
 def test_a_teacher_of_one_size_names_the_crop_that_fits() -> None:
     teacher = load_network(EOMT, num_classes=CLASSES)
     distiller = Distiller(teacher, tiny_network(CLASSES), "kd")
-    told = r"the teacher takes images of 144 x 144 pixels alone, but these are 96 x 128; give crop: \[144, 144\]"
+    told = r"the teacher takes only images of 144 x 144 pixels, but these are 96 x 128; give crop: \[144, 144\]"
     with pytest.raises(UserError, match=told):
         distiller(torch.rand(1, 3, 96, 128))
     with pytest.raises(UserError, match=told):

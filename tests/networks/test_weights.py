@@ -276,8 +276,8 @@ def test_a_whole_pickled_model(tmp_path: Path) -> None:
         load_weights(TinyModel(), tmp_path / "a.pth")
     assert str(error.value) == (
         f"weights file {tmp_path / 'a.pth'} holds objects of the class tests.networks.tiny.TinyModel, not only "
-        "tensors, and reading those could run code of whoever made it; where the file was made, save the weights "
-        "alone: torch.save(model.state_dict(), FILE)"
+        "tensors, and reading those could run code of whoever made it; where the file was made, save only the "
+        "weights: torch.save(model.state_dict(), FILE)"
     )
 
 

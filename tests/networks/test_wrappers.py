@@ -183,7 +183,7 @@ def test_several_teachers_teach_their_class_scores_alone(name: str) -> None:
     teachers = [tiny_network(stride=8), tiny_network(stride=16, seed=1)]
     if method.needs_embedding or method.needs_stages:
         with pytest.raises(
-            UserError, match=f"method {method.name} compares features .*, but the teacher shows class scores alone"
+            UserError, match=f"method {method.name} compares features .*, but the teacher gives only class scores"
         ):
             Distiller(teachers, student, method)
         return

@@ -267,5 +267,5 @@ def test_label_maps_among_the_images_are_no_images(tmp_path: Path) -> None:
     assert len([file for file in (folder / "labels").iterdir() if file.suffix != ".xml"]) == 7
     assert images_below(folder) == images == [folder / name for name in Images(folder).ids]
     assert len(predict_files(predictor(), folder, tmp_path / "again")) == 3
-    with pytest.raises(UserError, match="labels holds label maps of segdistill alone; expected files ending in"):
+    with pytest.raises(UserError, match="labels holds only label maps of segdistill; expected files ending in"):
         images_below(folder / "labels")

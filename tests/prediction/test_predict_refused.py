@@ -74,7 +74,7 @@ def test_what_is_for_geotiffs_alone_is_told(tmp_path: Path) -> None:
 def test_an_overlay_that_is_an_image_is_told(tmp_path: Path) -> None:
     photo(tmp_path / "in/a.png")
     photo(tmp_path / "in/a-overlay.png")
-    with pytest.raises(UserError, match=r"a-overlay.png has two meanings"):
+    with pytest.raises(UserError, match=r"a-overlay.png, a file beside the label map of \S*a.png, is also an image"):
         predict_files(predictor(), tmp_path / "in", tmp_path / "out", wanted=Wanted(overlay=True))
 
 

@@ -47,6 +47,7 @@ class Page(HTMLParser):
         self.scripts: list[str] = []
         self.tags: list[str] = []
         self.labels: list[str] = []
+        self.pictures: list[str] = []
         self.text = ""
         self.feed(text)
         self.close()
@@ -63,6 +64,8 @@ class Page(HTMLParser):
                 self.labels.append(value or "")
             if name == "id":
                 self.ids.append(value or "")
+        if tag == "img":
+            self.pictures.append(dict(attributes)["alt"] or "")
         if tag == "h2":
             self.headings.append("")
         if tag == "tr":
@@ -182,7 +185,7 @@ def test_what_is_advised(tmp_path: Path) -> None:
     assert found("d", {"none": alone, "kd": better, "none@time": better})[0] == "none@time"
     method, text = found("g", {"none": alone, "kd": alone, "none@time": better})
     assert method == "none@time"
-    assert "the student alone, trained for as many seconds as the slowest method, was" in text
+    assert "the student alone trained for as many seconds as the slowest method was better." in text
     assert "trained for as many seconds as the slowest method is better: +" in load_comparison(tmp_path / "g").verdict
     assert found("h", {"none": better, "kd": better, "none@time": alone})[0] == "none"
     assert "as many seconds" not in load_comparison(tmp_path / "h").verdict

@@ -6,15 +6,36 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import segdistill
-from tests.reporting.test_report import Page
+from segdistill.recipe.data import build_split
+from segdistill.reporting.picture import colourise
+from tests.reporting.test_report import Page, pixels
 from tests.training.runs import FAST, SCENES, STUDENT
 
 
 def read(run: Path) -> Page:
     return Page((run / "report.html").read_text(encoding="utf-8"))
+
+
+def check_pictures(page: Page, run: segdistill.RunFolder) -> None:
+    """Each picture is in the page itself, with its name as text below it."""
+    scenes = build_split(SCENES, "val")
+    assert page.pictures[:4] == ["image", "truth", "teacher", "student"]
+    assert len(page.pictures) == 4 * len(scenes)
+    assert page.text.count("as people labelled it") == len(scenes)
+    found = [pixels(address) for address in page.addresses if address.startswith("data:image")]
+    student = segdistill.load_run(run.path)
+    for index, (image, labels) in enumerate(scenes[number] for number in range(len(scenes))):
+        assert f"Validation image {scenes.ids[index]}" in page.text
+        assert np.abs(found[4 * index].astype(int) - image.permute(1, 2, 0).numpy()).mean() < 20  # a JPEG
+        assert np.array_equal(found[4 * index + 1], colourise(labels, scenes.palette))
+        with torch.inference_mode():
+            prediction = student.eval()(image[None]).argmax(1)[0]
+        assert np.array_equal(found[4 * index + 3], colourise(prediction, scenes.palette))
 
 
 def test_of_a_distilled_run(tmp_path: Path, teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,6 +51,7 @@ def test_of_a_distilled_run(tmp_path: Path, teacher: Path, capsys: pytest.Captur
         output=tmp_path / "a<b>",
     )
     page = read(run.path)
+    check_pictures(page, run)
     metrics = run.read_metrics()
     assert metrics is not None
     miou, of_teacher = metrics["miou"], metrics["teacher_miou"]

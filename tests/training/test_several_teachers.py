@@ -133,7 +133,7 @@ def test_networks_in_a_list(tmp_path: Path, teacher: Path) -> None:
 def test_features_of_several_teachers(tmp_path: Path, both: dict[str, Any]) -> None:
     with pytest.raises(
         UserError,
-        match=r"method drd compares features .*, but the teacher shows class scores alone; methods for it are .*kd",
+        match=r"method drd compares features .*, but the teacher gives only class scores; methods for it are .*kd",
     ):
         distill(tmp_path / "run", both, method=["kd", "drd"])
     assert not (tmp_path / "run").exists()
@@ -143,9 +143,7 @@ def test_a_teacher_in_another_order_is_put_in_order(tmp_path: Path, teacher: Pat
     turned = load_run(teacher)
     turned.description = type(turned.description)(**turned.description.as_dict() | {"classes": OURS[::-1]})
     turned.save(tmp_path / "turned")
-    told = (
-        r"teacher .*turned has the classes in another order than the data: .*; say which of them means which as teach"
-    )
+    told = r"teacher .*turned has the classes in another order than the data: .*; map them with teacher_classes: {cl"
     with pytest.raises(UserError, match=told):
         distill_tiny(tmp_path / "run", tmp_path / "turned")
     given: dict[str, Any] = {"data": SCENES, "student": STUDENT, "teacher": str(tmp_path / "turned")}
@@ -197,7 +195,8 @@ def test_a_teacher_of_three_bands_beside_a_student_of_five(tmp_path: Path, raste
     five = rasters | {"bands": [5, 4, 3, 2, 1]}
     taught = train_tiny(tmp_path / "teacher", TEACHER, data=three, epochs=2)
     with pytest.raises(
-        UserError, match=r"takes 3 channels, but the images of the data have 5; say which .* \[1, 2, 3\]"
+        UserError,
+        match=r"takes 3 channels, but the images of the data have 5; choose .* teacher_bands, such as \[1, 2, 3\]",
     ):
         distill_tiny(tmp_path / "run", taught.path, data=five)
     run = distill_tiny(

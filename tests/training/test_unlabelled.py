@@ -168,7 +168,9 @@ def test_the_student_alone_sees_the_same_labelled_images_as_often(tmp_path: Path
     assert labels_alone(built, 8)[1] == 6
     assert labels_alone(built, 8)[0].unlabelled is None
     assert built.images_per_epoch(8) == 8
-    with pytest.raises(UserError, match="unlabelled names images that only a teacher can say something about"):
+    with pytest.raises(
+        UserError, match="data: unlabelled names images without labels, but train learns only from labels"
+    ):
         train_tiny(tmp_path / "run", data=data)
 
 

@@ -82,15 +82,15 @@ def test_what_needs_labels_is_refused(tmp_path: Path, teacher: Path, data: dict[
     for change, message in (
         ({"method": "ifvd"}, "method ifvd needs labels, and the training images have none"),
         ({"loss_weights": "auto"}, "loss_weights: auto measures terms against the loss on labels"),
-        ({"data": data | {"unlabelled": data["root"]}}, "unlabelled goes with a data set that has labels"),
+        ({"data": data | {"unlabelled": data["root"]}}, "data: unlabelled needs a data set with labels beside it"),
         ({"data": data | {"classes": ["a", "b"]}}, "classes"),
     ):
         with pytest.raises(UserError, match=message):
             distill_tiny(tmp_path / "run", teacher, **({"data": data} | change))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="data names images without labels, that only a teacher can say something"):
+    with pytest.raises(UserError, match="^data names images without labels, but train learns only from labels"):
         train_tiny(tmp_path / "run", data=data)
-    with pytest.raises(UserError, match="the training images have no labels, which the student alone learns from"):
+    with pytest.raises(UserError, match="the training images have no labels, but the student alone learns from labels"):
         segdistill.compare(
             data=data | {"classes": CLASSES}, teacher=str(teacher), student=STUDENT, output=tmp_path / "compare"
         )

@@ -132,10 +132,12 @@ def _parser(kinds: Sequence[type[Any]], name: str, summary: str, examples: str) 
         if name == "--print_config":
             action.metavar = "\b[=skip_default]"
             action.help = (
-                "Print all options as a recipe and exit; with skip_default without those that have their default."
+                "Print all options as a recipe and exit; skip_default leaves out those that have their default value."
             )
         elif action.help == "Path to a configuration file.":
-            action.help = f"all of them at once: a YAML file, or {{name: value}}; {name}.NAME sets a single one."
+            action.help = (
+                f"all of these options at once: a YAML file, or {{name: value}}; {name}.NAME sets a single one."
+            )
     return parser
 
 

@@ -66,8 +66,9 @@ def advised(comparison: Comparison) -> Advised:
             return Advised(
                 longer,
                 "Train the small network (the student) without the large one (the teacher), but for longer: no method "
-                "was seen to be better than the student alone, and the student alone, trained "
-                f"{HOW_LONG[longer.method]}, was. Compare again with as many epochs: a method may need them, too.",
+                "was seen to be better than the student alone; the student alone trained "
+                f"{HOW_LONG[longer.method]} was better. Compare again with as many epochs: a method may need them, "
+                "too.",
             )
         return Advised(
             baseline,
@@ -83,7 +84,7 @@ def advised(comparison: Comparison) -> Advised:
             return Advised(
                 row,
                 f"Train the student {ON_PSEUDO_LABELS}: {best.method} is better than the student alone, but not "
-                "seen to be better than that.",
+                "seen to be better than training on pseudo-labels.",
             )
         return Advised(
             row,

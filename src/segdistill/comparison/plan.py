@@ -244,8 +244,8 @@ def _pairs(recipe: DistillRecipe, sets: Data, names: Sequence[str]) -> tuple[Net
     for split, images in (("training", sets.train), ("validation", sets.val)):
         if images.unlabelled_index is not None:
             raise UserError(
-                f"the {split} images have no labels, which the student alone learns from and all are scored on; name a "
-                "data set with labels, and further images as data.unlabelled"
+                f"the {split} images have no labels, but the student alone learns from labels, and all scores need "
+                "them; name a data set with labels, and images without labels as data.unlabelled"
             )
     sets.check_classes()
     found: dict[str, UserError] = {}

@@ -125,8 +125,11 @@ def _usual(comparison: Comparison, row: Row, seen: Seen) -> list[Block]:
             way = f"method {name}, " if distilled else ""
             small = f"{way}mIoU of all images {scores[name].mean:.1f} %"
             notes[name] = ("student with teacher" if distilled else called(name), small)
-    compared = f"{called(row.method)} gains over the student alone" if row.method != BASELINE else "networks differ"
-    caption = f"A validation image on which {compared} as much as usual; the section Images has others."
+    gaining = "the teacher" if row.method == BASELINE else called(row.method)
+    caption = (
+        f"A typical validation image: the gain of {gaining} over the student alone is the median over all images. The "
+        "section Images has others."
+    )
     return [gallery.strip(seen.usual, seen.dataset, notes, caption)]
 
 
@@ -262,14 +265,14 @@ def _images(measured: Sequence[Row], choice: Advised, seen: Seen) -> list[Block]
     first = (
         "These are the images"
         if seen.usual is None
-        else "On the first image the gain over the student alone is as usual (the median). The others are those"
+        else "The first image is typical: its gain over the student alone is the median. The others are those"
     )
     more = (
-        f"{first} on which the ways of training differ most, so they show extremes, not what is usual. Predictions are "
-        "those of each method's first finished seed. Of images that are too large, a part is shown. 'Near a boundary' "
-        "is as near as Boundary IoU looks. An object is a connected area of one class: wrong pixels between two pieces "
-        "of one break it, wrong pixels between two objects join them. With a class chosen, only mistakes in which it "
-        "is the true or the predicted class are shown."
+        f"{first} on which the ways of training differ most, so they show extremes, not typical images. Predictions "
+        "are those of each method's first finished seed. Of images that are too large, a part is shown. 'Near a "
+        "boundary' means within the distance that Boundary IoU uses. An object is a connected area of one class: wrong "
+        "pixels between two pieces of one break it, wrong pixels between two objects join them. With a class chosen, "
+        "only mistakes in which it is the true or the predicted class are shown."
     )
     values = {
         "classes": gallery.class_values(seen.dataset),

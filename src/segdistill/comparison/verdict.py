@@ -180,7 +180,7 @@ def recommendation(
         chosen = as_good[-1]
         sentences.append(
             f"Train the student {ON_PSEUDO_LABELS}: {method} is better than the student alone, {told}, but not seen "
-            "to be better than that."
+            "to be better than training on pseudo-labels."
             if chosen == PSEUDO
             else f"Train the student alone, for longer: {method} is better at equal {unit}, {told}, but the student "
             f"alone, trained {HOW_LONG[chosen]}, does as well."

@@ -124,8 +124,8 @@ def check_pixels(strength: float, pixels: str) -> None:
     """
     if strength and pixels != "uint8":
         raise UserError(
-            f"data: strong is {strength:g}, and the images hold {pixels}; it changes images of 8 bits (uint8) alone, "
-            "since their range from black to white is known; leave it out"
+            f"data: strong is {strength:g}, but the images hold {pixels}; expected images of 8 bits (uint8), whose "
+            "values of black and white are known; leave strong out"
         )
 
 

@@ -102,7 +102,7 @@ def export(options: ExportOptions) -> Exported:
     predictor, network = _opened(run, console)
     only = network.info.size
     if only is not None and form.size != only:
-        raise UserError(f"the network of {run} takes images of one size alone; give --size {only[0]}x{only[1]}")
+        raise UserError(f"the network of {run} takes images of one size only; give --size {only[0]}x{only[1]}")
     path = _output_file(Path(run), options.output, kind, "model-fp16" if options.half else "model")
     sets, trouble = splits_of(Path(run), ("train", "val") if int8 else ("val",), len(predictor.classes))
     if int8 and trouble is not None:
@@ -191,7 +191,7 @@ def _verified(
         return None, f"structure checked, values not compared with PyTorch: {kind.cannot_run}"
     with during(f"comparing {file.name} with PyTorch on {compared_on}", console), _running(file):
         agreement = compare(network, kind.open(file), about.form, samples, half=options.half)
-    hint = "; a fixed size, such as --size 512x512, may do" if about.form.size is None else ""
+    hint = "; try a fixed size, such as --size 512x512" if about.form.size is None else ""
     _require_close(agreement, file, options.run, compared_on, hint)
     return agreement, f"{agreement}, on {compared_on}"
 
@@ -207,7 +207,9 @@ def _require_close(agreement: Agreement, path: Path, run: str | Path, compared_o
 def _form(options: ExportOptions, kind: Format) -> Form:
     size = None if options.size is None else parse_size(options.size, "size")
     if kind.fixed and size is None:
-        raise UserError(f"format {kind.name} makes files of one size alone; give it, such as --size 512x512")
+        raise UserError(
+            f"format {kind.name} makes files for one image size only; give that size, such as --size 512x512"
+        )
     return Form(options.layout, options.outputs, size, (options.batch or 1) if kind.fixed else options.batch)
 
 
@@ -327,7 +329,7 @@ def _converting(what: str | Path, format: str, form: Form) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except Exception as error:  # exporters fail in every way there is
-        hint = "; a fixed size, such as --size 512x512, may do" if form.size is None else ""
+        hint = "; try a fixed size, such as --size 512x512" if form.size is None else ""
         raise UserError(f"{what} cannot be exported to {format}: {reason(error)}{hint}") from error
 
 

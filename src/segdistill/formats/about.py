@@ -57,7 +57,7 @@ class About:
             UserError: not made by `segdistill export`, or by a newer version, or damaged.
         """
         if "segdistill" not in metadata:
-            raise UserError(f"model {file} says nothing of its classes; expected a file made by segdistill export")
+            raise UserError(f"model {file} does not name its classes; expected a file made by segdistill export")
         # Other programs may have added facts of their own, which need not be JSON.
         facts = {key: _json(value) for key, value in metadata.items()}
         format = facts.get("format", 0)

@@ -35,7 +35,7 @@ class CoreMl(Format):
     needs = ("coremltools",)
     fixed = True
     folder = True
-    cannot_run = "Core ML runs on macOS and iOS alone"
+    cannot_run = "Core ML runs only on macOS and iOS"
 
     def convert(
         self, deployable: Deployable, example: Tensor, dynamic: Mapping[int, str], metadata: Mapping[str, str]

@@ -27,7 +27,7 @@ REMARKS: dict[str, tuple[Severity, str, str]] = {
     "unreadable": (
         "error",
         "file{s} cannot be read",
-        "copy or export them again from the source, or take image and mask away",
+        "copy or export them again from the source, or remove image and mask",
     ),
     "deep-image": (
         "error",
@@ -48,7 +48,7 @@ REMARKS: dict[str, tuple[Severity, str, str]] = {
     "outside": (
         "error",
         "mask{s} with values that are no class",
-        "name every class in 'classes', or write the ignore label for what is none",
+        "name every class in 'classes', or write the ignore label for pixels of no class",
     ),
     "lossy-mask": (
         "error",
@@ -58,12 +58,12 @@ REMARKS: dict[str, tuple[Severity, str, str]] = {
     "white-is-zero": (
         "warning",
         "mask{s} that show 0 as white: the numbers in the file count, so that white is class 0",
-        "look at `segdistill data preview`; to take white as class 1, say mask_values: {0: 1, 1: 0}",
+        "look at `segdistill data preview`; to make white class 1, set mask_values: {0: 1, 1: 0}",
     ),
     "nodata-class": (
         "note",
         "mask{s} whose no-data value is also the number of a class: these pixels count as that class",
-        "nothing if they are of that class; if they have no label, say so, such as mask_values: {0: 255}",
+        "nothing if these pixels are of that class; if they have no label, set that, for example mask_values: {0: 255}",
     ),
     "other-place": (
         "warning",
@@ -72,7 +72,7 @@ REMARKS: dict[str, tuple[Severity, str, str]] = {
     ),
     "palette-order": (
         "error",
-        "palette mask{s} whose numbers and colours say different classes",
+        "palette mask{s} whose numbers and colours stand for different classes",
         "save them in RGB, e.g. Image.open(file).convert('RGB').save(file), so that the colours count",
     ),
     "turned": (
@@ -83,17 +83,17 @@ REMARKS: dict[str, tuple[Severity, str, str]] = {
     "blank-image": (
         "warning",
         "image{s} all of one colour",
-        "take them away if nothing is to be seen on them",
+        "remove them if they show nothing",
     ),
     "all-ignored": (
         "warning",
-        "mask{s} ignored from edge to edge, from which nothing is learnt",
-        "take image and mask away, unless methods without labels shall see them",
+        "mask{s} in which every pixel is ignored, so that nothing is learnt from them",
+        "remove image and mask, unless a distillation method that needs no labels is to use the image",
     ),
     "alpha": (
         "note",
         "image{s} with an alpha channel, whose transparent pixels are ignored",
-        "nothing, unless something is to be learnt there: then save the images without it",
+        "nothing, unless these pixels are to be learnt: then save the images without the alpha channel",
     ),
     "no-alpha": (
         "note",
@@ -157,7 +157,8 @@ def label_findings(
                     "soft-labels",
                     split,
                     f"{percent(sloped)} of the pixels along edges hold a class number between those of their "
-                    "neighbours: the masks seem to have been resized with interpolation, which makes classes up",
+                    "neighbours: the masks seem to have been resized with interpolation, which creates wrong "
+                    "class numbers",
                     "export the masks again, resizing by nearest neighbours only, unless some class is a thin seam "
                     "between two others",
                     tuple(sample.mask for sample in samples[split] if sample.slopes > SLOPED * max(1, sample.edges)),
@@ -177,8 +178,8 @@ def _ignored_findings(
     if summary.counts.two_values:
         what = f"the masks hold nothing but '{classes[0]}' and the ignore label"
         if two_values == "warning":
-            return [Finding("warning", "two-values", split, what, "its scores say something of this class alone")]
-        advice = f"if 255 stands for '{classes[1]}', say mask_values: {{255: 1}}; without it 255 means 'ignored'"
+            return [Finding("warning", "two-values", split, what, "scores on this split measure only this class")]
+        advice = f"if 255 stands for '{classes[1]}', set mask_values: {{255: 1}}; without it 255 means 'ignored'"
         return [Finding("error", "two-values", split, f"{what}, as if written as 0/255 instead of 0/1", advice, masks)]
     share = ignored_share(summary.counts)
     if share == 1:
@@ -186,7 +187,7 @@ def _ignored_findings(
         return [Finding("error", "nothing-labelled", split, what, "check the masks and the value of 'ignore'", masks)]
     if share > MOSTLY_IGNORED:
         what = f"{percent(share)} of the pixels are ignored"
-        advice = "check that 'ignore' is the right value; labels are learnt from the other pixels alone"
+        advice = "check that 'ignore' is the right value; only the other pixels are learnt from"
         return [Finding("warning", "mostly-ignored", split, what, advice)]
     return []
 

@@ -185,7 +185,7 @@ def _shared(kind: str, first: str, second: str, pairs: Sequence[tuple[str, str]]
             kind,
             None,
             f"{counted(number, 'image')} of {first} {'is' if number == 1 else 'are'} also in {second}: {how}",
-            f"take them out of {first} or of {second}, else scores on one tell of memory and not of skill",
+            f"remove them from {first} or from {second}; otherwise the scores are too good",
             tuple(f"{one} = {other}" for one, other in pairs),
         )
     ]
@@ -204,7 +204,7 @@ def _repeated(split: str, images: Sequence[tuple[str, bytes]]) -> list[Finding]:
             "repeated-image",
             split,
             f"{counted(len(twice), 'image')} occur{'s' * (len(twice) == 1)} more than once",
-            "keep one of each, else it counts more than the others, or its masks contradict each other",
+            "keep one copy of each; otherwise it has more weight than other images, or its masks contradict each other",
             twice,
         )
     ]

@@ -202,7 +202,7 @@ def _tell_two_values(split: str, masks: Sequence[RefusedMask], reader: MaskReade
         split,
         masks,
         f"hold {high} where a class number is expected, as in masks written as 0/255 instead of 0/1",
-        f"say {_mapping(dict.fromkeys(unknown, 1))}, so that 0 is '{classes[0]}' and {high} is '{classes[1]}'",
+        f"set {_mapping(dict.fromkeys(unknown, 1))}, so that 0 is '{classes[0]}' and {high} is '{classes[1]}'",
     )
 
 
@@ -212,7 +212,7 @@ def _tell_shift(split: str, masks: Sequence[RefusedMask], reader: MaskReader, cl
         split,
         masks,
         f"count the classes from 1 to {reader.classes}, and 0 occurs nowhere; expected 0 to {reader.classes - 1}",
-        f"say {_mapping({label + 1: label for label in range(reader.classes)})}, so that 1 is '{classes[0]}'",
+        f"set {_mapping({label + 1: label for label in range(reader.classes)})}, so that 1 is '{classes[0]}'",
     )
 
 
@@ -223,7 +223,7 @@ def _tell_one_more(split: str, masks: Sequence[RefusedMask], reader: MaskReader,
         split,
         masks,
         f"hold the value {last}: 0 to {last} are {last + 1} values for {last} names of classes",
-        f"name the missing class (a background at 0 is often forgotten), or say ignore: {last} if {last} means "
+        f"name the missing class (a background at 0 is often forgotten), or set ignore: {last} if {last} means "
         f"'ignored', or {_mapping({0: 255} | {label + 1: label for label in range(last)})} if 0 does",
     )
 
@@ -236,7 +236,7 @@ def _tell_values(split: str, masks: Sequence[RefusedMask], reader: MaskReader, c
         masks,
         f"hold the label value{'s' * (len(unknown) != 1)} {_listed(sorted(unknown))}, outside the classes 0 to "
         f"{reader.classes - 1} and the ignore label {reader.ignore}",
-        "name every class in 'classes', give the ignored one as 'ignore', or say what the numbers stand for as "
+        "name every class in 'classes', give the ignored number as 'ignore', or map the numbers to classes with "
         f"'mask_values', such as {_mapping({min(unknown, default=0): 0})}; masks that are grey "
         "copies of colour pictures must be saved as class numbers, or in colour with a 'palette'",
         [f"{mask.path}: {_listed(sorted(mask.unknown))}" for mask in masks],

@@ -146,8 +146,8 @@ class Method(nn.Module, ABC):
         if self.needs_logits and student.num_classes != teacher.num_classes:
             raise UserError(
                 f"method {self.name} compares class scores, but the student has {student.num_classes} classes and the "
-                f"teacher {teacher.num_classes}; build both for the classes of the data, or say which of the teacher's "
-                "classes means which of them as teacher_classes"
+                f"teacher {teacher.num_classes}; build both for the classes of the data, or map the teacher's classes "
+                "to them with teacher_classes"
             )
         if self.needs_stages and not (student.stages and teacher.stages):
             raise UserError(

@@ -75,7 +75,7 @@ def _refuse_without_scores(method: Method) -> None:
 
 def _refuse_without_features(method: Method) -> None:
     raise UserError(
-        f"method {method.name} compares features of student and teacher, but the teacher shows class scores alone; "
+        f"method {method.name} compares features of student and teacher, but the teacher gives only class scores; "
         f"methods for it are {_listed(_without(_compares_features))}"
     )
 

@@ -18,8 +18,8 @@ def check_features_alone(methods: Iterable[Method]) -> None:
         if not method.of_features:
             what = "labels" if method.needs_labels else "class scores"
             raise UserError(
-                f"method {method.name} needs {what}, which pretrain does not have; expected one of features alone: "
-                f"{', '.join(of_features_alone())}, or brd: {{kd: 0}}"
+                f"method {method.name} needs {what}, which pretrain does not have; expected one that compares only "
+                f"features: {', '.join(of_features_alone())}, or brd: {{kd: 0}}"
             )
 
 

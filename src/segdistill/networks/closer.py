@@ -55,8 +55,8 @@ def info_on_student_grid(info: NetworkInfo, factor: int) -> NetworkInfo:
     size = info.size
     if size is not None and (size[0] % factor or size[1] % factor):
         raise UserError(
-            f"the teacher takes images of {size[0]} x {size[1]} pixels alone, and teacher_scale {factor} does not "
-            "divide both sides"
+            f"the teacher takes only images of {size[0]} x {size[1]} pixels, and teacher_scale {factor} does not "
+            "divide both sides; choose a teacher_scale that does"
         )
 
     def tap(one: Tap) -> Tap:

@@ -23,7 +23,7 @@ def check_sizes(sizes: Sizes, multiple: int) -> None:
     for role, size in sizes.items():
         if size is not None and any(side % multiple for side in size):
             raise UserError(
-                f"the {role} takes images of {size[0]} x {size[1]} pixels alone, but the two networks together need "
+                f"the {role} takes only images of {size[0]} x {size[1]} pixels, but the two networks together need "
                 f"sides that {multiple} divides: no crop fits both"
             )
 
@@ -43,6 +43,6 @@ def check_crop(crop: tuple[int, int], sizes: Sizes, multiple: int) -> None:
     for role, size in sizes.items():
         if size is not None and size != padded:
             raise UserError(
-                f"the {role} takes images of {size[0]} x {size[1]} pixels alone, but these are {crop[0]} x {crop[1]}; "
+                f"the {role} takes only images of {size[0]} x {size[1]} pixels, but these are {crop[0]} x {crop[1]}; "
                 f"give crop: {list(size)}"
             )

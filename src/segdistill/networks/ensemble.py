@@ -92,6 +92,6 @@ def _info(networks: Sequence[Network]) -> NetworkInfo:
     sizes = sorted({network.info.size for network in networks if network.info.size is not None})
     if len(sizes) > 1:
         told = " and ".join(f"{height} x {width}" for height, width in sizes)
-        raise UserError(f"networks of an ensemble take images of {told} pixels alone: no image fits all of them")
+        raise UserError(f"networks of an ensemble take only images of {told} pixels: no image fits all of them")
     info = replace(networks[0].info, stages=(), embedding=none, logits=mean)
     return replace(info, size=sizes[0] if sizes else None)

@@ -251,7 +251,7 @@ def _checked_outputs(model: OnnxModel, images: Tensor, named: str | None) -> str
         raise UserError(f"{path} returns {told} over the classes, expected probabilities in 0..1 that add up to 1")
     if named is None and in_range and not add_up:
         raise UserError(
-            f"{path} returns {told} over the classes: neither logits nor probabilities; if they are logits, say "
+            f"{path} returns {told} over the classes: neither logits nor probabilities; if they are logits, give "
             f"{path}?outputs=logits"
         )
     return named or (PROBABILITIES if in_range and add_up else LOGITS)

@@ -18,11 +18,13 @@ def load(request: Request) -> Network:
         UserError: no such module or function, it fails, or it returns something other than a `Network`.
     """
     if request.imagenet:
-        raise UserError(f"weights 'imagenet' mean nothing to '{request.spec}': the function itself can load them")
+        raise UserError(
+            f"init_weights is imagenet, which '{request.spec}' does not take; load the weights in the function itself"
+        )
     if request.encoder is not None:
         raise UserError(
-            f"init_weights {{encoder: {request.encoder}}} means nothing to "
-            f"'{request.spec}', whose backbone is not known: the function itself can load it"
+            f"init_weights is {{encoder: {request.encoder}}}, but segdistill does not know which part of "
+            f"'{request.spec}' is the backbone; load the file in the function itself"
         )
     function = load_entry_point(GROUP, request.name)
     if function is None:

@@ -224,7 +224,7 @@ def _pretrained(request: Request, config: Any) -> Any:
         elif request.num_classes not in (None, config.num_labels):
             raise UserError(
                 f"network '{request.spec}' has {config.num_labels} classes, expected "
-                f"num_classes={request.num_classes}; init_weights='imagenet' keeps the backbone alone"
+                f"num_classes={request.num_classes}; init_weights='imagenet' keeps only the backbone"
             )
         channels = channels_of(config)
         if request.in_channels not in (3, channels):

@@ -20,8 +20,8 @@ def refuse_classes(request: Request, instead: str) -> None:
     """
     if request.num_classes:
         raise UserError(
-            f"network '{request.spec}' can only teach its features: {NO_HEAD}, and {request.num_classes} classes were "
-            f"expected; a network with one is for example {instead}"
+            f"network '{request.spec}' can only teach its features: {NO_HEAD}, but a network of {request.num_classes} "
+            f"classes is needed; a network with a head is for example {instead}"
         )
 
 

@@ -109,7 +109,10 @@ def load_network(
     elif os.path.isdir(text):
         if imagenet or encoder is not None:
             what = "imagenet" if imagenet else f"{{encoder: {encoder}}}"
-            raise UserError(f"init_weights '{what}' contradict '{text}': a saved network has its own weights")
+            raise UserError(
+                f"init_weights is {what}, but '{text}' is a saved network and has its own weights; leave "
+                "init_weights out"
+            )
         network = _load_folder(Path(text), num_classes, in_channels)
     elif os.path.isfile(text):
         raise UserError(

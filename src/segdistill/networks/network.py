@@ -285,8 +285,8 @@ class Network(nn.Module):
         height, width = images.shape[-2:]
         if self.size is not None and (height > self.size[0] or width > self.size[1]):
             raise UserError(
-                f"images of {height} x {width} pixels are too large for this network, which takes {self.size[0]} x "
-                f"{self.size[1]} alone: give crop: {list(self.size)}"
+                f"images of {height} x {width} pixels are too large for this network, which takes only "
+                f"{self.size[0]} x {self.size[1]}: give crop: {list(self.size)}"
             )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise UserError(f"images are {images.dtype}, expected floating in 0..1 or torch.uint8 in 0..255")

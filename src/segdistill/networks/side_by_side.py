@@ -73,7 +73,7 @@ def _info(networks: Sequence[Network], levels: Sequence[Sequence[int]]) -> Netwo
     sizes = sorted({info.size for info in infos if info.size is not None})
     if len(sizes) > 1:
         told = " and ".join(f"{height} x {width}" for height, width in sizes)
-        raise UserError(f"the teachers take images of {told} pixels alone: no image fits all of them")
+        raise UserError(f"the teachers take only images of {told} pixels: no image fits all of them")
     embedding = _joined_tap([info.embedding for info in infos])
     stages = [[info.stages[index] for info, index in zip(infos, level, strict=True)] for level in levels]
     return NetworkInfo(

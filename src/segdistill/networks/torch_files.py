@@ -77,7 +77,7 @@ def holds_code(file: Path, what: str) -> UserError:
     """The error for a file whose weights cannot be had without running code in it."""
     return UserError(
         f"weights file {file} holds {what}, not only tensors, and reading those could run code of whoever made "
-        "it; where the file was made, save the weights alone: torch.save(model.state_dict(), FILE)"
+        "it; where the file was made, save only the weights: torch.save(model.state_dict(), FILE)"
     )
 
 

@@ -205,7 +205,10 @@ def _check_wanted(job: Job, items: Sequence[Item], kinds: Kinds) -> None:
     for item in items:
         for file in kinds[item.kind].companions(item, job.wanted):
             if file in taken:
-                raise UserError(f"{file} has two meanings; rename that image or leave --overlay out")
+                raise UserError(
+                    f"{file}, a file beside the label map of {item.path}, is also an image or another label map; "
+                    "rename one of the images, or choose another output"
+                )
 
 
 def _key(job: Job, item: Item) -> str:

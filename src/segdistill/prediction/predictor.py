@@ -100,7 +100,7 @@ def _open_file(path: Path, device: str) -> Predictor:
     notes: tuple[str, ...] = ()
     if form.size is not None:
         tiling = Tiling.within(form.size, None, described.stride)
-        told = "of larger images its labels differ from those of a file of any size, which sees more"
-        notes = (f"{path.name} sees {form.size[0]} x {form.size[1]} pixels at once; {told}",)
+        told = "on larger images its labels differ from those of a file for any size, which takes them whole"
+        notes = (f"{path.name} takes {form.size[0]} x {form.size[1]} pixels at once; {told}",)
     tiled = TiledModel(model, described.num_classes, tiling, described.resize, batch_size=form.batch)
     return Predictor(tiled, described, model.identity, notes)

@@ -92,8 +92,8 @@ class TrainRecipe(Recipe):
         train: how to train.
         views: number of different augmented views of each image, shown in turn; null for a new one every epoch.
         seed: random seed; the same seed gives the same run.
-        overfit: number of training images: train and validate on these first ones alone, without augmentation, to check
-            that the set-up can learn.
+        overfit: number of training images: train and validate only on these first images, without augmentation, to
+            check that the set-up can learn.
     """
 
     data: DataSpec
@@ -128,8 +128,8 @@ class TaughtRecipe(Recipe):
         teacher_cache: folder that keeps the teacher's outputs for every view; filled once for this teacher, data,
             augmentation and seed; later runs then neither run nor load the teacher. Needs views.
         seed: random seed; the same seed gives the same run.
-        overfit: number of training images: train and validate on these first ones alone, without augmentation, to check
-            that the set-up can learn.
+        overfit: number of training images: train and validate only on these first images, without augmentation, to
+            check that the set-up can learn.
     """
 
     data: DataSpec

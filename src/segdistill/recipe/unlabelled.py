@@ -77,5 +77,6 @@ def check_unlabelled(train: SegmentationDataset, unlabelled: SegmentationDataset
         )
     if train.unlabelled_index is not None:
         raise UserError(
-            "data: unlabelled goes with a data set that has labels; of images alone, give all folders as its root"
+            "data: unlabelled needs a data set with labels beside it, and dataset: images has none; give all folders "
+            "of images as root"
         )

@@ -150,7 +150,13 @@ def scene_values(scene: Scene, dataset: SegmentationDataset) -> dict[str, Any]:
     }
 
 
-def strip(scene: Scene, dataset: SegmentationDataset, notes: Mapping[str, tuple[str, str]], caption: str) -> Strip:
+def strip(
+    scene: Scene,
+    dataset: SegmentationDataset,
+    notes: Mapping[str, tuple[str, str]],
+    caption: str,
+    truth: str = "as people labelled it",
+) -> Strip:
     """An image beside its labels and predictions.
 
     Args:
@@ -158,6 +164,7 @@ def strip(scene: Scene, dataset: SegmentationDataset, notes: Mapping[str, tuple[
         dataset: that it is of.
         notes: name and small print of each prediction that is shown, by network, in order.
         caption: what stands below the pictures.
+        truth: small print of the labels.
     """
     maps = [scene.labels, *(scene.predictions[name] for name in notes)]
     height, width = scene.labels.shape
@@ -165,7 +172,7 @@ def strip(scene: Scene, dataset: SegmentationDataset, notes: Mapping[str, tuple[
     size = (max(1, round(width * share)), max(1, round(height * share)))
     photo = photograph(scene.image).resize(size, Image.Resampling.BILINEAR)
     coloured = [colourise(one, dataset.palette).resize(size, Image.Resampling.NEAREST) for one in maps]
-    names = [("image", ""), ("truth", "as people labelled it"), *notes.values()]
+    names = [("image", ""), ("truth", truth), *notes.values()]
     addresses = [_address(photo, "JPEG"), *(_address(one, "PNG") for one in coloured)]
     tiles = [Tile(address, *name) for address, name in zip(addresses, names, strict=True)]
     seen = {int(number) for one in maps for number in np.unique(one.numpy())}

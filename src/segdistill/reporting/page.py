@@ -5,14 +5,11 @@ A page is a list of sections, a section a list of blocks. What they look like is
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 _TEMPLATES = Environment(
     loader=PackageLoader("segdistill.reporting"),
@@ -89,23 +86,6 @@ class Figures(Block):
 
     macro: ClassVar[str] = "figures"
     figures: Sequence[Figure]
-
-
-@dataclass(frozen=True)
-class Picture(Block):
-    """A picture, its words below it and a text for those who cannot see it."""
-
-    macro: ClassVar[str] = "picture"
-    image: Image.Image
-    caption: str
-    alternative: str
-
-    @property
-    def address(self) -> str:
-        """The picture itself as an address, so that the page needs no other file."""
-        buffer = io.BytesIO()
-        self.image.save(buffer, "PNG")
-        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def _one_teacher(given: GivenTeacher, images: Images) -> Network:
     if given.classes is not None:
         return MappedClasses(network, given.classes, images.classes, name)
     if network.num_classes == len(images.classes):
-        remedy = "say which of them means which as teacher_classes: {theirs: ours}"
+        remedy = "map them with teacher_classes: {class of the teacher: class of the data}"
         network.description.check_classes(images.classes, name, remedy=remedy)
     return network
 
@@ -139,7 +139,7 @@ def seeing(network: Network, given: GivenTeacher, images: Images) -> Network:
     elif network.info.in_channels != images.in_channels:
         raise UserError(
             f"{name} takes {network.info.in_channels} channels, but the images of the data have {images.in_channels}; "
-            "say which of them it sees as teacher_bands, such as "
+            "choose the channels that the teacher gets with teacher_bands, such as "
             f"{[min(band, images.in_channels) for band in range(1, network.info.in_channels + 1)]}"
         )
     return network

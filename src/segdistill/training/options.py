@@ -29,7 +29,7 @@ class RunOptions:
         nodes: number of machines; start the same command on each (docs/how-to/use-several-gpus.md).
         strategy: how several processes work together: ddp (each holds all weights) or fsdp (each holds a part of them);
             auto is a single process, or ddp where there are several.
-        compile: compile the network with torch.compile; what cannot be compiled is trained as it is.
+        compile: compile the network with torch.compile; if that fails, it is trained uncompiled.
         checkpoint_minutes: minutes between checkpoints within an epoch; the end of each epoch writes one in any case.
         tracker: also report to wandb or mlflow, which must be installed.
         resume: continue from the last checkpoint in the output folder; a finished run is left unchanged. A run folder

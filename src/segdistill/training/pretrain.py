@@ -77,8 +77,8 @@ def _check_teacher(recipe: PretrainRecipe, methods: list[Method]) -> None:
     needs = next((one.name for one in methods if one.needs_embedding or not one.needs_stages), None)
     if recipe.backbone_weights is not None and needs is not None:
         raise UserError(
-            f"teacher_weights {recipe.teacher_weights} are those of a backbone, and method {needs} compares what the "
-            "teacher's decoder makes, which is not trained; expected a method of the stages alone, such as "
+            f"teacher_weights {recipe.teacher_weights} are those of a backbone, but method {needs} compares outputs of "
+            "the teacher's decoder, which is not trained; expected a method that compares only stages, such as "
             "{feature: {embedding: false, stages: true}}"
         )
 
@@ -114,7 +114,7 @@ def _loaded(recipe: PretrainRecipe, given: GivenTeacher, images: Images) -> Netw
         return load_network(source, classes, channels, backbone)
     if not images.classes and not is_headless(str(source)):
         raise UserError(
-            f"teacher '{source}' has classes of which the images say nothing; expected a run folder, or the weights of "
-            "its backbone alone: teacher_weights {encoder: FILE}"
+            f"teacher '{source}' needs a number of classes, and images without labels give none; expected a run "
+            "folder, or the weights of only its backbone: teacher_weights {encoder: FILE}"
         )
     return load_given(given, images, features=True)

@@ -18,7 +18,7 @@ from segdistill.networks.network import Network
 from segdistill.networks.size import count_parameters
 from segdistill.progress import counted, duration
 from segdistill.recipe.data import Data
-from segdistill.reporting import charts
+from segdistill.reporting import charts, gallery
 from segdistill.reporting.charts import Point
 from segdistill.reporting.curves import curve_figures
 from segdistill.reporting.names import network_name
@@ -31,11 +31,11 @@ from segdistill.reporting.page import (
     Listing,
     Page,
     Paragraph,
-    Picture,
     Section,
+    Strip,
     Table,
 )
-from segdistill.reporting.picture import side_by_side
+from segdistill.reporting.picture import predict
 from segdistill.run_folder import RunFolder
 
 #: Validation images in a run's report.
@@ -64,16 +64,10 @@ def run_report(
     history, validation = folder.read_numbers(), data.val
     # Spread over the split, since neighbours in a list are often neighbours in a film.
     shown = sorted({index * len(validation) // PICTURED for index in range(PICTURED)})
-    truth = "the teacher's labels, shown as truth," if agreement else "their labels (the truth)"
-    picture = Picture(
-        side_by_side(validation, networks, shown),
-        f"Validation images, {truth} and what is predicted. Each colour is a class.",
-        "image, truth and predictions side by side",
-    )
     config = folder.read_config()
     sections = [
         Section("short", "In short", _in_short(scores, validation, networks, teacher_miou, history, agreement)),
-        Section("images", "Images", [picture]),
+        Section("images", "Images", [_pictures(validation, networks, index, agreement) for index in shown]),
         Section("next", "Next steps", _next_steps(folder, config)),
         Section("classes", "Classes", _classes(scores)),
         Section("training", "Training", _training(history, teacher_miou)),
@@ -88,6 +82,16 @@ def run_report(
     )
     spec = str(config.get("student", config.get("network", "network")))
     return Page(f"{network_name(spec)}: {folder.path.name}", summary, sections).render()
+
+
+def _pictures(validation: SegmentationDataset, networks: Mapping[str, Network], index: int, agreement: bool) -> Strip:
+    """A validation image, its labels and what is predicted, with headings that can be read on a phone."""
+    scene = gallery.read_scene(validation, index)
+    for name, network in networks.items():
+        scene.predictions[name] = predict(network, scene.image)
+    truth = "the teacher's labels" if agreement else "as people labelled it"
+    caption = f"Validation image {validation.ids[index]}"
+    return gallery.strip(scene, validation, {name: (name, "") for name in networks}, caption, truth)
 
 
 def image_counts(data: Data, *, agreement: bool) -> dict[str, int | str]:

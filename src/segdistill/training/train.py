@@ -30,10 +30,10 @@ def train(recipe: TrainRecipe, options: RunOptions) -> RunFolder:
     """
     data = build_data(recipe.data, recipe.overfit, converting=not options.dry_run)
     if data.unlabelled is not None or data.train.unlabelled_index is not None:
-        what = "data: unlabelled names images" if data.unlabelled is not None else "data names images without labels,"
+        where = "data: unlabelled" if data.unlabelled is not None else "data"
         raise UserError(
-            f"{what} that only a teacher can say something about, and train learns from labels alone; take a data set "
-            "with labels, or distil"
+            f"{where} names images without labels, but train learns only from labels; give a data set with labels, or "
+            "use distill, which learns from a teacher too"
         )
 
     def make(_: TeacherSource | None) -> Supervised:

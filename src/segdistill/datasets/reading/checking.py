@@ -155,7 +155,7 @@ def check_dataset(dataset: SegmentationDataset, progress: bool = False, *, is_tr
             f"the ignore label; masks written as 0/255 instead of 0/1 are the usual cause"
         )
         if is_train:
-            raise UserError(f"{told}, which mask_values: {{255: 1}} reads rightly")
+            raise UserError(f"{told}; set mask_values: {{255: 1}} for such masks")
         Console(stderr=True).out(f"warning: {told}", highlight=False)
     return counts
 

@@ -49,7 +49,7 @@ def images_below(folder: Path, without: Path | None = None) -> list[Path]:
     ]
     images = _without_label_maps(_without_labelled(found, folder))
     if not images:
-        told = "label maps of segdistill alone" if found else "no image"
+        told = "only label maps of segdistill" if found else "no image"
         raise UserError(f"{folder} holds {told}; expected files ending in {' '.join(IN_FOLDERS)}")
     return images
 
