@@ -88,7 +88,7 @@ def test_what_needs_labels_is_refused(tmp_path: Path, teacher: Path, data: dict[
         with pytest.raises(UserError, match=message):
             distill_tiny(tmp_path / "run", teacher, **({"data": data} | change))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="^data names images without labels, but train learns only from labels"):
+    with pytest.raises(UserError, match=r"^data names images without labels, but train learns only from labels"):
         train_tiny(tmp_path / "run", data=data)
     with pytest.raises(UserError, match="the training images have no labels, but the student alone learns from labels"):
         segdistill.compare(
