@@ -263,7 +263,7 @@ def test_the_first_picture_is_the_usual_image(page: Page, comparison_folder: Pat
     coded = [scene["labels"], *(scene["predictions"][name] for name in names)]
     for shown, code in zip(others, coded, strict=True):
         assert (pixels(shown) == palette[pixels(code)[..., 0]]).all()
-    assert page.text.index("as people labelled it") < page.text.index("Drag the line")
+    assert page.text.index("truththe labels") < page.text.index("Drag the line")
 
 
 def test_an_image_on_which_networks_differ_as_usual() -> None:

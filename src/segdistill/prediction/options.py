@@ -35,10 +35,11 @@ class PredictOptions:
         flips: average the scores over mirror images: horizontal, or both (also top to bottom, for images from above);
             better labels in 2 or 4 times the time. none: no mirror images.
         bands: numbers of the bands to read, counted from 1; by default those that the run was trained on.
-        overlay: beside each label map NAME-overlay.png, or .mp4 for a video: the image under the colours of its labels.
-            Of a GeoTIFF it is at most 2048 pixels wide and high.
-        probabilities: beside each GeoTIFF, NAME-probabilities.tif: a band per class.
-        vector: beside each GeoTIFF, NAME.gpkg: its areas as polygons; holds all polygons of a map in memory.
+        overlay: also write NAME-overlay.png (.mp4 for a video), the image under the colours of its labels, beside each
+            label map. That of a GeoTIFF is at most 2048 pixels wide and high.
+        probabilities: for GeoTIFFs, also write NAME-probabilities.tif, with a band for each class.
+        vector: for GeoTIFFs, also write NAME.gpkg, with the areas of each class as polygons. It holds all polygons of a
+            map in memory.
         overwrite: replace label maps that were made with other options.
         device: auto, cpu, cuda, cuda:N or mps.
         executor: local; or ray, which distributes the images over a Ray cluster: the one that RAY_ADDRESS names, else

@@ -155,7 +155,7 @@ def strip(
     dataset: SegmentationDataset,
     notes: Mapping[str, tuple[str, str]],
     caption: str,
-    truth: str = "as people labelled it",
+    truth: str = "the labels",
 ) -> Strip:
     """An image beside its labels and predictions.
 

@@ -89,7 +89,7 @@ def _pictures(validation: SegmentationDataset, networks: Mapping[str, Network], 
     scene = gallery.read_scene(validation, index)
     for name, network in networks.items():
         scene.predictions[name] = predict(network, scene.image)
-    truth = "the teacher's labels" if agreement else "as people labelled it"
+    truth = "the teacher's labels" if agreement else "the labels"
     caption = f"Validation image {validation.ids[index]}"
     return gallery.strip(scene, validation, {name: (name, "") for name in networks}, caption, truth)
 

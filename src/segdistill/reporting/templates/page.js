@@ -123,7 +123,7 @@ class Gallery {
     (asMistakes ? this.data.mistakes : classes).forEach((one) => this.addName(element("legend"), "li", one));
     element("meaning").textContent = asMistakes ?
       "Only the wrong pixels of a prediction are coloured, and the colour says what is wrong; grey pixels are right:" :
-      "The colour of a pixel is its class, as a network predicts it or, for the truth, as a person labelled it:";
+      "The colour of a pixel is its class, predicted by a network or, for the truth, given by the labels:";
     this.showCounts(counts, chosen);
   }
 
