@@ -209,6 +209,6 @@ def test_what_a_user_should_know_of_the_labels(
     )
     file = export(run=run, size="64x80", images=tmp_path / "a.png", quiet=True).path
     predict(model=file, input=tmp_path / "a.png", output=tmp_path / "b-labels.png")
-    assert "note: model.onnx sees 64 x 80 pixels at once" in capsys.readouterr().err
+    assert "note: model.onnx takes 64 x 80 pixels at once" in capsys.readouterr().err
     predict(model=finished, input=tmp_path / "a.png", output=tmp_path / "c-labels.png", device="cpu")
     assert "note:" not in capsys.readouterr().err
