@@ -150,7 +150,10 @@ def recipe_file(path: Path) -> Path:
     names = ("config.yaml", "recipe.yaml")
     found = next((path / name for name in names if (path / name).is_file()), None)
     if found is None:
-        raise UserError(f"{path} is a folder without config.yaml, expected a recipe or the folder of a run")
+        raise UserError(
+            f"{path} is a folder without config.yaml, expected a recipe or the folder of a run; a folder of images and "
+            f"masks is named by data: {{dataset: folder, root: {path}, classes: [...]}}"
+        )
     return found
 
 

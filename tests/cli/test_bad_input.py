@@ -205,6 +205,8 @@ def test_bad_recipe_file(
 
 def test_a_folder_without_a_recipe(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fails(
-        capfd, ["train", tmp_path, "--output", tmp_path / "run"], "is a folder without config.yaml, expected a recipe"
+        capfd,
+        ["train", tmp_path, "--output", tmp_path / "run"],
+        "expected a recipe or the folder of a run; a folder of images and masks is named by data: {dataset: folder",
     )
     assert not (tmp_path / "run").exists()

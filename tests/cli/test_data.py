@@ -100,7 +100,11 @@ def test_stats(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_wrong_usage(command: str, root: Path, recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fails(capfd, ["data", "chek"], "unknown command 'data chek': did you mean 'data check'?")
     fails(capfd, ["data", command], "data")
-    fails(capfd, ["data", command, "--root", root], "the key 'dataset' is missing")
+    fails(
+        capfd,
+        ["data", command, "--root", root],
+        "the key 'dataset' is missing; expected folder, for images and masks of your own",
+    )
     fails(capfd, ["data", command, *KEYWORDS, "--rot", root], "unknown key in data: 'rot': did you mean 'root'?")
     fails(capfd, ["data", command, *KEYWORDS, "--root", "nowhere"], "nowhere does not exist")
     fails(capfd, ["data", command, *KEYWORDS, "--root", root, "--ignore", "x"], "data: ignore", "found x")

@@ -85,7 +85,10 @@ def dataset_name(values: Mapping[str, Any]) -> Any:
     """
     check_mapping(values)
     if values.get("dataset") is None:
-        raise UserError(f"data: the key 'dataset' is missing; expected one of {', '.join(known_names('dataset'))}")
+        known = ", ".join(known_names("dataset"))
+        raise UserError(
+            f"data: the key 'dataset' is missing; expected folder, for images and masks of your own, or one of {known}"
+        )
     return values["dataset"]
 
 
