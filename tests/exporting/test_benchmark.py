@@ -213,7 +213,7 @@ def test_files_of_either_layout_are_timed(files: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "line"),
     [
-        ("other", {}, "takes images of one size alone; give --input 32x48"),
+        ("other", {}, "takes images of one size only; give --input 32x48"),
         ("many", {}, "takes 3 images at once, expected a file for one; export it with --batch 1"),
         ("plain", {"runtimes": ["openvino"]}, "runs in onnxruntime, which is not among the runtimes openvino"),
     ],

@@ -238,7 +238,8 @@ def test_the_slider_moves(browser: Browser, page: Served) -> None:
 
 
 def test_an_example_is_chosen(browser: Browser, page: Served) -> None:
-    # Anew: after an image of one's own the page ignored this choice twice on a busy machine; why is not known.
+    # Anew: after an image of one's own the page ignored this choice twice. Gradio now and then loses a click that
+    # closely follows another event.
     browser.open(f"http://127.0.0.1:{page.port}/")
     until(browser, "document.querySelectorAll('#examples button img').length === 5")
     browser.run("document.querySelectorAll('#examples button')[1].click()")

@@ -165,10 +165,10 @@ def _measure(
                 threads=count,
                 seconds=seconds,
             )
-            with during(f"measuring {path}, {model.runtime} {model.precision}, threads: {count}", console):
+            with during(f"measuring {path}, {model.form}, threads: {count}", console):
                 timing = _timed(job)
             if isinstance(timing, str):
-                skipped.append(f"{path}: {model.runtime} {model.precision} fails: {timing}")
+                skipped.append(f"{path}: {model.form} fails: {timing}")
                 break
             first = rows[0].timing.median_ms if rows else timing.median_ms
             rows.append(

@@ -48,6 +48,11 @@ class Measurable:
     miou: float | None
     layout: Layout = "nchw"
 
+    @property
+    def form(self) -> str:
+        """Runtime and precision, in words."""
+        return f"{self.runtime} {self.precision}".rstrip()
+
 
 def measurables_of_run(
     run: Path,
@@ -116,7 +121,7 @@ def measurables_of_file(
     elif runtime not in runtimes:
         skipped.append(f"{path} runs in {runtime}, which is not among the runtimes {', '.join(runtimes)}")
     elif form.size not in (None, size):
-        skipped.append(f"{path} takes images of one size alone; give --input {form.size[0]}x{form.size[1]}")
+        skipped.append(f"{path} takes images of one size only; give --input {form.size[0]}x{form.size[1]}")
     elif form.batch not in (None, 1):
         skipped.append(f"{path} takes {form.batch} images at once, expected a file for one; export it with --batch 1")
     else:

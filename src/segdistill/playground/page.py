@@ -141,8 +141,12 @@ class Page:
             outputs = [views, message, slider, networks, classes]
             # One image at a time: two at once would measure each other. What is chosen meanwhile comes next; by default
             # Gradio ignores it.
-            one = {"concurrency_limit": 1, "concurrency_id": "predict", "trigger_mode": "multiple"}
-            one["api_visibility"] = "private"
+            one = {
+                "concurrency_limit": 1,
+                "concurrency_id": "predict",
+                "trigger_mode": "multiple",
+                "api_visibility": "private",
+            }
             dropped.upload(self._show_dropped, [dropped, left, right], outputs, **one)
             offered.select(self._show_example, [left, right], outputs, **one)
             for side in (left, right):

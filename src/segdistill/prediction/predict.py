@@ -207,7 +207,7 @@ def _check_wanted(job: Job, items: Sequence[Item], kinds: Kinds) -> None:
             if file in taken:
                 raise UserError(
                     f"{file}, a file beside the label map of {item.path}, is also an image or another label map; "
-                    "rename one of the images, or choose another output"
+                    "rename one of the images, choose another output, or leave out the option that writes this file"
                 )
 
 

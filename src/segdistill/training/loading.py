@@ -111,7 +111,7 @@ def _one_teacher(given: GivenTeacher, images: Images) -> Network:
     if given.classes is not None:
         return MappedClasses(network, given.classes, images.classes, name)
     if network.num_classes == len(images.classes):
-        remedy = "map them with teacher_classes: {class of the teacher: class of the data}"
+        remedy = "map them with teacher_classes: {class of the teacher: class of the data, or ignore}"
         network.description.check_classes(images.classes, name, remedy=remedy)
     return network
 
