@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from tests.prediction.networks import saved
 pytest.importorskip("gradio", reason="Gradio is not installed")
 
 # After that, for both need Gradio.
-from segdistill.playground.page import pictures
+from segdistill.playground.page import pair, pictures
 from segdistill.playground.server import Gate, listen
 
 PADDED = "python:tests.prediction.networks:build_padded"
@@ -84,6 +85,22 @@ def test_pictures_have_the_classes_colours(size: tuple[int, int], shown: tuple[i
     if shown == size:
         assert (np.asarray(photo) == image.permute(1, 2, 0).numpy()).all()
         assert (colours == np.array(pointwise.PALETTE)[found.labels.numpy()]).all()
+
+
+def test_a_picture_that_is_shown_again_leaves_the_file_that_a_browser_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    views = [Image.fromarray(np.full((5, 7), value, np.uint8)) for value in (3, 200)]
+    left, right = pair(views, 0, 1) or ()
+    with left.open("rb") as loading:
+        assert pair(views, 1, 0) == (right, left)
+        assert (np.asarray(Image.open(loading)) == 3).all()
+        loading.seek(0)
+        # Not the same file written over: that would be empty for a moment.
+        assert os.fstat(loading.fileno()).st_ino != left.stat().st_ino
+    assert (np.asarray(Image.open(right)) == 200).all()
+    assert pair(None, 0, 1) is None
 
 
 def test_an_exported_file_goes_without_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,14 @@ from typing import Any
 import fastapi
 import gradio as gr
 import torch
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from segdistill.colors import hex_color
 from segdistill.datasets.reading.images import PICTURES
 from segdistill.datasets.reading.rasters import TIFF
 from segdistill.errors import UserError
+from segdistill.files import write_atomically
 from segdistill.playground.contenders import Contender, TimedLabels, predicted, read_dropped
 from segdistill.prediction.images_in import Picture
 from segdistill.reporting.page import render
@@ -164,12 +168,13 @@ class Page:
         try:
             image = read_dropped(file)
             found = [predicted(contender, image) for contender in self._contenders]
+            views = pictures(image, found, self._contenders[0].predictor.palette)
+            both = pair(views, left, right)
         except UserError as error:
             return None, _note(f"{error}.", is_error=True), None, self._networks(), self._classes()
         height, width = image.size
-        views = pictures(image, found, self._contenders[0].predictor.palette)
         note = _note(f"{file.name}, {width} x {height} pixels")
-        return views, note, pair(views, left, right), self._networks(found), self._classes(found)
+        return views, note, both, self._networks(found), self._classes(found)
 
     def _networks(self, found: Sequence[TimedLabels] | None = None) -> str:
         """Parameters and times."""
@@ -217,9 +222,22 @@ def pictures(
     return shown
 
 
-def pair(views: Sequence[Image.Image] | None, left: int, right: int) -> tuple[Image.Image, Image.Image] | None:
+def pair(views: Sequence[Image.Image] | None, left: int, right: int) -> tuple[Path, Path] | None:
     """What lies on either side of the slider."""
-    return None if views is None else (views[left], views[right])
+    return None if views is None else (_file_of(views[left]), _file_of(views[right]))
+
+
+def _file_of(view: Image.Image) -> Path:
+    """A PNG file of a picture, in the folder that Gradio serves and clears.
+
+    Given the picture itself, Gradio names its file by the content too, but writes into it again each time it is shown:
+    a browser that still loads it receives half a file.
+    """
+    png = io.BytesIO()
+    view.save(png, "PNG")
+    file = Path(get_upload_folder()) / hashlib.sha256(png.getvalue()).hexdigest() / "image.png"
+    write_atomically(file, lambda opened: opened.write(png.getvalue()))
+    return file
 
 
 def _side(label: str, names: Sequence[str], chosen: int) -> Any:
