@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
+import re
 import stat
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
+import segdistill
 from segdistill import UserError
+from segdistill.datasets import DATASETS
 from segdistill.files import read_yaml, write_atomically, write_json, write_text, write_yaml
 
 
@@ -98,3 +102,23 @@ def test_bad_yaml(tmp_path: Path, content: bytes | None, told: str) -> None:
     with pytest.raises(UserError, match=told) as error:
         read_yaml(tmp_path / "a.yaml")
     assert "\n" not in str(error.value)
+
+
+def takes_root(name: str) -> bool:
+    return "root" in inspect.signature(DATASETS[name]).parameters
+
+
+@pytest.mark.parametrize("given", [None, 5, ["a"], b"data"])
+def test_what_is_no_path_is_refused_wherever_python_takes_one(given: Any) -> None:
+    for read in (segdistill.load_run, segdistill.load_comparison, segdistill.RunFolder):
+        with pytest.raises(UserError, match=re.escape(f"is {given!r}, expected a path, as a str or")):
+            read(given)
+    with pytest.raises(UserError, match="expected"):
+        segdistill.evaluate(given, quiet=True)
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if takes_root(name)])
+@pytest.mark.parametrize("given", [None, 5, b"data"])
+def test_data_sets_refuse_what_is_no_path(name: str, given: Any) -> None:
+    with pytest.raises(UserError, match=re.escape(f"root is {given!r}, expected a path, as a str or")):
+        DATASETS[name](root=given, **({"classes": ["no", "yes"]} if name == "folder" else {}))

@@ -47,6 +47,21 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
+def as_path(given: str | os.PathLike[str], name: str) -> Path:
+    """The path that a caller gives, as an argument called ``name``.
+
+    Raises:
+        UserError: it is neither text nor a path.
+
+    Example:
+        >>> as_path("data/camvid", "root").parts
+        ('data', 'camvid')
+    """
+    if not isinstance(given, str | os.PathLike) or isinstance(os.fspath(given), bytes):
+        raise UserError(f"{name} is {given!r}, expected a path, as a str or a pathlib.Path")
+    return Path(given)
+
+
 def digest(*paths: Path) -> str:
     """A hash, in hexadecimal, of what the files hold, one after the other."""
     hasher = hashlib.blake2b(digest_size=16)

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from segdistill.errors import UserError, reason
-from segdistill.files import UNFINISHED, read_yaml, write_json, write_text, write_yaml
+from segdistill.files import UNFINISHED, as_path, read_yaml, write_json, write_text, write_yaml
 from segdistill.locks import is_free
 from segdistill.metrics.scores import percent
 from segdistill.networks.loading import load_run
@@ -41,7 +41,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path, "path")
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -54,7 +54,7 @@ class RunFolder:
             >>> str(RunFolder.of("runs/camvid").path)
             'runs/camvid'
         """
-        folder = Path(path)
+        folder = as_path(path, "path")
         own = cls(folder)
         if not own.config_file.exists() and folder.resolve().name == BEST:
             outer = cls(folder.resolve().parent)

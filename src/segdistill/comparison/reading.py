@@ -19,6 +19,7 @@ from segdistill.comparison.options import BASELINE, EQUAL_TIME, LONGER, REFERENC
 from segdistill.comparison.results import Cell, Comparison, Row, summary_of
 from segdistill.comparison.statistics import Difference, Overlaps, compare_miou, gap_closure
 from segdistill.errors import UserError
+from segdistill.files import as_path
 from segdistill.networks.identity import network_label
 from segdistill.progress import counted
 from segdistill.run_folder import RunFolder
@@ -46,7 +47,7 @@ def load_comparison(folder: str | Path) -> Comparison:
         UserError: if it is no comparison, or its cells do not belong together: other classes, other images, scores
             that are missing.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     plan = read_plan(folder)
     if plan is None:
         raise UserError(f"{folder} is no comparison: it has no plan.json; make one with segdistill compare")

@@ -10,6 +10,7 @@ from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.coded_masks import CodedMaskReader
 from segdistill.datasets.reading.files import FileDataset, Pair, missing_split, pair_folders
 from segdistill.datasets.reading.layouts import find_root
+from segdistill.files import as_path
 
 _LEVELS = ("ADEChallengeData2016", ".")
 _FOLDERS = {"train": "training", "val": "validation"}
@@ -344,7 +345,7 @@ class ADE20K(FileDataset):
     def __init__(self, root: str | Path, split: str = "train", resize: Sequence[int] | None = None) -> None:
         codes = {0: IGNORE_INDEX} | {1 + label: label for label in range(len(self.CLASSES))}
         super().__init__(
-            _find_pairs(Path(root), split),
+            _find_pairs(as_path(root, "root"), split),
             CodedMaskReader(codes, meaning="0 for other objects and the classes 1 to 150"),
             classes=self.CLASSES,
             palette=self.PALETTE,

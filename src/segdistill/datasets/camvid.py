@@ -16,6 +16,7 @@ from segdistill.datasets.reading.files import (
 )
 from segdistill.datasets.reading.masks import MaskReader
 from segdistill.errors import UserError
+from segdistill.files import as_path
 
 _VOID = 11
 _SPLITS = ("train", "val", "test")
@@ -70,7 +71,7 @@ class CamVid(FileDataset):
 
     def __init__(self, root: str | Path, split: str = "train", resize: Sequence[int] | None = None) -> None:
         super().__init__(
-            _find_pairs(Path(root), split),
+            _find_pairs(as_path(root, "root"), split),
             MaskReader(len(self.CLASSES), ignore=_VOID),
             classes=self.CLASSES,
             palette=self.PALETTE,

@@ -11,6 +11,7 @@ from segdistill.datasets.reading.coded_masks import CodedMaskReader
 from segdistill.datasets.reading.files import FileDataset, existing_folder, missing_split, refuse_missing
 from segdistill.datasets.reading.layouts import files_ending
 from segdistill.errors import UserError
+from segdistill.files import as_path
 
 _SPLITS = ("train", "val", "test")
 _IMAGE_ENDING = "_leftImg8bit.png"
@@ -96,7 +97,7 @@ class Cityscapes(FileDataset):
     """Images of the complete splits."""
 
     def __init__(self, root: str | Path, split: str = "train", resize: Sequence[int] | None = None) -> None:
-        images, masks = _find_folders(Path(root), split)
+        images, masks = _find_folders(as_path(root, "root"), split)
         image_files = files_ending(images, _IMAGE_ENDING)
         if not image_files:
             raise UserError(f"{images} holds no image, so the split is empty; expected CITY/*{_IMAGE_ENDING}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from segdistill.datasets.reading.files import existing_folder, refuse_missing
 from segdistill.datasets.reading.polygons import Area, PolygonDataset, ring_of
 from segdistill.errors import NoSplitError, UserError, missing_package
+from segdistill.files import as_path
 
 
 class COCOPolygons(PolygonDataset):
@@ -46,7 +47,7 @@ class COCOPolygons(PolygonDataset):
         palette: Sequence[str | Sequence[int]] | None = None,
         resize: Sequence[int] | None = None,
     ) -> None:
-        file = _annotations(existing_folder(Path(root), "images and a COCO file per split"), split)
+        file = _annotations(existing_folder(as_path(root, "root"), "images and a COCO file per split"), split)
         try:
             content = json.loads(file.read_text(encoding="utf-8-sig"))
             categories = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
@@ -70,7 +71,7 @@ class COCOPolygons(PolygonDataset):
         supers = {holder for holder, name in holders if holder != name}
         order = [number for number in sorted(categories) if used[number] or categories[number] not in supers]
         super().__init__(
-            [(image, file) for image in _images(Path(root), file, split, names)],
+            [(image, file) for image in _images(as_path(root, "root"), file, split, names)],
             classes=[categories[number] for number in order],
             background=background,
             palette=palette,

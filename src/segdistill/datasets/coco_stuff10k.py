@@ -12,6 +12,7 @@ from segdistill.datasets.reading.files import FileDataset, existing_folder, miss
 from segdistill.datasets.reading.layouts import files_ending, listed_pairs
 from segdistill.datasets.voc import voc_colors
 from segdistill.errors import UserError
+from segdistill.files import as_path
 
 _LAST_ID = 182
 # Numbers of COCO's 91 things that no image has: street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door,
@@ -230,7 +231,9 @@ class COCOStuff10K(FileDataset):
     """Images of the complete splits."""
 
     def __init__(self, root: str | Path, split: str = "train", resize: Sequence[int] | None = None) -> None:
-        root = existing_folder(Path(root), "the folder of COCO-Stuff 10K that holds images/, annotations/, imageLists/")
+        root = existing_folder(
+            as_path(root, "root"), "the folder of COCO-Stuff 10K that holds images/, annotations/, imageLists/"
+        )
         listing = _find_listing(root, split)
         images = existing_folder(root / "images", "the images of cocostuff-10k-v1.1.zip")
         annotations = existing_folder(root / "annotations", "the masks of cocostuff-10k-v1.1.zip")

@@ -21,6 +21,7 @@ from segdistill.datasets.reading.listing import Listing
 from segdistill.datasets.reading.masks import MaskReader
 from segdistill.datasets.reading.tiles import TileDataset
 from segdistill.errors import UserError
+from segdistill.files import as_path
 
 
 class Folder(TileDataset):
@@ -77,7 +78,7 @@ class Folder(TileDataset):
                 f"ignore_color {hex_color(ignored)} is also the colour of '{classes[colors.index(ignored)]}'"
             )
         super().__init__(
-            _find_pairs(Path(root), split),
+            _find_pairs(as_path(root, "root"), split),
             MaskReader(len(classes), ignore=ignore, palette=colors, ignore_color=ignored, values=mask_values),
             classes=classes,
             palette=colors,

@@ -19,7 +19,7 @@ from segdistill.datasets.reading.rasters import read_header, require_rasterio, w
 from segdistill.datasets.reading.tiles import checked_bands
 from segdistill.datasets.reading.videos import VIDEOS, FrameAt, VideoFrame, frames_of
 from segdistill.errors import NoSplitError, UserError
-from segdistill.files import bytes_of
+from segdistill.files import as_path, bytes_of
 
 SPLITS = ("all", "train", "val")
 
@@ -171,7 +171,8 @@ def _check(split: str, frame_step: int, held_out: float, crops_per_image: int, e
 
 def _find(root: str | Path | Sequence[str | Path]) -> dict[str, Path]:
     """The files by their names: where they lie below their folder, and below which one where there are several."""
-    roots = [Path(root)] if isinstance(root, str | Path) else [Path(folder) for folder in root]
+    given = list(root) if isinstance(root, Sequence) and not isinstance(root, str | bytes) else [root]
+    roots = [as_path(folder, "root") for folder in given]
     if not roots:
         raise UserError("root is an empty list; expected a folder of images, or several")
     found: dict[str, Path] = {}

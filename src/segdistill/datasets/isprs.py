@@ -13,6 +13,7 @@ from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.files import existing_folder, missing_split, refuse_missing
 from segdistill.datasets.reading.masks import MaskPixels, MaskReader
 from segdistill.datasets.reading.tiles import TileDataset
+from segdistill.files import as_path
 
 _CLASSES = ("impervious surfaces", "building", "low vegetation", "tree", "car", "clutter")
 _PALETTE = ((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0))
@@ -109,7 +110,7 @@ class Vaihingen(_IsprsTiles):
         crops_per_image: int = 21,
         evaluation_window: int = 1024,
     ) -> None:
-        root = existing_folder(Path(root), "the folder of Vaihingen that holds top/")
+        root = existing_folder(as_path(root, "root"), "the folder of Vaihingen that holds top/")
         tiles = self._tiles(root, split)
         download = "ISPRS_semantic_labeling_Vaihingen"
         top = _folder(root, "top", f"{download}/top")
@@ -188,7 +189,7 @@ class Potsdam(_IsprsTiles):
         crops_per_image: int = 144,
         evaluation_window: int = 1024,
     ) -> None:
-        root = existing_folder(Path(root), "the folder of Potsdam that holds 2_Ortho_RGB/ or the like")
+        root = existing_folder(as_path(root, "root"), "the folder of Potsdam that holds 2_Ortho_RGB/ or the like")
         tiles = self._tiles(root, split)
         name = {"RGB": "2_Ortho_RGB", "IRRG": "3_Ortho_IRRG", "RGBIR": "4_Ortho_RGBIR"}[bands]
         pictures = _folder(root, *_nested(name))

@@ -9,6 +9,7 @@ from typing import Literal
 from segdistill.datasets.base import IGNORE_INDEX
 from segdistill.datasets.reading.coded_masks import CodedMaskReader
 from segdistill.datasets.reading.files import FileDataset, existing_folder, missing_split, pair_folders
+from segdistill.files import as_path
 
 _SPLITS = {"train": "Train", "val": "Val"}
 
@@ -50,7 +51,7 @@ class LoveDA(FileDataset):
         scene: Literal["both", "urban", "rural"] = "both",
         resize: Sequence[int] | None = None,
     ) -> None:
-        root = existing_folder(Path(root), "the folder of LoveDA that holds Train/ and Val/")
+        root = existing_folder(as_path(root, "root"), "the folder of LoveDA that holds Train/ and Val/")
         if split not in _SPLITS:
             raise missing_split(root, split, _SPLITS)
         scenes = ("Urban", "Rural") if scene == "both" else (scene.capitalize(),)

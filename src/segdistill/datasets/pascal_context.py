@@ -12,6 +12,7 @@ from segdistill.datasets.reading.files import FileDataset, missing_split, read_l
 from segdistill.datasets.reading.layouts import files_ending, find_root, listed_pairs
 from segdistill.datasets.voc import voc_colors
 from segdistill.errors import UserError
+from segdistill.files import as_path
 
 _LEVELS = ("VOCdevkit/VOC2010", "VOC2010", ".")
 _LISTS = ("Main", "SegmentationContext")  # the later wins
@@ -129,9 +130,9 @@ class PascalContext(FileDataset):
         background: bool = False,
         resize: Sequence[int] | None = None,
     ) -> None:
-        voc = find_root(Path(root), _LEVELS, "JPEGImages", "the folder of Pascal VOC 2010")
+        voc = find_root(as_path(root, "root"), _LEVELS, "JPEGImages", "the folder of Pascal VOC 2010")
         listing = _find_listing(voc, split)
-        masks, where = _find_masks(voc, Path(root))
+        masks, where = _find_masks(voc, as_path(root, "root"))
         first = 1 if background else 0
         unnamed = 0 if background else IGNORE_INDEX
         if where == "trainval":

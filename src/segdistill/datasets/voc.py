@@ -12,6 +12,7 @@ from segdistill.datasets.reading.coded_masks import MATLAB_SUFFIX, CodedMaskRead
 from segdistill.datasets.reading.files import FileDataset, Pair, missing_split, read_lines
 from segdistill.datasets.reading.layouts import files_ending, find_root, listed_pairs
 from segdistill.errors import UserError
+from segdistill.files import as_path
 
 _LEVELS = ("VOCdevkit/VOC2012", "VOC2012", ".")
 _SBD_LEVELS = ("benchmark_RELEASE/dataset", "dataset", ".")
@@ -105,7 +106,7 @@ class VOC(FileDataset):
     ) -> None:
         codes = {label: label for label in (*range(len(self.CLASSES)), IGNORE_INDEX)}
         super().__init__(
-            _find_pairs(Path(root), split, augmented, None if sbd is None else Path(sbd)),
+            _find_pairs(as_path(root, "root"), split, augmented, None if sbd is None else Path(sbd)),
             CodedMaskReader(
                 codes, meaning="the classes 0 to 20, and 255 for ignored pixels", variable=("GTcls", "Segmentation")
             ),

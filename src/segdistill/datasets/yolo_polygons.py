@@ -9,7 +9,7 @@ from typing import Any
 from segdistill.datasets.reading.files import existing_folder, files_by_stem, missing_split, refuse_missing
 from segdistill.datasets.reading.polygons import Area, PolygonDataset, ring_of
 from segdistill.errors import UserError
-from segdistill.files import read_yaml
+from segdistill.files import as_path, read_yaml
 
 _BEYOND = 1.0
 """How far from the image's middle a corner may be, in its sides: cut-outs leave some a little outside."""
@@ -47,7 +47,7 @@ class YOLOPolygons(PolygonDataset):
         palette: Sequence[str | Sequence[int]] | None = None,
         resize: Sequence[int] | None = None,
     ) -> None:
-        folder = existing_folder(Path(root), "images/ and labels/, or a folder of both for each split")
+        folder = existing_folder(as_path(root, "root"), "images/ and labels/, or a folder of both for each split")
         images, labels = _folders(folder, split)
         files = files_by_stem(images)
         if not files:

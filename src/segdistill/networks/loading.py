@@ -10,7 +10,7 @@ from typing import Any
 
 from segdistill.arguments import parse_options
 from segdistill.errors import UserError
-from segdistill.files import as_typed
+from segdistill.files import as_path, as_typed
 from segdistill.naming import check_nameable
 from segdistill.networks import from_onnx, from_python, from_smp, from_timm, from_torchvision, from_transformers
 from segdistill.networks.folder import CARD_FILE, read_description
@@ -282,6 +282,7 @@ def load_run(folder: str | os.PathLike[str]) -> Network:
     Raises:
         UserError: no such folder, no network in it, or a damaged one; a spec of an untrained network.
     """
+    as_path(folder, "folder")  # checked only: a spec is no path
     text = os.fspath(folder)
     source, _ = _source_of(text)
     if source not in (None, "onnx") and not os.path.isdir(text):

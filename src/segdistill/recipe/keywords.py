@@ -102,7 +102,9 @@ def check_required(known: Iterable[Field[Any]], values: Mapping[str, Any], prefi
 
 
 def _check_kind(value: Any, expected: Any, key: str) -> None:
-    """Refuse what the parser takes without a look: null, and objects where a number is expected, not a name."""
+    """Refuse what the parser takes without a look: null, bytes, and objects where a number is expected, not a name."""
+    if isinstance(value, bytes):
+        raise UserError(f"{key} is {value!r}, expected text instead of bytes")
     if value is not None and is_plain(value):
         return
     union = get_args(expected) if get_origin(expected) in (Union, UnionType) else (expected,)
