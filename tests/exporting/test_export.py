@@ -204,3 +204,26 @@ def test_onnx_in_half_precision(net: Path, tmp_path: Path) -> None:
     labels, expected = run_plainly(exported.path, images), run_plainly(whole, images)
     assert labels.dtype == np.uint8
     assert (labels == expected).mean() > 0.99
+
+
+@pytest.mark.slow
+def test_half_precision_normalises_values_that_it_does_not_hold(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "net", "python:tests.prediction.networks:build_any", in_channels=4, classes=2)
+    network = load_run(folder)
+    network.set_normalization([5e5, 1e6, 2e6, 1e5], [1e5, 3e5, 5e5, 1e4])
+    network.save(folder)
+    exported = export(run=folder, half=True, quiet=True)
+    assert exported.agreement.equal_labels > 0.99
+    assert exported.agreement.largest_logit_difference < 0.1 * exported.agreement.logit_deviation
+
+
+@pytest.mark.slow
+def test_a_network_that_overflows_in_half_precision(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "net", "python:tests.prediction.networks:build_any")
+    network = load_run(folder)
+    with torch.no_grad():
+        network.model.get_submodule(network.info.logits.name).weight.mul_(1e7)
+    network.save(folder)
+    with pytest.raises(UserError, match=r"up to 65504, and about three digits of each: leave out --half"):
+        export(run=folder, half=True, quiet=True)
+    assert not (folder / "exports" / "model-fp16.onnx").exists()

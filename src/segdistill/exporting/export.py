@@ -127,7 +127,7 @@ def export(options: ExportOptions) -> Exported:
         return converted(tune(Path(run), network, guide, finetune, console))
 
     with _beside(path) as temporary:
-        model = converted(copy.deepcopy(network).half() if options.half else network)
+        model = converted(_in_half(network) if options.half else network)
         files = kind.write(model, temporary / path.name)
         agreement, said = _verified(options, kind, network, temporary / path.name, about, samples, compared_on, console)
         report = _report(run, format, form, metadata, agreement, compared_on)
@@ -140,6 +140,16 @@ def export(options: ExportOptions) -> Exported:
         report["finetune"] = {"epochs": finetune, "teacher": guide.folder}
     tuned = None if guide is None else fine_tuned
     return _quantised(exported, kind, model, tuned, sets, options.calibration, report, console)
+
+
+def _in_half(network: Network) -> Network:
+    """A copy that computes in half precision from the normalised image on.
+
+    Mean and deviation stay as they are: those of bands with values above 65504 are no numbers in half precision.
+    """
+    copied = copy.deepcopy(network)
+    copied.model.half()
+    return copied
 
 
 def _opened(run: str | Path, console: Console) -> tuple[Predictor, Network]:
@@ -192,6 +202,8 @@ def _verified(
     with during(f"comparing {file.name} with PyTorch on {compared_on}", console), _running(file):
         agreement = compare(network, kind.open(file), about.form, samples, half=options.half)
     hint = "; try a fixed size, such as --size 512x512" if about.form.size is None else ""
+    if options.half:
+        hint = "; half precision holds numbers up to 65504, and about three digits of each: leave out --half"
     _require_close(agreement, file, options.run, compared_on, hint)
     return agreement, f"{agreement}, on {compared_on}"
 
