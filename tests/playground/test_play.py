@@ -193,6 +193,17 @@ def test_an_image_of_16_bits_in_three_channels_is_told_of(tmp_path: Path) -> Non
         read_dropped(tmp_path / "deep.png")
 
 
+@pytest.mark.parametrize(("bands", "dtype"), [(5, "uint8"), (3, "float32"), (3, "uint16"), (3, "complex64")])
+def test_a_tiff_of_other_pixels_is_not_called_no_image(tmp_path: Path, bands: int, dtype: str) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    with rasterio.open(tmp_path / "field.tif", "w", width=6, height=4, count=bands, dtype=dtype) as file:
+        file.write(np.ones((bands, 4, 6), dtype))
+    with pytest.raises(
+        UserError, match=r"^field.tif .* damaged or not of 8 bits with 1, 3 or 4 bands; expected an RGB"
+    ):
+        read_dropped(tmp_path / "field.tif")
+
+
 def test_gradio_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"pip install 'segdistill\[play\]'"):

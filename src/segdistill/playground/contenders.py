@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from segdistill.datasets.reading.images import RGB
+from segdistill.datasets.reading.rasters import TIFF
 from segdistill.errors import UserError
 from segdistill.exporting.sample_images import splits_of, spread_images
 from segdistill.networks.size import count_parameters
@@ -144,6 +145,11 @@ def read_dropped(path: Path) -> Picture:
     except Image.DecompressionBombError:
         raise UserError(f"{name} has too many pixels; expected at most {MOST_PIXELS / 1e6:.0f} million") from None
     except (OSError, ValueError, SyntaxError):
+        if path.suffix.lower() in TIFF:
+            raise UserError(
+                f"{name} cannot be read here, it is damaged or not of 8 bits with 1, 3 or 4 bands; expected an RGB "
+                "image (segdistill predict reads other GeoTIFFs)"
+            ) from None
         known = ", ".join(FORMATS)
         raise UserError(f"{name} cannot be read, it is damaged or no image; expected one of {known}") from None
     if width * height > MOST_PIXELS:
