@@ -118,6 +118,29 @@ def checked_arguments(
     return arguments
 
 
+def refuse_wrong_types(kind: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Name the argument of a class that is of the wrong type, where its ``__init__`` has failed for some reason.
+
+    Args:
+        kind: the class.
+        values: the arguments that it was given.
+
+    Raises:
+        UserError: one of them is not what the signature says. Nothing is raised where all are.
+
+    Example:
+        >>> from segdistill.methods import CWD
+        >>> refuse_wrong_types(CWD, {"temperature": [4]})
+        Traceback (most recent call last):
+        segdistill.errors.UserError: CWD: temperature: expected float, found [4]
+    """
+    checked_arguments(kind, values, kind.__name__)
+    for name, parameter in inspect.signature(kind).parameters.items():
+        # The parser takes null for everything.
+        if name in values and values[name] is None and "None" not in str(parameter.annotation):
+            raise UserError(f"{kind.__name__}: {name} is None, expected {parameter.annotation}")
+
+
 def _parser(kind: Callable[..., Any], skip: frozenset[str]) -> ArgumentParser:
     """What checks the arguments of a class or function."""
     parser = ArgumentParser(exit_on_error=False, parser_mode=PARSER_MODE)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -176,6 +178,40 @@ def test_mask_values_say_what_numbers_stand_for(
     written = {"dataset": "folder", "root": str(tmp_path), "classes": ["a", "b", "c"]}
     written["mask_values"] = {str(value): label for value, label in values.items()}  # as JSON has it
     assert build_split(written, "train")[0][1].tolist() == labels
+
+
+@pytest.mark.parametrize("values", [5, [1, 2], {"0": 0, "255": 1}, {0: "no"}, {0: None}, {0.5: 1}, {0: 1.5}], ids=repr)
+def test_mask_values_that_are_no_whole_numbers(tmp_path: Path, values: Any) -> None:
+    with pytest.raises(UserError, match=re.escape(f"mask_values is {values!r}; expected whole numbers in the masks")):
+        Folder(folder_tree(tmp_path, {"train": 1}), ("no", "yes"), mask_values=values)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "sentence"),
+    [
+        ("classes", None, "classes"),
+        ("split", 5, "Folder: split: expected str, found 5"),
+        ("split", None, "Folder: split is None, expected str"),
+        ("resize", 5, r"Folder: resize: expected list\[int\] or null, found 5"),
+        ("palette", 5, "Folder: palette: expected .* found 5"),
+        ("bands", 5, "bands is 5; expected numbers of bands"),
+        ("bands", ["a"], r"bands is \['a'\]; expected numbers of bands"),
+        ("bands", [1.5], r"bands is \[1.5\]; expected numbers of bands"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_named(tmp_path: Path, argument: str, value: Any, sentence: str) -> None:
+    folder_tree(tmp_path, {"train": 1})
+    with pytest.raises(UserError, match=sentence):
+        Folder(**{"root": tmp_path, "classes": ("no", "yes"), argument: value})
+
+
+def test_an_error_of_a_data_set_of_ones_own_is_left_as_it_is() -> None:
+    class Own(Folder):
+        def __init__(self, where: Path) -> None:
+            super().__init__(where / 1, CLASSES)  # type: ignore[operator]
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        Own(Path("data"))
 
 
 def test_mask_values_out_of_range_and_the_sentence_that_names_them(tmp_path: Path) -> None:

@@ -90,3 +90,18 @@ def test_no_temperature_may_be_zero(name: str, argument: str) -> None:
 def test_every_choice_is_checked(name: str, argument: str) -> None:
     with pytest.raises(UserError, match=rf"{name}: .*{argument}|{argument}.*{name}"):
         METHODS[name](**{argument: "nonsense"})
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("value", [{}, "much", None], ids=repr)
+def test_a_number_of_another_type_is_named(name: str, value: Any) -> None:
+    kind = METHODS[name]
+    numbers = [one.name for one in inspect.signature(kind).parameters.values() if one.annotation in ("float", "int")]
+    for number in numbers:
+        with pytest.raises(UserError, match=f"{kind.__name__}: {number}"):
+            kind(**{number: value})
+
+
+def test_an_argument_that_a_method_lacks_is_left_to_python() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'heat'"):
+        METHODS["kd"](heat=3)

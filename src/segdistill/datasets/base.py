@@ -234,15 +234,26 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
 
 
 def _keeping_arguments(init: Callable[..., None]) -> Callable[..., None]:
-    """``__init__`` that notes what it is called with, before those of the base classes are called."""
+    """``__init__`` that notes what it is called with, and says which argument is of the wrong type where it fails.
+
+    The outermost one alone: those of the base classes are called by it.
+    """
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def noting(self: SegmentationDataset, *given: Any, **named: Any) -> None:
-        if self.arguments is None:
-            with contextlib.suppress(TypeError):  # which __init__ itself is about to raise
-                self.arguments = dict(list(signature.bind(self, *given, **named).arguments.items())[1:])
-        init(self, *given, **named)
+        if self.arguments is not None:
+            return init(self, *given, **named)
+        with contextlib.suppress(TypeError):  # which __init__ itself is about to raise
+            self.arguments = dict(list(signature.bind(self, *given, **named).arguments.items())[1:])
+        try:
+            return init(self, *given, **named)
+        except (AttributeError, IndexError, TypeError):
+            if self.arguments is not None:
+                from segdistill.arguments import refuse_wrong_types  # its parser takes long to import
+
+                refuse_wrong_types(type(self), self.arguments)
+            raise
 
     return noting
 

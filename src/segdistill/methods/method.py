@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -102,6 +104,11 @@ class Method(nn.Module, ABC):
     needs_embedding: bool = False
     #: Whether the method compares backbone stages. Both networks must then have some.
     needs_stages: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _naming_wrong_types(cls.__init__)  # type: ignore[method-assign]
 
     @property
     def of_features(self) -> bool:
@@ -214,6 +221,26 @@ class Method(nn.Module, ABC):
         Returns:
             Scalars; their sum is the method's loss. A batch without a valid pixel gives zeros.
         """
+
+
+def _naming_wrong_types(init: Callable[..., None]) -> Callable[..., None]:
+    """``__init__`` that says which hyper-parameter is of the wrong type where it fails for that reason."""
+
+    @functools.wraps(init)
+    def naming(self: Method, *given: Any, **named: Any) -> None:
+        try:
+            init(self, *given, **named)
+        except (AttributeError, IndexError, TypeError):
+            # Only what made the object knows its arguments, not the __init__ of a base class.
+            if type(self).__init__ is naming:
+                with contextlib.suppress(TypeError):  # a missing or unknown argument: what was raised says so
+                    arguments = inspect.signature(init).bind(self, *given, **named).arguments
+                    from segdistill.arguments import refuse_wrong_types  # its parser takes long to import
+
+                    refuse_wrong_types(type(self), dict(list(arguments.items())[1:]))
+            raise
+
+    return naming
 
 
 def check_several_classes(method: Method, student: NetworkInfo, teacher: NetworkInfo) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,7 +143,7 @@ class MaskReader:
         self.classes = classes
         self.ignore = ignore
         self.palette = palette
-        self.values = dict(values or {})
+        self.values = _checked_values(values)
         self.identity = f"{classes} {ignore} {palette} {ignore_color} {sorted(self.values.items())}"
         self._table = np.full(2**16, _UNKNOWN, dtype=np.int16)
         self._table[:classes] = np.arange(classes)
@@ -246,6 +247,19 @@ class MaskReader:
             f"{', ...' * (len(found) > 4)}, not in the palette (give the colour of ignored pixels as "
             "ignore_color)"
         )
+
+
+def _checked_values(values: Mapping[int, int] | None) -> dict[int, int]:
+    """``mask_values`` as an argument of a data set, if it says of whole numbers what they stand for."""
+    if values is None:
+        return {}
+    is_mapping = isinstance(values, Mapping)
+    if not is_mapping or not all(isinstance(number, Integral) for pair in values.items() for number in pair):
+        raise UserError(
+            f"mask_values is {values!r}; expected whole numbers in the masks and the class that each stands for, such "
+            "as {0: 0, 255: 1}"
+        )
+    return {int(value): int(label) for value, label in values.items()}
 
 
 def resized_labels(labels: Tensor, size: tuple[int, int] | None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,7 @@ _Converted = tuple[Path | None, Path]
 
 def checked_bands(bands: Sequence[int]) -> tuple[int, ...]:
     """``bands`` as an argument of a data set, if they are numbers of bands."""
-    if not bands or min(bands) < 1 or len(set(bands)) < len(bands):
+    is_listed = isinstance(bands, Sequence) and all(isinstance(band, Integral) for band in bands)
+    if not bands or not is_listed or min(bands) < 1 or len(set(bands)) < len(bands):
         raise UserError(f"bands is {bands!r}; expected numbers of bands, the first being 1, each once")
     return tuple(bands)
