@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from segdistill.datasets import SyntheticAerial
@@ -61,6 +61,17 @@ def test_black_is_explained_where_it_is_seen(monkeypatch: pytest.MonkeyPatch, un
     side_by_side(scenes, {"one": tiny_network(classes=6, seed=1)}, [0])
     # The legend is drawn first.
     assert written == [*SyntheticAerial.CLASSES, *[NO_LABEL] * unlabelled, "image", "truth", "one"]
+
+
+@pytest.mark.parametrize(
+    ("heading", "size"), [("student", 22), ("student + kd + brd?relation=0", 14), ("a heading far too long " * 9, 11)]
+)
+def test_headings_are_as_large_as_their_columns_allow(monkeypatch: pytest.MonkeyPatch, heading: str, size: int) -> None:
+    drawn: dict[str, ImageFont.FreeTypeFont] = {}
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _, place, text, font, **more: drawn.update({text: font}))
+    side_by_side(SyntheticAerial("val", count=1, size=(40, 32)), {heading: tiny_network(classes=6, seed=1)}, [0])
+    assert {drawn[text].size for text in ("image", "truth", heading)} == {size}
+    assert size == 11 or drawn[heading].getlength(heading) <= 6 * 32
 
 
 class WithoutALabel(SyntheticAerial):

@@ -15,7 +15,8 @@ from segdistill.datasets.base import Window
 from segdistill.networks.network import Network
 
 GAP = 6
-HEADER = 22
+HEADER = 32
+LARGEST_TEXT, SMALLEST_TEXT, LEGEND_TEXT = 22, 11, 18  # pixels; a phone shows the sheet at two fifths of its size
 WIDTH, LARGEST_WIDTH = 200, 320  # wished for, and not exceeded
 NO_LABEL = "no label"
 INK = (20, 20, 20)
@@ -68,8 +69,9 @@ def side_by_side(dataset: SegmentationDataset, networks: Mapping[str, Network], 
     sheet = Image.new("RGB", (len(headings) * (width + GAP) + GAP, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     top = HEADER
+    font = _fitting(headings, width)
     for column, heading in enumerate(headings):
-        draw.text((GAP + column * (width + GAP), 4), heading, fill=INK, font=ImageFont.load_default(13))
+        draw.text((GAP + column * (width + GAP), HEADER - 6), heading, fill=INK, font=font, anchor="ls")
     for cells in rows:
         for column, cell in enumerate(cells):
             sheet.paste(cell, (GAP + column * (width + GAP), top))
@@ -112,22 +114,32 @@ def _row(
     return [cell.resize(size, smooth if column == 0 else sharp) for column, cell in enumerate(cells)]
 
 
+def _fitting(headings: Sequence[str], width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest font in which each heading fits above its column; below the smallest nobody could read them."""
+    for size in range(LARGEST_TEXT, SMALLEST_TEXT, -1):
+        font = ImageFont.load_default(size)
+        if max(font.getlength(heading) for heading in headings) <= width:
+            return font
+    return ImageFont.load_default(SMALLEST_TEXT)
+
+
 def _legend(colours: Mapping[str, tuple[int, int, int]], width: int) -> Image.Image:
     """Colour and name of every class, in as many lines as ``width`` asks for."""
-    font = ImageFont.load_default(13)
+    font, swatch, line_height = ImageFont.load_default(LEGEND_TEXT), LEGEND_TEXT - 2, LEGEND_TEXT + 8
     lines: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]
     left = 0.0
     for name, colour in colours.items():
-        room = 17 + font.getlength(name) + 14
+        room = swatch + 6 + font.getlength(name) + 16
         if left + room > width and lines[-1]:
             lines.append([])
             left = 0.0
         lines[-1].append((name, colour, left))
         left += room
-    legend = Image.new("RGB", (width, 20 * len(lines)), PAPER)
+    legend = Image.new("RGB", (width, line_height * len(lines)), PAPER)
     draw = ImageDraw.Draw(legend)
     for number, line in enumerate(lines):
+        base = line_height * (number + 1) - 7
         for name, colour, x in line:
-            draw.rectangle((x, 20 * number + 3, x + 12, 20 * number + 15), fill=colour, outline=(90, 90, 90))
-            draw.text((x + 17, 20 * number + 1), name, fill=INK, font=font)
+            draw.rectangle((x, base - swatch + 2, x + swatch, base + 2), fill=colour, outline=(90, 90, 90))
+            draw.text((x + swatch + 6, base), name, fill=INK, font=font, anchor="ls")
     return legend
