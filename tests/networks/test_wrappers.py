@@ -254,3 +254,36 @@ def test_what_cannot_stand_side_by_side_is_refused() -> None:
         SideBySide([one, other])
     with pytest.raises(UserError, match="teacher 2 shows no features, only class scores; leave it out"):
         SideBySide([one, Ensemble([one, tiny_network(seed=1)])])
+
+
+@pytest.mark.parametrize("given", [None, 5, [None, None], ["a", "b"]], ids=repr)
+def test_an_ensemble_of_other_things(given: Any) -> None:
+    with pytest.raises(UserError, match=r"^(an ensemble of|the network 1 of an ensemble is a) .*, expected a"):
+        Ensemble(given)
+
+
+@pytest.mark.parametrize("given", [None, 5, "ignore", [1, 2]], ids=repr)
+def test_a_class_map_that_is_no_mapping(given: Any) -> None:
+    with pytest.raises(UserError, match=r"^teacher_classes is .*, expected a mapping of each class of the teacher"):
+        mapped(tiny_network(), given)
+
+
+@pytest.mark.parametrize("given", [None, 5], ids=repr)
+def test_chosen_channels_that_are_no_list(given: Any) -> None:
+    with pytest.raises(UserError, match=r"^teacher_bands of the teacher is .*, expected a list of numbers of bands"):
+        SelectedBands(tiny_network(), given, in_channels=3)
+
+
+def test_plain_models_are_wrapped() -> None:
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    plain = smp.FPN("resnet18", encoder_weights=None, classes=2).eval()
+    own = load_network("smp:FPN:resnet18", num_classes=2).eval()
+    probabilities = Ensemble([plain, own])(IMAGES).exp()
+    with torch.no_grad():
+        expected = (plain(IMAGES).softmax(1) + own(IMAGES).softmax(1)) / 2
+    assert torch.allclose(probabilities, expected, atol=1e-5)
+    assert torch.allclose(SelectedBands(plain, [3, 1, 2], 3)(IMAGES), plain(IMAGES[:, [2, 0, 1]]), atol=1e-5)
+    swapped = MappedClasses(plain, {0: "car", 1: "road"}, OURS)(IMAGES)
+    assert torch.allclose(swapped, plain(IMAGES)[:, [1, 0]], atol=1e-5)
+    with pytest.raises(UserError, match="the teacher is a str, expected a segdistill Network or a torch module"):
+        MappedClasses("runs/teacher", {}, OURS)  # type: ignore[arg-type]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segdistill.errors import UserError
-from segdistill.networks.network import Network
 from segdistill.networks.wrapper import Wrapper
+from segdistill.networks.wrapping import as_network
 
 
 class SelectedBands(Wrapper):
@@ -36,7 +36,10 @@ class SelectedBands(Wrapper):
 
     chosen: Tensor
 
-    def __init__(self, network: Network, bands: Sequence[int], in_channels: int, name: str = "the teacher") -> None:
+    def __init__(self, network: nn.Module, bands: Sequence[int], in_channels: int, name: str = "the teacher") -> None:
+        network = as_network(network, name.removeprefix("the "))
+        if not isinstance(bands, Sequence):
+            raise UserError(f"teacher_bands of {name} is {bands!r}, expected a list of numbers of bands")
         wrong = [band for band in bands if type(band) is not int or not 1 <= band <= in_channels]
         if wrong:
             raise UserError(

@@ -40,6 +40,10 @@ def read_class_map(
         >>> read_class_map(mapping, ["Road", "car", "bus", "sky"], ["vehicle", "road"])
         (1, 0, 0, None)
     """
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"teacher_classes is {given!r}, expected a mapping of each class of {teacher} to one of the data"
+        )
     found: dict[int, int | None] = {}
     for key, value in given.items():
         if key == REST:

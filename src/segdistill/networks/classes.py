@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segdistill.colors import default_palette
 from segdistill.networks.class_map import read_class_map
-from segdistill.networks.network import Network
 from segdistill.networks.wrapper import Wrapper
+from segdistill.networks.wrapping import as_network
 
 
 class MappedClasses(Wrapper):
@@ -44,8 +44,13 @@ class MappedClasses(Wrapper):
     order: Tensor
 
     def __init__(
-        self, network: Network, mapping: Mapping[Any, Any], classes: Sequence[str], name: str = "the teacher"
+        self,
+        network: nn.Module,
+        mapping: Mapping[Any, Any],
+        classes: Sequence[str],
+        name: str = "the teacher",
     ) -> None:
+        network = as_network(network, name.removeprefix("the "))
         described = network.description
         meanings = read_class_map(mapping, described.classes, classes, name)
         groups = [[label for label, own in enumerate(meanings) if own == one] for one in range(len(classes))]

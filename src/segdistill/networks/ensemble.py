@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segdistill.errors import UserError
 from segdistill.networks.features import Features, NetworkInfo, Tap
 from segdistill.networks.network import Network
 from segdistill.networks.wrapper import Wrapper
+from segdistill.networks.wrapping import as_network
 
 
 class Ensemble(Wrapper):
@@ -24,7 +25,7 @@ class Ensemble(Wrapper):
     There are no features: the `Distiller` refuses methods that compare them.
 
     Args:
-        networks: two or more.
+        networks: two or more; a plain model is wrapped as by `as_network`.
         weights: of each network's probabilities, above 0; only their proportions matter. None: all alike.
 
     Raises:
@@ -41,14 +42,17 @@ class Ensemble(Wrapper):
 
     log_weights: Tensor
 
-    def __init__(self, networks: Sequence[Network], weights: Sequence[float] | None = None) -> None:
-        if len(networks) < 2:
-            raise UserError(f"an ensemble of {len(networks)} networks is given, expected 2 or more")
-        weights = [1.0] * len(networks) if weights is None else weights
-        if len(weights) != len(networks) or not all(0 < weight < math.inf for weight in weights):
-            raise UserError(f"weights of an ensemble are {list(weights)}, expected {len(networks)} numbers above 0")
-        first = networks[0]
-        for number, network in enumerate(networks, 1):
+    def __init__(self, networks: Iterable[nn.Module], weights: Sequence[float] | None = None) -> None:
+        if not isinstance(networks, Iterable):
+            raise UserError(f"an ensemble of {networks!r} is asked for, expected a list of networks")
+        inside = [as_network(one, f"network {number} of an ensemble") for number, one in enumerate(networks, 1)]
+        if len(inside) < 2:
+            raise UserError(f"an ensemble of {len(inside)} networks is given, expected 2 or more")
+        weights = [1.0] * len(inside) if weights is None else weights
+        if len(weights) != len(inside) or not all(0 < weight < math.inf for weight in weights):
+            raise UserError(f"weights of an ensemble are {list(weights)}, expected {len(inside)} numbers above 0")
+        first = inside[0]
+        for number, network in enumerate(inside, 1):
             if not network.num_classes:
                 raise UserError(f"network {number} of an ensemble has no classifier, expected class scores to average")
             if network.info.in_channels != first.info.in_channels:
@@ -60,9 +64,9 @@ class Ensemble(Wrapper):
                 first.description.classes, f"network {number} of an ensemble", "the first one"
             )
         described = first.description
-        stride = math.lcm(*(network.description.stride for network in networks))
+        stride = math.lcm(*(network.description.stride for network in inside))
         described = replace(described, spec=None, mean=None, std=None, stride=stride)
-        super().__init__(networks, _info(networks), described)
+        super().__init__(inside, _info(inside), described)
         shares = torch.tensor([weight / sum(weights) for weight in weights], device=self.device)
         self.register_buffer("log_weights", shares.log(), persistent=False)
 
