@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Optional
 
 import pytest
+import torch
 
 from segdistill import UserError
-from segdistill.arguments import checked_arguments
+from segdistill.arguments import checked_arguments, refuse_wrong_types
+from segdistill.datasets import SegmentationDataset
 
 
 @dataclass
@@ -43,3 +47,37 @@ def test_what_is_left_out_belongs_to_a_call() -> None:
         checked_arguments(add, {"values": [1]}, "loss", skip=("values",))
     with pytest.raises(UserError, match="the key 'values' is missing"):
         checked_arguments(add, {}, "loss")
+
+
+class Own:
+    """A class of a user's own, of which some arguments are not annotated."""
+
+    def __init__(self, plain=None, maybe: Optional[int] = 3, number: int = 4, anything: Any = 5, **more: int) -> None:  # type: ignore[no-untyped-def]  # noqa: UP045
+        """Takes them."""
+
+
+def test_an_argument_of_a_wrong_type_is_named() -> None:
+    fine = {"plain": None, "maybe": None, "anything": None, "more": {"other": 3}}
+    refuse_wrong_types(Own, fine)
+    refuse_wrong_types(Own, fine | {"number": torch.zeros(1)})  # objects are left to the class itself
+    with pytest.raises(UserError, match=r"^Own: number is None, expected int$"):
+        refuse_wrong_types(Own, fine | {"number": None})
+    with pytest.raises(UserError, match=r"^Own: number: expected int, found four$"):
+        refuse_wrong_types(Own, fine | {"number": "four"})
+
+
+class OfOnesOwn(SegmentationDataset):
+    """Fails for a reason of its own."""
+
+    def __init__(self, images: list[Any], transform: Callable[..., Any] | None = None, **more: Any) -> None:
+        super().__init__(classes=["a", "b"], ids=["x"])
+        raise TypeError("own trouble")
+
+    def __getitem__(self, index: int) -> Any:
+        """Never asked for."""
+
+
+@pytest.mark.parametrize("more", [{}, {"other": 3}, {"transform": len}, {"transform": None}], ids=repr)
+def test_an_error_of_a_class_of_ones_own_is_left_as_it_is(more: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="own trouble"):
+        OfOnesOwn(images=[torch.zeros(1)], **more)

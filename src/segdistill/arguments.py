@@ -7,7 +7,8 @@ import re
 from argparse import ArgumentError
 from collections.abc import Callable, Collection, Hashable, Mapping
 from functools import lru_cache
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, set_loader
@@ -118,7 +119,7 @@ def checked_arguments(
     return arguments
 
 
-def refuse_wrong_types(kind: Callable[..., Any], values: Mapping[str, Any]) -> None:
+def refuse_wrong_types(kind: type[Any], values: Mapping[str, Any]) -> None:
     """Name the argument of a class that is of the wrong type, where its ``__init__`` has failed for some reason.
 
     Args:
@@ -134,11 +135,31 @@ def refuse_wrong_types(kind: Callable[..., Any], values: Mapping[str, Any]) -> N
         Traceback (most recent call last):
         segdistill.errors.UserError: CWD: temperature: expected float, found [4]
     """
-    checked_arguments(kind, values, kind.__name__)
+    try:
+        hints = get_type_hints(kind.__init__)
+    except NameError:  # of a type that only type checkers know
+        return
     for name, parameter in inspect.signature(kind).parameters.items():
-        # The parser takes null for everything.
-        if name in values and values[name] is None and "None" not in str(parameter.annotation):
-            raise UserError(f"{kind.__name__}: {name} is None, expected {parameter.annotation}")
+        if name not in hints or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        hint, value = hints[name], values.get(name, parameter.empty)
+        if value is None and not (hint in (Any, object) or NoneType in get_args(hint)):
+            raise UserError(f"{kind.__name__}: {name} is None, expected {inspect.formatannotation(hint)}")
+        if isinstance(value, bool | int | float | str | bytes | list | tuple | dict):
+            _check_type(value, hint, f"{kind.__name__}: {name}")
+
+
+def _check_type(value: Any, hint: Any, name: str) -> None:
+    """Raise a `UserError` unless a plain value is of a type; of types that the parser does not know, none is."""
+    parser = ArgumentParser(exit_on_error=False, parser_mode=PARSER_MODE)
+    try:
+        parser.add_argument("--value", type=hint)
+    except ValueError:
+        return
+    try:
+        parser.parse_object({"value": value})
+    except ArgumentError as error:
+        raise UserError(explain(error).replace("value:", f"{name}:", 1)) from error
 
 
 def _parser(kind: Callable[..., Any], skip: frozenset[str]) -> ArgumentParser:

@@ -236,7 +236,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
 def _keeping_arguments(init: Callable[..., None]) -> Callable[..., None]:
     """``__init__`` that notes what it is called with, and says which argument is of the wrong type where it fails.
 
-    The outermost one alone: those of the base classes are called by it.
+    Only the outermost one does: it calls those of the base classes.
     """
     signature = inspect.signature(init)
 
