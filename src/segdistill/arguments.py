@@ -150,7 +150,7 @@ def refuse_wrong_types(kind: type[Any], values: Mapping[str, Any]) -> None:
 
 
 def _check_type(value: Any, hint: Any, name: str) -> None:
-    """Raise a `UserError` unless a plain value is of a type; of types that the parser does not know, none is."""
+    """Raise a `UserError` for a plain value of another type; types that the parser does not know are not checked."""
     parser = ArgumentParser(exit_on_error=False, parser_mode=PARSER_MODE)
     try:
         parser.add_argument("--value", type=hint)
