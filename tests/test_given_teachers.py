@@ -52,7 +52,8 @@ def test_forms(given: tuple[Any, ...], expected: list[GivenTeacher]) -> None:
         ((BOTH, {"runs/a": "a.pth", "runs/c": "c.pth"}), "unknown teacher in teacher_weights: 'runs/c'"),
         (
             (BOTH, None, {"runs/a": {}}),
-            r"teacher_classes of runs/a is \{\}, expected \{class of the teacher: class of the data, or ignore\}",
+            r"teacher_classes of runs/a is \{\}, expected \{class of the teacher: class of the data, or ignore\}, "
+            r"or \{teacher: such a mapping\} for several teachers$",
         ),
         (("runs/a", None, {"x": None}), r"teacher_classes is \{'x': None\}, expected"),
         (

@@ -146,18 +146,25 @@ def refuse_wrong_types(kind: type[Any], values: Mapping[str, Any]) -> None:
         if value is None and not (hint in (Any, object) or NoneType in get_args(hint)):
             raise UserError(f"{kind.__name__}: {name} is None, expected {inspect.formatannotation(hint)}")
         if isinstance(value, bool | int | float | str | bytes | list | tuple | dict):
-            _check_type(value, hint, f"{kind.__name__}: {name}")
+            try:
+                parsed(value, hint, f"{kind.__name__}: {name}")
+            except UserError:
+                raise
+            except ValueError:  # a type that the parser does not know
+                continue
 
 
-def _check_type(value: Any, hint: Any, name: str) -> None:
-    """Raise a `UserError` for a plain value of another type; types that the parser does not know are not checked."""
+def parsed(value: Any, expected: Any, name: str) -> Any:
+    """A plain value brought to an annotated type, such as 3.0 for the text "3".
+
+    Raises:
+        UserError: it is of another type.
+        ValueError: the parser does not know the type.
+    """
     parser = ArgumentParser(exit_on_error=False, parser_mode=PARSER_MODE)
+    parser.add_argument("--value", type=expected)
     try:
-        parser.add_argument("--value", type=hint)
-    except ValueError:
-        return
-    try:
-        parser.parse_object({"value": value})
+        return parser.parse_object({"value": value}).value
     except ArgumentError as error:
         raise UserError(explain(error).replace("value:", f"{name}:", 1)) from error
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import textwrap
-from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser
-
-from segdistill.arguments import PARSER_MODE, explain
+from segdistill.arguments import parsed
 from segdistill.errors import UserError, unknown_name
 from segdistill.files import as_typed, read_yaml, recipe_file
 from segdistill.naming import is_plain
@@ -127,12 +124,7 @@ def checked(value: Any, expected: Any, key: str) -> Any:
         choices += get_args(one) if get_origin(one) is Literal and set(get_args(expected)) == {one, NoneType} else ()
     if choices and isinstance(value, str) and value not in choices:
         raise unknown_name(key, value, choices)
-    parser = ArgumentParser(exit_on_error=False, parser_mode=PARSER_MODE)
-    parser.add_argument("--value", type=expected)
-    try:
-        found = parser.parse_object({"value": str(value) if isinstance(value, Path) else value}).value
-    except ArgumentError as error:
-        raise UserError(explain(error).replace("value:", f"{key}:", 1)) from error
+    found = parsed(str(value) if isinstance(value, Path) else value, expected, key)
     return value if isinstance(value, Mapping | list | tuple | Path) else found
 
 

@@ -119,7 +119,7 @@ def _maps(key: str, given: Any, count: int, name: Any) -> list[Any]:
     if not fine or any(isinstance(value, Mapping | list | tuple) or value is None for value in given.values()):
         raise UserError(
             f"{_told(key, name)} is {given!r}, expected {{class of the teacher: class of the data, or ignore}}, or "
-            "{{teacher: such a mapping}} for several teachers"
+            "{teacher: such a mapping} for several teachers"
         )
     return [given] * count
 
