@@ -189,7 +189,7 @@ def test_mask_values_that_are_no_whole_numbers(tmp_path: Path, values: Any) -> N
 @pytest.mark.parametrize(
     ("argument", "value", "sentence"),
     [
-        ("classes", None, "classes"),
+        ("classes", None, "Folder: classes is None, expected "),
         ("split", 5, "Folder: split: expected str, found 5"),
         ("split", None, "Folder: split is None, expected str"),
         ("resize", 5, r"Folder: resize: expected list\[int\] or null, found 5"),
